@@ -1,0 +1,109 @@
+"""Batches of evidence: a signed header that commits to rows of one kind, and the rows.
+
+On the wire: 4 bytes length of the header ‖ header as canonical JSON ‖ table as Arrow IPC. A member acknowledges
+only what `decode_batch` takes, so every certified batch decodes everywhere.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from freehold.protocol.errors import BodyTooLarge, MalformedMessage
+from freehold.protocol.keys import Key, check_signed_by
+from freehold.protocol.messages import BatchHeader, Close, Lease, Reservation, Voucher
+from freehold.protocol.service import Judge
+from freehold.protocol.tables import Table
+from freehold.protocol.typed import Domain, Message
+from freehold.protocol.units import Hash
+
+BATCH_LIMIT = 16 * 2**20  # bytes on the wire
+ROWS_LIMIT = 100_000
+HEADER_LIMIT = 4096
+
+RESERVATION, LEASE, VOUCHER, CLOSE = "reservation", "lease", "voucher", "close"
+MARKET_KINDS: dict[str, type[Message]] = {RESERVATION: Reservation, LEASE: Lease, VOUCHER: Voucher, CLOSE: Close}
+SENDER_FIELDS = {RESERVATION: "client"}
+
+
+class Batch(NamedTuple):
+    """A decoded batch."""
+
+    header: BatchHeader
+    table: Table[Any]
+
+    @property
+    def subject(self) -> Hash:
+        """The batch's id: what members acknowledge."""
+        return self.header.struct_hash()
+
+
+class Kinds(NamedTuple):
+    """Which rows a network takes: their types by kind, and the field that must be the batch's sender."""
+
+    types: Mapping[str, type[Message]]
+    senders: Mapping[str, str]
+
+
+def kinds_of(judges: Mapping[str, Judge]) -> Kinds:
+    """The market's kinds and those of the services. A service's row is counted only from the node it names."""
+    types, senders = dict(MARKET_KINDS), dict(SENDER_FIELDS)
+    for judge in judges.values():
+        types |= judge.kinds
+        senders |= judge.sender_fields
+    return Kinds(types, senders)
+
+
+def make_batch(kind: str, table: Table[Any], key: Key, domain: Domain) -> Batch:
+    """A batch of these rows, signed by its sender."""
+    header = BatchHeader(sender=key.address, kind=kind, count=len(table), root=table.root())
+    signature = key.sign(header, domain)
+    return Batch(BatchHeader(**{**_fields(header), "sender_signature": signature}), table)
+
+
+def _fields(header: BatchHeader) -> dict[str, Any]:
+    return {name: getattr(header, name) for name in header.__struct_fields__}
+
+
+def encode_batch(batch: Batch) -> bytes:
+    """The batch on the wire."""
+    header = batch.header.to_bytes()
+    return len(header).to_bytes(4) + header + batch.table.to_arrow()
+
+
+def decode_batch(data: bytes, kinds: Kinds, domain: Domain) -> Batch:
+    """The batch behind `encode_batch`'s form, its signature, count, root and sender checked.
+
+    Raises BodyTooLarge, MalformedMessage (also for a truncated batch), WrongSignature.
+    """
+    if len(data) > BATCH_LIMIT:
+        raise BodyTooLarge(f"a batch has at most {BATCH_LIMIT} bytes", limit=BATCH_LIMIT, size=len(data))
+    size = int.from_bytes(data[:4])
+    if len(data) < 4 or size > HEADER_LIMIT or len(data) < 4 + size:
+        raise MalformedMessage("the batch is truncated")
+    header = BatchHeader.from_bytes(data[4 : 4 + size])
+    check_signed_by(header, header.sender_signature, header.sender, domain)
+    kind = kinds.types.get(header.kind)
+    if kind is None:
+        raise MalformedMessage(f"no rows of kind {header.kind!r} are taken here")
+    if not 0 < header.count <= ROWS_LIMIT:
+        raise MalformedMessage(f"a batch has 1 to {ROWS_LIMIT} rows, not {header.count}")
+    table = Table.from_arrow(kind, data[4 + size :])
+    if len(table) != header.count or table.root() != header.root:
+        raise MalformedMessage("the batch's rows are not those that its header commits to")
+    field = kinds.senders.get(header.kind)
+    if field and any(getattr(row, field) != header.sender for row in table):
+        raise MalformedMessage(f"a {header.kind} row must be sent by its {field}")
+    if header.kind == RESERVATION and header.count != 1:
+        raise MalformedMessage("a reservation travels alone")
+    return Batch(header, table)
+
+
+def collect_rows(batches: Iterable[Batch], kinds: Kinds) -> dict[str, Table[Any]]:
+    """All rows by kind: batches in the order given, each row once."""
+    rows: defaultdict[str, dict[Hash, Message]] = defaultdict(dict)
+    for batch in batches:
+        for row in batch.table:
+            rows[batch.header.kind].setdefault(row.row_hash(), row)
+    return {kind: Table.of(kinds.types[kind], rows[kind].values()) for kind in kinds.types}

@@ -1,0 +1,458 @@
+"""Settling an epoch, from top to bottom as in the design: the executable specification.
+
+    settle(previous state, manifest, batches, chain data, judges) -> the report, and every step that led to it
+
+Every member, every replay and the simulator run this function. It is deterministic: no clock, no I/O, no float,
+nothing read but its arguments. A bad piece of evidence gives a verdict; an exception means that the caller handed
+in a manifest that no quorum can have certified, or chain data of another epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import msgspec
+
+from freehold.protocol.batches import CLOSE, LEASE, RESERVATION, VOUCHER, Batch, collect_rows, kinds_of
+from freehold.protocol.certificates import check_certificate, median, quorum, subjects_of
+from freehold.protocol.emission import compute_schedule
+from freehold.protocol.errors import Corrupt, MalformedMessage
+from freehold.protocol.keys import check_signed_by, is_signed_by
+from freehold.protocol.messages import STREAM, Close, Lease, Manifest, Report, Reservation, Voucher
+from freehold.protocol.messages import VOUCHER as BY_VOUCHER
+from freehold.protocol.reservations import ReservationContext, judge_reservation, locks_of, new_client
+from freehold.protocol.service import Context, Judge
+from freehold.protocol.shares import compute_shares
+from freehold.protocol.state import (
+    AccountState,
+    AnchorData,
+    ClientState,
+    EpochState,
+    LeaseState,
+    LockState,
+    NodeRecord,
+    OperatorState,
+    State,
+)
+from freehold.protocol.tables import Table
+from freehold.protocol.typed import Domain, Message
+from freehold.protocol.units import ZERO_HASH, Address, Hash, check_amount, mul_div
+from freehold.protocol.verdicts import (
+    CLOSED_LEASE,
+    EXPIRED,
+    GOOD,
+    KNOWN,
+    SUPERSEDED,
+    UNKNOWN_LEASE,
+    UNREGISTERED_NODE,
+    WRONG_MODE,
+    WRONG_SIGNATURE,
+    Contribution,
+    Payment,
+    Verdict,
+)
+
+NO_NODE = Address(bytes(20))
+
+
+@dataclass(frozen=True)
+class Settlement:
+    """What an epoch comes to, and every step on the way (for `why`)."""
+
+    report: Report
+    state: State
+    verdicts: Table[Verdict]
+    contributions: Table[Contribution]
+    payments: Table[Payment]
+
+
+@dataclass
+class Draft:
+    """An epoch while it is being settled: the next state, taking shape."""
+
+    previous: State
+    anchor: AnchorData
+    domain: Domain
+    clients: dict[Address, ClientState] = field(default_factory=dict)
+    leases: dict[Hash, LeaseState] = field(default_factory=dict)
+    locks: dict[Hash, LockState] = field(default_factory=dict)
+    services: dict[str, Table[Any]] = field(default_factory=dict)
+    verdicts: list[Verdict] = field(default_factory=list)
+    contributions: list[Contribution] = field(default_factory=list)
+
+    @property
+    def epoch(self) -> int:
+        """The number of the epoch being settled."""
+        return self.anchor.epoch
+
+    @cached_property
+    def registered(self) -> dict[Address, NodeRecord]:
+        """The live registrations at the anchor, by node."""
+        return {record.node: record for record in self.anchor.nodes}
+
+    def operator_of(self, node: Address) -> Address:
+        """Who is paid for a node's work: its operator now, or the last one that is known."""
+        known = self.registered.get(node) or self.previous.operators.get(node)
+        return known.operator if known else node
+
+    def say(self, kind: str, row: Message, reason: str, lease: Hash = ZERO_HASH, measure: int = 0) -> None:
+        """Keep the market's verdict on a row."""
+        known = self.leases.get(lease)
+        self.verdicts.append(
+            Verdict(
+                epoch=self.epoch,
+                service="",
+                kind=kind,
+                subject=row.row_hash(),
+                lease=lease,
+                node=known.node if known else NO_NODE,
+                reason=reason,
+                measure=measure,
+            )
+        )
+
+
+def check_manifest(manifest: Manifest, anchor: AnchorData, members: Sequence[Address], domain: Domain) -> None:
+    """Raise unless the manifest is Q members' signed observations of this anchor, every certificate valid."""
+    observers = [observation.member for observation in manifest.observations]
+    if len(observers) != quorum(len(members)) or len(set(observers)) != len(observers):
+        raise MalformedMessage(f"a manifest has {quorum(len(members))} observations of different members")
+    for observation in manifest.observations:
+        if observation.member not in members:
+            raise MalformedMessage(f"{observation.member} is not a member")
+        if observation.epoch != manifest.epoch or observation.anchor != anchor.struct_hash():
+            raise MalformedMessage(f"{observation.member} observed another epoch or anchor")
+        check_signed_by(observation, observation.member_signature, observation.member, domain)
+    seen = {c.struct_hash(): c for o in manifest.observations for c in o.certificates}
+    for certificate in seen.values():
+        if certificate.epoch > manifest.epoch:
+            raise MalformedMessage("a certificate names an epoch that is still to come")
+        check_certificate(certificate, members, domain)
+
+
+def certified_subjects(manifest: Manifest) -> list[Hash]:
+    """The batches that the manifest makes part of its epoch, in the order in which they are read."""
+    return subjects_of([c for observation in manifest.observations for c in observation.certificates])
+
+
+def settle(
+    previous: State,
+    manifest: Manifest,
+    batches: Mapping[Hash, Batch],
+    anchor: AnchorData,
+    judges: Mapping[str, Judge],
+    domain: Domain,
+) -> Settlement:
+    """Settle one epoch. The manifest has passed `check_manifest`; `batches` holds every certified subject."""
+    if anchor.epoch != previous.epoch.epoch + 1 or manifest.epoch != anchor.epoch:
+        raise Corrupt(f"chain data of epoch {anchor.epoch}, manifest of {manifest.epoch}, state {previous.epoch.epoch}")
+    subjects = certified_subjects(manifest)
+    missing = [subject for subject in subjects if subject not in batches]
+    if missing:
+        raise Corrupt(f"batch {missing[0]} is certified and not here")
+    rows = collect_rows([batches[subject] for subject in subjects], kinds_of(judges))
+    draft = Draft(previous, anchor, domain)
+    process_purchases(draft)
+    process_reservations(draft, rows[RESERVATION])
+    process_leases(draft, rows[LEASE], judges)
+    process_services(draft, rows, judges)
+    payments = compute_streams(draft, judges) + process_vouchers(draft, rows[VOUCHER])
+    payments = limit_to_credits(draft, payments)
+    process_closes(draft, rows[CLOSE])
+    shares = compute_shares(
+        payments,
+        draft.clients,
+        frozenset(n.node for n in anchor.nodes if n.bond >= anchor.parameters.minimum_bond),
+        compute_schedule(anchor.parameters, draft.epoch),
+        anchor.parameters,
+    )
+    draft.clients = shares.clients
+    process_settled(draft, shares.payments)
+    state = State(
+        epoch=EpochState(
+            epoch=draft.epoch,
+            anchor_block=anchor.anchor_block,
+            anchor_hash=anchor.anchor_hash,
+            anchor_time=anchor.anchor_time,
+        ),
+        accounts=compute_accounts(previous.accounts, shares.payments),
+        clients=draft.clients,
+        leases=draft.leases,
+        locks=draft.locks,
+        operators=compute_operators(draft, judges),
+        services=draft.services,
+    )
+    verdicts = Table.of(Verdict, draft.verdicts)
+    report = make_report(manifest, anchor, state, verdicts, shares.subsidy, shares.revenue)
+    return Settlement(
+        report, state, verdicts, Table.of(Contribution, draft.contributions), Table.of(Payment, shares.payments)
+    )
+
+
+def process_purchases(draft: Draft) -> None:
+    """Take over what clients have bought by the anchor, and the open leases, locks and services as they were."""
+    draft.clients = dict(draft.previous.clients)
+    for buyer in draft.anchor.buyers:
+        client = draft.clients.get(buyer.client, new_client(buyer.client))
+        draft.clients[buyer.client] = msgspec.structs.replace(client, paid_in=buyer.paid_in, burned=buyer.burned)
+    draft.leases = dict(draft.previous.leases)
+    draft.locks = dict(draft.previous.locks)
+
+
+def process_reservations(draft: Draft, rows: Table[Reservation]) -> None:
+    """Certified reservations, in the order of their numbers, replace their clients' locks."""
+    context = ReservationContext(draft.domain, draft.anchor.parameters)
+    for row in sorted(rows, key=lambda r: (r.client, r.number, r.row_hash())):
+        client = draft.clients.get(row.client, new_client(row.client))
+        locks = {k: v for k, v in draft.locks.items() if v.client == row.client}
+        reason = judge_reservation(draft.previous, locks, client.reservation, row, context)
+        if reason == GOOD:
+            for lease in locks:
+                del draft.locks[lease]
+            draft.locks |= locks_of(row)
+            draft.clients[row.client] = msgspec.structs.replace(client, reservation=row.number)
+        draft.say(RESERVATION, row, reason)
+
+
+def process_leases(draft: Draft, rows: Table[Lease], judges: Mapping[str, Judge]) -> None:
+    """Leases both signed come into the state; they are challenged and paid from the next epoch on."""
+    for row in rows:
+        lease = row.struct_hash()
+        reason = _judge_lease(draft, row, judges)
+        if reason == GOOD:
+            draft.leases[lease] = LeaseState(
+                lease=lease,
+                client=row.client,
+                node=row.node,
+                service=row.service,
+                mode=row.mode,
+                price=row.price,
+                deadline=row.deadline,
+                settled=0,
+                opened=draft.epoch,
+                lapsed=0,
+                closed=0,
+            )
+        draft.say(LEASE, row, reason, lease)
+
+
+def _judge_lease(draft: Draft, row: Lease, judges: Mapping[str, Judge]) -> str:
+    if row.struct_hash() in draft.leases:
+        return KNOWN
+    if row.deadline < draft.anchor.anchor_time:
+        return EXPIRED
+    if row.mode not in (STREAM, BY_VOUCHER) or row.service not in judges:
+        return WRONG_MODE
+    if row.node not in draft.registered:
+        return UNREGISTERED_NODE
+    if not is_signed_by(row, row.client_signature, row.client, draft.domain):
+        return WRONG_SIGNATURE
+    return GOOD if is_signed_by(row, row.node_signature, row.node, draft.domain) else WRONG_SIGNATURE
+
+
+def process_services(draft: Draft, rows: Mapping[str, Table[Any]], judges: Mapping[str, Judge]) -> None:
+    """Each service draws its obligations, judges what answered them, and folds its state."""
+    for name, judge in sorted(judges.items()):
+        context = make_context(draft.previous, draft.anchor, judge, draft.domain, draft.leases)
+        own = {kind: rows[kind] for kind in judge.kinds}
+        verdicts = judge.judge(judge.obligations(context), own, context)
+        draft.services[name], contributions = judge.fold(own, verdicts, context)
+        draft.verdicts.extend(verdicts)
+        draft.contributions.extend(contributions)
+
+
+def make_context(
+    previous: State, anchor: AnchorData, judge: Judge, domain: Domain, leases: Mapping[Hash, LeaseState]
+) -> Context:
+    """What a judge may know of the epoch: a stream pays for at most one nominal length."""
+    seconds = max(0, anchor.anchor_time - previous.epoch.anchor_time)
+    return Context(
+        epoch=anchor.epoch,
+        seconds=min(seconds, anchor.parameters.epoch_length),
+        beacon=anchor.beacon,
+        parameters=anchor.parameters,
+        domain=domain,
+        leases={k: v for k, v in leases.items() if v.service == judge.name and not v.closed},
+        state=previous.services.get(judge.name, Table.of(judge.state_kind)),
+    )
+
+
+def compute_streams(draft: Draft, judges: Mapping[str, Judge]) -> list[Payment]:
+    """What streams owe for proven work: floor(measure x price / units), at most what is left of the lock."""
+    payments = []
+    for contribution in draft.contributions:
+        lease = draft.leases[contribution.lease]
+        if lease.mode == STREAM:
+            owed = mul_div(contribution.measure, lease.price, judges[lease.service].units_per_price)
+            payments.append(_payment(draft, lease, owed, contribution.measure))
+    return payments
+
+
+def process_vouchers(draft: Draft, rows: Table[Voucher]) -> list[Payment]:
+    """A voucher pays max(0, min(voucher, lock) - settled): sent twice, it pays once; the largest of a lease counts."""
+    best: dict[Hash, Voucher] = {}
+    reasons = [_judge_voucher(draft, row) for row in rows]
+    for row, reason in zip(rows, reasons, strict=True):
+        if reason == GOOD and (row.lease not in best or row.amount > best[row.lease].amount):
+            best[row.lease] = row
+    for row, reason in zip(rows, reasons, strict=True):
+        counts = reason != GOOD or best[row.lease] is row
+        draft.say(VOUCHER, row, reason if counts else SUPERSEDED, row.lease)
+    payments = []
+    for key in sorted(best):
+        lease = draft.leases[key]
+        payments.append(_payment(draft, lease, max(0, best[key].amount - lease.settled), 0))
+    return payments
+
+
+def _judge_voucher(draft: Draft, row: Voucher) -> str:
+    lease = draft.leases.get(row.lease)
+    if lease is None:
+        return UNKNOWN_LEASE
+    if lease.mode != BY_VOUCHER:
+        return WRONG_MODE
+    return GOOD if is_signed_by(row, row.client_signature, lease.client, draft.domain) else WRONG_SIGNATURE
+
+
+def _payment(draft: Draft, lease: LeaseState, owed: int, measure: int) -> Payment:
+    lock = draft.locks.get(lease.lease)
+    cap = lock.amount if lock is not None and lock.client == lease.client else 0
+    return Payment(
+        lease=lease.lease,
+        client=lease.client,
+        node=lease.node,
+        operator=draft.operator_of(lease.node),
+        service=lease.service,
+        measure=measure,
+        price=lease.price,
+        owed=check_amount(owed),
+        credits=min(owed, max(0, cap - lease.settled)),
+        released=0,
+        earned=0,
+        burned=0,
+        subsidy=0,
+    )
+
+
+def limit_to_credits(draft: Draft, payments: Sequence[Payment]) -> list[Payment]:
+    """Nobody spends more than it has left, even if its locks (against the rules of reserving) promise more."""
+    left = {address: client.paid_in - client.spent for address, client in draft.clients.items()}
+    limited = []
+    for payment in payments:
+        credits = min(payment.credits, left.get(payment.client, 0))
+        if credits or payment.owed:
+            left[payment.client] = left.get(payment.client, 0) - credits
+            limited.append(msgspec.structs.replace(payment, credits=credits))
+    return limited
+
+
+def process_closes(draft: Draft, rows: Table[Close]) -> None:
+    """The client may end a lease alone; this epoch's proven work was still paid."""
+    for row in rows:
+        lease = draft.leases.get(row.lease)
+        if lease is None:
+            reason = UNKNOWN_LEASE
+        elif lease.closed:
+            reason = CLOSED_LEASE
+        elif not is_signed_by(row, row.client_signature, lease.client, draft.domain):
+            reason = WRONG_SIGNATURE
+        else:
+            reason = GOOD
+            draft.leases[row.lease] = msgspec.structs.replace(lease, closed=draft.epoch)
+        draft.say(CLOSE, row, reason, row.lease)
+
+
+def process_settled(draft: Draft, payments: Sequence[Payment]) -> None:
+    """Add what was paid to its leases; a stream that used up its lock lapses, and closes after a grace."""
+    for payment in payments:
+        lease = draft.leases[payment.lease]
+        lapsed = lease.lapsed
+        if lease.mode == STREAM:
+            lapsed = (lease.lapsed or draft.epoch) if payment.credits < payment.owed else 0
+        closed = lease.closed
+        if lapsed and not closed and draft.epoch >= lapsed + draft.anchor.parameters.lapse_grace:
+            closed = draft.epoch
+        draft.leases[payment.lease] = msgspec.structs.replace(
+            lease, settled=lease.settled + payment.credits, lapsed=lapsed, closed=closed
+        )
+    for key, lease in list(draft.leases.items()):
+        over = lease.closed and draft.epoch > lease.closed + draft.anchor.parameters.lock_release
+        if over and lease.deadline < draft.anchor.anchor_time and key not in draft.locks:
+            del draft.leases[key]
+
+
+def compute_accounts(before: Sequence[AccountState], payments: Sequence[Payment]) -> tuple[AccountState, ...]:
+    """Cumulative totals after the payments; new accounts take the next positions in the order of their addresses."""
+    accounts = list(before)
+    position = {account.account: account.index for account in accounts}
+    fresh = {p.operator for p in payments if p.credits} | {p.client for p in payments if p.credits}
+    for address in sorted(fresh - set(position)):
+        position[address] = len(accounts)
+        accounts.append(
+            AccountState(
+                index=len(accounts), account=address, tokens_earned=0, credits_earned=0, credits_spent=0
+            )
+        )
+    for payment in payments:
+        if not payment.credits:
+            continue
+        at = position[payment.operator]
+        earned = accounts[at].tokens_earned + payment.earned + payment.subsidy
+        accounts[at] = msgspec.structs.replace(accounts[at], tokens_earned=check_amount(earned))
+        at = position[payment.client]
+        spent = accounts[at].credits_spent + payment.credits
+        accounts[at] = msgspec.structs.replace(accounts[at], credits_spent=check_amount(spent))
+    return tuple(accounts)
+
+
+def compute_operators(draft: Draft, judges: Mapping[str, Judge]) -> dict[Address, OperatorState]:
+    """Registered nodes with their bonds, and whoever still holds something."""
+    holdings: dict[Address, int] = {}
+    for name, judge in sorted(judges.items()):
+        for node, size in judge.holdings(draft.services[name]).items():
+            holdings[node] = holdings.get(node, 0) + size
+    records = draft.registered
+    operators = {}
+    for node in sorted(set(records) | {n for n, size in holdings.items() if size}):
+        record, known = records.get(node), draft.previous.operators.get(node)
+        operators[node] = OperatorState(
+            node=node,
+            operator=draft.operator_of(node),
+            bond=record.bond if record else 0,
+            holdings=holdings.get(node, 0),
+            reputation=known.reputation if known else 0,
+        )
+    return operators
+
+
+def make_report(
+    manifest: Manifest, anchor: AnchorData, state: State, verdicts: Table[Verdict], subsidy: int, revenue: int
+) -> Report:
+    """The report that members sign."""
+    root = state.accounts_tree().root
+    tokens_earned, credits_earned, credits_spent = root.sums
+    return Report(
+        epoch=anchor.epoch,
+        attempt=0,
+        view=manifest.view,
+        anchor_block=anchor.anchor_block,
+        anchor_hash=anchor.anchor_hash,
+        beacon=anchor.beacon,
+        previous=anchor.previous,
+        manifest=manifest.struct_hash(),
+        verdicts_root=verdicts.root(),
+        state_root=state.root(),
+        accounts_root=Hash(root.hash + b"\x00"),
+        accounts=len(state.accounts),
+        tokens_earned=tokens_earned,
+        credits_earned=credits_earned,
+        credits_spent=credits_spent,
+        slashes_root=ZERO_HASH,
+        subsidy=subsidy,
+        revenue=revenue,
+        price=median([observation.price for observation in manifest.observations]),
+        parameters=anchor.parameters.hash(),
+    )

@@ -1,0 +1,87 @@
+"""From credits spent to tokens: revenue out of the client's cost basis, less tau, and matched subsidy.
+
+For each client, with S credits spent in the epoch out of C left, and B tokens of cost basis left:
+
+    R            = B if S = C else floor(B x S / C)              tokens that this spending releases
+    released_i   = floor(R x credits_i / S)                      for payment i; the dust R - sum stays burned
+    earned_i     = floor(released_i x (1 - tau))                 minted to the operator: revenue
+    burned_i     = released_i - earned_i                         burned for good (the residual)
+
+    R = sum earned_i + sum burned_i + dust
+
+Subsidy, policy `matched`, out of the pool P = schedule(epoch):
+
+    cap_i        = floor(beta x burned_i)
+    subsidy_i    = cap_i if sum cap <= P else floor(P x cap_i / sum cap)
+
+    P = sum subsidy_i + unminted                                 (unminted is the named residual)
+
+Since beta < 1, earned_i + subsidy_i < released_i wherever tau > 0 burned anything: an operator that pays itself
+always loses. Integer money; every floor's remainder goes to the burned or unminted residual.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from freehold.protocol.parameters import MILLION, Parameters
+from freehold.protocol.state import ClientState
+from freehold.protocol.units import Address, check_amount, mul_div
+from freehold.protocol.verdicts import Payment
+
+
+class Shares(NamedTuple):
+    """Payments with their arithmetic filled in, clients after them, and the epoch's sums."""
+
+    payments: tuple[Payment, ...]
+    clients: dict[Address, ClientState]
+    revenue: int
+    subsidy: int
+
+
+def compute_shares(
+    payments: Sequence[Payment],
+    clients: Mapping[Address, ClientState],
+    bonded: frozenset[Address],
+    pool: int,
+    parameters: Parameters,
+) -> Shares:
+    """Fill in released, earned, burned and subsidy of each payment. `bonded` are the nodes that may get subsidy.
+
+    Requires: the payments' credits of a client do not exceed its credits left.
+    """
+    after = dict(clients)
+    spent: defaultdict[Address, int] = defaultdict(int)
+    for payment in payments:
+        spent[payment.client] += payment.credits
+    releases: dict[Address, int] = {}
+    for address, credits in spent.items():
+        client = after[address]
+        releases[address] = compute_release(client, credits)
+        after[address] = msgspec.structs.replace(
+            client, spent=client.spent + credits, released=client.released + releases[address]
+        )
+    split = [_split(p, releases[p.client], spent[p.client], parameters) for p in payments]
+    caps = [mul_div(p.burned, parameters.beta, MILLION) if p.node in bonded else 0 for p in split]
+    wanted = sum(caps)
+    subsidies = caps if wanted <= pool else [mul_div(pool, cap, wanted) for cap in caps]
+    final = tuple(msgspec.structs.replace(p, subsidy=s) for p, s in zip(split, subsidies, strict=True))
+    return Shares(final, after, check_amount(sum(p.earned for p in final)), check_amount(sum(subsidies)))
+
+
+def compute_release(client: ClientState, credits: int) -> int:
+    """R: tokens of cost basis that spending `credits` releases."""
+    left, basis = client.paid_in - client.spent, client.burned - client.released
+    if credits == left:
+        return basis
+    return mul_div(basis, credits, left)
+
+
+def _split(payment: Payment, release: int, spent: int, parameters: Parameters) -> Payment:
+    released = mul_div(release, payment.credits, spent) if spent else 0
+    earned = mul_div(released, MILLION - parameters.tau, MILLION)
+    return msgspec.structs.replace(payment, released=released, earned=earned, burned=released - earned)

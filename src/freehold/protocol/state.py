@@ -1,0 +1,205 @@
+"""The state between epochs: what a report's state root commits to, and everything that settling the next one needs.
+
+Each table is rows of one message type in the order of its key; the state root is the row root over the tables'
+(name, count, root). So any row can be proven against a report: its proof in its table, and the tables' list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from freehold.protocol.errors import Corrupt
+from freehold.protocol.merkle import ACCOUNTS, SumNode, SumTree, row_root
+from freehold.protocol.parameters import Parameters
+from freehold.protocol.tables import Table
+from freehold.protocol.typed import Message
+from freehold.protocol.units import Address, Amount, Hash, Uint8, Uint32, Uint64
+
+
+class EpochState(Message):
+    """Which epoch the state is after, and its anchor."""
+
+    epoch: Uint64
+    anchor_block: Uint64
+    anchor_hash: Hash
+    anchor_time: Uint64
+
+
+class AccountState(Message):
+    """Cumulative totals of one account; `index` is its position for good."""
+
+    index: Uint64
+    account: Address
+    tokens_earned: Amount
+    credits_earned: Amount
+    credits_spent: Amount
+
+    def leaf(self) -> SumNode:
+        """This account's leaf in the accounts tree."""
+        sums = (self.tokens_earned, self.credits_earned, self.credits_spent)
+        return ACCOUNTS.leaf(self.index.to_bytes(8) + self.account, sums)
+
+
+class ClientState(Message):
+    """A client's credits and reservation. Credits left: paid_in - spent; cost basis left: burned - released."""
+
+    client: Address
+    reservation: Uint64
+    paid_in: Amount
+    burned: Amount
+    spent: Amount
+    released: Amount
+
+
+class LockState(Message):
+    """The lifetime cap that the client's latest reservation sets for a lease."""
+
+    lease: Hash
+    client: Address
+    amount: Amount
+
+
+class LeaseState(Message):
+    """A lease both signed, and what it has settled. `closed`, `lapsed` are epochs, 0 for not."""
+
+    lease: Hash
+    client: Address
+    node: Address
+    service: str
+    mode: Uint8
+    price: Amount
+    deadline: Uint64
+    settled: Amount
+    opened: Uint64
+    lapsed: Uint64
+    closed: Uint64
+
+
+class OperatorState(Message):
+    """A registered node: its operator, its bond at the anchor, what it holds (in its services' units)."""
+
+    node: Address
+    operator: Address
+    bond: Amount
+    holdings: Uint64
+    reputation: Uint64
+
+
+class NodeRecord(Message):
+    """A live registration at the anchor."""
+
+    node: Address
+    operator: Address
+    payout: Address
+    endpoint: str
+    bond: Amount
+
+
+class BuyerRecord(Message):
+    """A client's cumulative purchases at the anchor: credits bought, tokens burned for them."""
+
+    client: Address
+    paid_in: Amount
+    burned: Amount
+
+
+class AnchorData(Message):
+    """All that settlement reads of the chain: folded from events up to the anchor, and the epoch's beacon."""
+
+    epoch: Uint64
+    anchor_block: Uint64
+    anchor_hash: Hash
+    anchor_time: Uint64
+    beacon_block: Uint64
+    beacon: Hash
+    previous: Hash
+    nodes: tuple[NodeRecord, ...]
+    buyers: tuple[BuyerRecord, ...]
+    parameters: Parameters
+
+
+class TableRoot(Message):
+    """One table of the state, as the state root commits to it."""
+
+    name: str
+    count: Uint32
+    root: Hash
+
+
+TABLES: dict[str, type[Message]] = {
+    "epoch": EpochState,
+    "accounts": AccountState,
+    "clients": ClientState,
+    "leases": LeaseState,
+    "locks": LockState,
+    "operators": OperatorState,
+}
+
+
+@dataclass(frozen=True)
+class State:
+    """The state after an epoch. Treat every mapping as immutable; `settle` copies what it changes."""
+
+    epoch: EpochState
+    accounts: tuple[AccountState, ...] = ()
+    clients: Mapping[Address, ClientState] = field(default_factory=dict)
+    leases: Mapping[Hash, LeaseState] = field(default_factory=dict)
+    locks: Mapping[Hash, LockState] = field(default_factory=dict)
+    operators: Mapping[Address, OperatorState] = field(default_factory=dict)
+    services: Mapping[str, Table[Message]] = field(default_factory=dict)
+
+    def tables(self) -> dict[str, Table[Message]]:
+        """All tables by name, rows in the order of their keys; a service's own as `service.<name>`."""
+        rows: dict[str, Sequence[Message]] = {
+            "epoch": (self.epoch,),
+            "accounts": self.accounts,
+            "clients": [self.clients[k] for k in sorted(self.clients)],
+            "leases": [self.leases[k] for k in sorted(self.leases)],
+            "locks": [self.locks[k] for k in sorted(self.locks)],
+            "operators": [self.operators[k] for k in sorted(self.operators)],
+        }
+        own = {name: Table.of(TABLES[name], rows[name]) for name in TABLES}
+        return own | {f"service.{name}": table for name, table in sorted(self.services.items())}
+
+    @staticmethod
+    def from_tables(tables: Mapping[str, Table[Message]]) -> State:
+        """The state behind `tables()`'s form. Corrupt if a table is missing."""
+        missing = set(TABLES) - set(tables)
+        if missing:
+            raise Corrupt(f"the state lacks its table {sorted(missing)[0]!r}")
+        rows: dict[str, tuple[Message, ...]] = {name: tables[name].rows for name in TABLES}
+        return State(
+            epoch=_only(rows["epoch"]),
+            accounts=rows["accounts"],  # type: ignore[arg-type]
+            clients={row.client: row for row in rows["clients"]},  # type: ignore[attr-defined]
+            leases={row.lease: row for row in rows["leases"]},  # type: ignore[attr-defined]
+            locks={row.lease: row for row in rows["locks"]},  # type: ignore[attr-defined]
+            operators={row.node: row for row in rows["operators"]},  # type: ignore[attr-defined]
+            services={n.removeprefix("service."): t for n, t in tables.items() if n.startswith("service.")},
+        )
+
+    def table_roots(self) -> tuple[TableRoot, ...]:
+        """What the state root is over."""
+        return tuple(TableRoot(name=n, count=len(t), root=t.root()) for n, t in self.tables().items())
+
+    def root(self) -> Hash:
+        """What a report commits to."""
+        return row_root([row.row_hash() for row in self.table_roots()])
+
+    def accounts_tree(self) -> SumTree:
+        """The positional Merkle-sum tree that claims are proven against."""
+        return SumTree(ACCOUNTS, [account.leaf() for account in self.accounts])
+
+
+def _only(rows: tuple[Message, ...]) -> EpochState:
+    if len(rows) != 1 or not isinstance(rows[0], EpochState):
+        raise Corrupt("the state must name one epoch")
+    return rows[0]
+
+
+def genesis(anchor_block: int, anchor_hash: Hash, anchor_time: int) -> State:
+    """S_0: empty, anchored at the block that deployed the Oracle."""
+    return State(
+        EpochState(epoch=0, anchor_block=anchor_block, anchor_hash=anchor_hash, anchor_time=anchor_time)
+    )

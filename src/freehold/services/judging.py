@@ -1,0 +1,13 @@
+"""The judging registry: what replay, members and the simulator load. Pure; one line a service."""
+
+from __future__ import annotations
+
+from freehold.protocol.service import Judge
+from freehold.services.storage.score import StorageJudge
+
+JUDGES: dict[str, Judge] = {
+    judge.name: judge
+    for judge in [
+        StorageJudge(),
+    ]
+}

@@ -1,0 +1,1 @@
+"""Storage: encrypted, erasure-coded files on operators' disks, proven every epoch."""
