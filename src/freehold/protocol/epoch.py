@@ -392,9 +392,7 @@ def compute_accounts(before: Sequence[AccountState], payments: Sequence[Payment]
     for address in sorted(fresh - set(position)):
         position[address] = len(accounts)
         accounts.append(
-            AccountState(
-                index=len(accounts), account=address, tokens_earned=0, credits_earned=0, credits_spent=0
-            )
+            AccountState(index=len(accounts), account=address, tokens_earned=0, credits_earned=0, credits_spent=0)
         )
     for payment in payments:
         if not payment.credits:

@@ -54,9 +54,7 @@ def recover_public(digest: Hash, signature: Signature) -> bytes:
     if signature[64] not in (27, 28) or int.from_bytes(signature[32:64]) > HALF_ORDER:
         raise WrongSignature("the signature is not in its canonical form")
     try:
-        point = CurvePoint.from_signature_and_message(
-            signature[:64] + bytes([signature[64] - 27]), digest, hasher=None
-        )
+        point = CurvePoint.from_signature_and_message(signature[:64] + bytes([signature[64] - 27]), digest, hasher=None)
     except ValueError:
         raise WrongSignature("the signature belongs to no key") from None
     return point.format(compressed=False)

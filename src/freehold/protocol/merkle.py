@@ -29,7 +29,7 @@ HASH_BYTES = 31
 
 
 def _pair(left: bytes, right: bytes) -> bytes:
-    return keccak_256(b"\x01" + left + right).digest()
+    return bytes(keccak_256(b"\x01" + left + right).digest())
 
 
 def row_leaves(hashes: Iterable[bytes]) -> list[bytes]:

@@ -13,7 +13,7 @@ STREAM = 1  # paid at a rate while the work is proven
 VOUCHER = 2  # paid by what the client signed for as it consumed
 
 
-class Offer(Message):
+class Offer(Message, frozen=True):
     """A node's offer of a service. Prices are credits per unit of the service's terms; capacity is in its unit."""
 
     node: Address
@@ -27,7 +27,7 @@ class Offer(Message):
     node_signature: Signature = UNSIGNED
 
 
-class Lease(Message):
+class Lease(Message, frozen=True):
     """An order accepted: both sign. Its id is its struct hash; `number` tells leases of one pair apart."""
 
     client: Address
@@ -41,7 +41,7 @@ class Lease(Message):
     node_signature: Signature = UNSIGNED
 
 
-class LockRelease(Message):
+class LockRelease(Message, frozen=True):
     """What a node signs so that a client's lock for its lease may fall to `amount`."""
 
     client: Address
@@ -50,7 +50,7 @@ class LockRelease(Message):
     amount: Amount
 
 
-class Lock(Message):
+class Lock(Message, frozen=True):
     """A lifetime cap for one lease. `node_signature` is over the LockRelease, needed only where the lock falls."""
 
     lease: Hash
@@ -58,7 +58,7 @@ class Lock(Message):
     node_signature: Signature = UNSIGNED
 
 
-class Reservation(Message):
+class Reservation(Message, frozen=True):
     """Number `number` of a client replaces the one before and lists every lock."""
 
     client: Address
@@ -68,7 +68,7 @@ class Reservation(Message):
     client_signature: Signature = UNSIGNED
 
 
-class Voucher(Message):
+class Voucher(Message, frozen=True):
     """The client owes at most `amount` in all for this lease: cumulative."""
 
     lease: Hash
@@ -76,14 +76,14 @@ class Voucher(Message):
     client_signature: Signature = UNSIGNED
 
 
-class Close(Message):
+class Close(Message, frozen=True):
     """The client ends a lease."""
 
     lease: Hash
     client_signature: Signature = UNSIGNED
 
 
-class BatchHeader(Message):
+class BatchHeader(Message, frozen=True):
     """Rows of one kind, committed to by their Merkle root (`tables.py`). Its struct hash is the batch's id."""
 
     sender: Address
@@ -93,21 +93,21 @@ class BatchHeader(Message):
     sender_signature: Signature = UNSIGNED
 
 
-class Acknowledgement(Message):
+class Acknowledgement(Message, frozen=True):
     """A member has the batch on disk, and counts it towards `epoch`. Q of them are a certificate."""
 
     epoch: Uint64
     subject: Hash
 
 
-class Holding(Message):
+class Holding(Message, frozen=True):
     """A member has the certificate on disk and will observe it for `epoch`."""
 
     epoch: Uint64
     subject: Hash
 
 
-class Certificate(Message):
+class Certificate(Message, frozen=True):
     """Q members' signatures over one Acknowledgement: bit i of `signers` is member i, signatures in that order."""
 
     epoch: Uint64
@@ -116,7 +116,7 @@ class Certificate(Message):
     signatures: bytes
 
 
-class Observation(Message):
+class Observation(Message, frozen=True):
     """What one member holds and sees when it closes an epoch. After it, the member signs nothing that names it."""
 
     epoch: Uint64
@@ -127,7 +127,7 @@ class Observation(Message):
     member_signature: Signature = UNSIGNED
 
 
-class Manifest(Message):
+class Manifest(Message, frozen=True):
     """Q observations: they define what the epoch settles."""
 
     epoch: Uint64
@@ -136,7 +136,7 @@ class Manifest(Message):
     leader_signature: Signature = UNSIGNED
 
 
-class ViewChange(Message):
+class ViewChange(Message, frozen=True):
     """A member has entered `view`: the leaders before it were too slow."""
 
     epoch: Uint64
@@ -145,7 +145,7 @@ class ViewChange(Message):
     member_signature: Signature = UNSIGNED
 
 
-class Report(Message):
+class Report(Message, frozen=True):
     """What an epoch comes to. The Oracle contract has the same type, field for field."""
 
     epoch: Uint64
@@ -170,7 +170,7 @@ class Report(Message):
     parameters: Hash
 
 
-class Vote(Message):
+class Vote(Message, frozen=True):
     """A member's signature over a report. One a member and (epoch, attempt, view); two are equivocation."""
 
     report: Report
@@ -178,7 +178,7 @@ class Vote(Message):
     member_signature: Signature = UNSIGNED  # over the report, not over this
 
 
-class Request(Message):
+class Request(Message, frozen=True):
     """What a sender signs of each HTTP request: replayed elsewhere, later or with another body it is refused."""
 
     method: str

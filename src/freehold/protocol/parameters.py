@@ -9,7 +9,7 @@ from freehold.protocol.units import Amount, Hash, Uint32, Uint64
 MILLION = 1_000_000
 
 
-class Parameters(Message):
+class Parameters(Message, frozen=True):
     """What the deployment fixes. Times are seconds of chain time, fractions are parts per million."""
 
     epoch_length: Uint32

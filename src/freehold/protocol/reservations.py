@@ -73,9 +73,7 @@ def _may_fall(state: State, old: LockState, reservation: Reservation, context: R
         return True
     if new is None or lease is None:
         return lease is None and old.amount == 0
-    release = LockRelease(
-        client=reservation.client, number=reservation.number, lease=old.lease, amount=new.amount
-    )
+    release = LockRelease(client=reservation.client, number=reservation.number, lease=old.lease, amount=new.amount)
     return is_signed_by(release, new.node_signature, lease.node, context.domain)
 
 

@@ -57,9 +57,7 @@ class Judge(Protocol):
     def judge(self, obligations: Table[Any], rows: Rows, context: Context) -> Table[Verdict]:
         """A verdict on every obligation and every row; never raises on a bad row."""
 
-    def fold(
-        self, rows: Rows, verdicts: Table[Verdict], context: Context
-    ) -> tuple[Table[Any], Table[Contribution]]:
+    def fold(self, rows: Rows, verdicts: Table[Verdict], context: Context) -> tuple[Table[Any], Table[Contribution]]:
         """The next state, and the measure proven for each lease."""
 
     def holdings(self, state: Table[Any]) -> Mapping[Address, int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from freehold.protocol.errors import Corrupt
 from freehold.protocol.merkle import ACCOUNTS, SumNode, SumTree, row_root
@@ -17,7 +18,10 @@ from freehold.protocol.typed import Message
 from freehold.protocol.units import Address, Amount, Hash, Uint8, Uint32, Uint64
 
 
-class EpochState(Message):
+M = TypeVar("M", bound=Message)
+
+
+class EpochState(Message, frozen=True):
     """Which epoch the state is after, and its anchor."""
 
     epoch: Uint64
@@ -26,7 +30,7 @@ class EpochState(Message):
     anchor_time: Uint64
 
 
-class AccountState(Message):
+class AccountState(Message, frozen=True):
     """Cumulative totals of one account; `index` is its position for good."""
 
     index: Uint64
@@ -41,7 +45,7 @@ class AccountState(Message):
         return ACCOUNTS.leaf(self.index.to_bytes(8) + self.account, sums)
 
 
-class ClientState(Message):
+class ClientState(Message, frozen=True):
     """A client's credits and reservation. Credits left: paid_in - spent; cost basis left: burned - released."""
 
     client: Address
@@ -52,7 +56,7 @@ class ClientState(Message):
     released: Amount
 
 
-class LockState(Message):
+class LockState(Message, frozen=True):
     """The lifetime cap that the client's latest reservation sets for a lease."""
 
     lease: Hash
@@ -60,7 +64,7 @@ class LockState(Message):
     amount: Amount
 
 
-class LeaseState(Message):
+class LeaseState(Message, frozen=True):
     """A lease both signed, and what it has settled. `closed`, `lapsed` are epochs, 0 for not."""
 
     lease: Hash
@@ -76,7 +80,7 @@ class LeaseState(Message):
     closed: Uint64
 
 
-class OperatorState(Message):
+class OperatorState(Message, frozen=True):
     """A registered node: its operator, its bond at the anchor, what it holds (in its services' units)."""
 
     node: Address
@@ -86,7 +90,7 @@ class OperatorState(Message):
     reputation: Uint64
 
 
-class NodeRecord(Message):
+class NodeRecord(Message, frozen=True):
     """A live registration at the anchor."""
 
     node: Address
@@ -96,7 +100,7 @@ class NodeRecord(Message):
     bond: Amount
 
 
-class BuyerRecord(Message):
+class BuyerRecord(Message, frozen=True):
     """A client's cumulative purchases at the anchor: credits bought, tokens burned for them."""
 
     client: Address
@@ -104,7 +108,7 @@ class BuyerRecord(Message):
     burned: Amount
 
 
-class AnchorData(Message):
+class AnchorData(Message, frozen=True):
     """All that settlement reads of the chain: folded from events up to the anchor, and the epoch's beacon."""
 
     epoch: Uint64
@@ -119,7 +123,7 @@ class AnchorData(Message):
     parameters: Parameters
 
 
-class TableRoot(Message):
+class TableRoot(Message, frozen=True):
     """One table of the state, as the state root commits to it."""
 
     name: str
@@ -168,14 +172,13 @@ class State:
         missing = set(TABLES) - set(tables)
         if missing:
             raise Corrupt(f"the state lacks its table {sorted(missing)[0]!r}")
-        rows: dict[str, tuple[Message, ...]] = {name: tables[name].rows for name in TABLES}
         return State(
-            epoch=_only(rows["epoch"]),
-            accounts=rows["accounts"],  # type: ignore[arg-type]
-            clients={row.client: row for row in rows["clients"]},  # type: ignore[attr-defined]
-            leases={row.lease: row for row in rows["leases"]},  # type: ignore[attr-defined]
-            locks={row.lease: row for row in rows["locks"]},  # type: ignore[attr-defined]
-            operators={row.node: row for row in rows["operators"]},  # type: ignore[attr-defined]
+            epoch=_only(tables["epoch"]),
+            accounts=_rows(tables["accounts"], AccountState),
+            clients={row.client: row for row in _rows(tables["clients"], ClientState)},
+            leases={row.lease: row for row in _rows(tables["leases"], LeaseState)},
+            locks={row.lease: row for row in _rows(tables["locks"], LockState)},
+            operators={row.node: row for row in _rows(tables["operators"], OperatorState)},
             services={n.removeprefix("service."): t for n, t in tables.items() if n.startswith("service.")},
         )
 
@@ -192,14 +195,19 @@ class State:
         return SumTree(ACCOUNTS, [account.leaf() for account in self.accounts])
 
 
-def _only(rows: tuple[Message, ...]) -> EpochState:
-    if len(rows) != 1 or not isinstance(rows[0], EpochState):
+def _rows(table: Table[Any], kind: type[M]) -> tuple[M, ...]:
+    if table.kind is not kind:
+        raise Corrupt(f"a table of {table.kind.__name__} where {kind.__name__} belongs")
+    return table.rows
+
+
+def _only(table: Table[Any]) -> EpochState:
+    rows = _rows(table, EpochState)
+    if len(rows) != 1:
         raise Corrupt("the state must name one epoch")
     return rows[0]
 
 
 def genesis(anchor_block: int, anchor_hash: Hash, anchor_time: int) -> State:
     """S_0: empty, anchored at the block that deployed the Oracle."""
-    return State(
-        EpochState(epoch=0, anchor_block=anchor_block, anchor_hash=anchor_hash, anchor_time=anchor_time)
-    )
+    return State(EpochState(epoch=0, anchor_block=anchor_block, anchor_hash=anchor_hash, anchor_time=anchor_time))

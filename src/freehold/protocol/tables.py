@@ -90,7 +90,7 @@ class Table(Generic[M]):
     def from_arrow(cls, kind: type[M], data: bytes) -> Table[M]:
         """The table behind Arrow IPC bytes; MalformedMessage if they are anything else."""
         try:
-            return _checked(kind, pl.read_ipc(io.BytesIO(data), memory_map=False))
+            return _checked(kind, pl.read_ipc(io.BytesIO(data)))
         except _READ_ERRORS as error:
             raise MalformedMessage(f"not a table of {kind.__name__} in Arrow IPC: {str(error)[:200]}") from None
 

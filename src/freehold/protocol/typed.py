@@ -76,7 +76,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     def struct_hash(self) -> Hash:
         """EIP-712 hashStruct over the fields that are not signatures."""
         kind = type(self)
-        parts = [type_hash(kind)]
+        parts: list[bytes] = [type_hash(kind)]
         for field in fields_of(kind):
             if field.solidity != "signature":
                 parts.append(_encode(field, getattr(self, field.name)))
@@ -165,9 +165,7 @@ def _references(kind: type[Message]) -> set[type[Message]]:
 
 
 def _type_string(kind: type[Message]) -> str:
-    members = [
-        f"{f.solidity}{'[]' if f.many else ''} {f.name}" for f in fields_of(kind) if f.solidity != "signature"
-    ]
+    members = [f"{f.solidity}{'[]' if f.many else ''} {f.name}" for f in fields_of(kind) if f.solidity != "signature"]
     return f"{kind.__name__}({','.join(members)})"
 
 
@@ -195,7 +193,7 @@ def _encode(field: Field, value: Any) -> bytes:
     if field.solidity == "bytes32":
         return bytes(value)
     if field.solidity == "address":
-        return bytes(12) + value
+        return bytes(12) + bytes(value)
     return keccak(value.encode() if isinstance(value, str) else value)
 
 

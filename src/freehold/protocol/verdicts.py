@@ -30,7 +30,7 @@ DUPLICATE_LOCK = "duplicate_lock"
 OVERCOMMITTED = "overcommitted"  # locks exceed the credits the client has
 
 
-class Verdict(Message):
+class Verdict(Message, frozen=True):
     """One row of an epoch's verdicts. `subject` is the evidence row's hash, or the obligation's id."""
 
     epoch: Uint64
@@ -43,7 +43,7 @@ class Verdict(Message):
     measure: Uint64
 
 
-class Contribution(Message):
+class Contribution(Message, frozen=True):
     """Work that was proven for a lease, in the service's measure: what a stream is paid for."""
 
     service: str
@@ -52,7 +52,7 @@ class Contribution(Message):
     measure: Uint64
 
 
-class Payment(Message):
+class Payment(Message, frozen=True):
     """One lease's arithmetic in one epoch, from what was owed to the tokens that come of it (`shares.py`)."""
 
     lease: Hash

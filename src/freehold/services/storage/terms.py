@@ -25,7 +25,7 @@ WRONG_LEAF = "wrong_leaf"  # another leaf than the one that holds the byte drawn
 WRONG_SHARD_PATH = "wrong_shard_path"  # the leaf is not in the shard: the bytes are gone or changed
 
 
-class ShardEntry(Message):
+class ShardEntry(Message, frozen=True):
     """One shard in a list: `record` is the hash of its segment's record, `root` its SHA-256 tree's."""
 
     record: Hash
@@ -38,7 +38,7 @@ class ShardEntry(Message):
         return LISTS.leaf(self.struct_hash(), (self.size,))
 
 
-class Delta(Message):
+class Delta(Message, frozen=True):
     """Change `number` of a lease's list: what the list is after it. Both sign."""
 
     lease: Hash
@@ -50,7 +50,7 @@ class Delta(Message):
     node_signature: Signature = UNSIGNED
 
 
-class StorageProof(Message):
+class StorageProof(Message, frozen=True):
     """An opening: the entry that covers the byte drawn, its path in the list, the leaf, its path in the shard.
 
     `list_path`: 39 bytes a level (31 hash, 8 bytes sum); `shard_path`: 32 bytes a level, both bottom up.
@@ -67,7 +67,7 @@ class StorageProof(Message):
     shard_path: bytes
 
 
-class Opening(Message):
+class Opening(Message, frozen=True):
     """An obligation: open byte `offset` of this list as it stood after the epoch before."""
 
     epoch: Uint64
@@ -80,7 +80,7 @@ class Opening(Message):
     offset: Uint64
 
 
-class ListState(Message):
+class ListState(Message, frozen=True):
     """A lease's list in the state; `number` is that of the last delta that counted."""
 
     lease: Hash
@@ -91,7 +91,7 @@ class ListState(Message):
     size: Uint64
 
 
-class Served(Message):
+class Served(Message, frozen=True):
     """What a node signs of each response: these bytes of this shard have this root. Garbage can be proven."""
 
     lease: Hash

@@ -1,0 +1,1 @@
+"""Offers, leases, reservations, vouchers, and the quorum as a sender of evidence sees it."""

@@ -1,0 +1,154 @@
+"""The quorum as a sender of evidence sees it: certify a batch, know that it is held, ask what f+1 members agree on.
+
+A batch is *held* when Q members have its certificate on disk for one epoch: by intersection it is then in that
+epoch's manifest. A member that has closed the epoch meanwhile answers for the next; signatures of different epochs
+do not add up, so the sender asks again until Q name the same one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple
+
+from freehold.net.client import Dial, Peer
+from freehold.protocol.batches import Batch, encode_batch
+from freehold.protocol.certificates import check_certificate, faults, make_certificate, quorum
+from freehold.protocol.errors import FreeholdError, InvalidInput, MalformedMessage, Refused, Unavailable
+from freehold.protocol.keys import is_signed_by
+from freehold.protocol.messages import Acknowledgement, Certificate, Holding
+from freehold.protocol.typed import Domain, canonical_json
+from freehold.protocol.units import Address, Hash, Signature
+
+ATTEMPTS = 8
+PAUSE_SECONDS = 0.25  # doubles up to a few seconds: members that just closed an epoch catch up in between
+ANSWER_SECONDS = 10.0
+
+Answer = tuple[Address, Any]
+
+
+class Held(NamedTuple):
+    """A batch that is certified, and held by Q members for `epoch`."""
+
+    certificate: Certificate
+    epoch: int
+    holdings: dict[Address, Signature]
+
+
+class Quorum:
+    """The members of a network, by HTTP."""
+
+    def __init__(self, dial: Dial, members: Sequence[Address], urls: Sequence[str], domain: Domain) -> None:
+        self.members = tuple(members)
+        self.domain = domain
+        self._peers: dict[Address, Peer] = {m: dial.peer(url) for m, url in zip(members, urls, strict=True)}
+
+    async def certify(self, batch: Batch) -> Held:
+        """Have Q members acknowledge the batch, make the certificate, have Q members hold it.
+
+        Raises what a quorum refuses with (InsufficientCredits, Conflict, ...), or Unavailable when too few answer.
+        """
+        data, subject, pause = encode_batch(batch), batch.subject, PAUSE_SECONDS
+        failure: FreeholdError = Unavailable("no member was asked")
+        for _ in range(ATTEMPTS):
+            try:
+                certificate = await self._acknowledge(data, subject)
+                holdings, epoch = await self._hold(certificate)
+                return Held(certificate, epoch, holdings)
+            except FreeholdError as error:
+                if not error.retryable:
+                    raise
+                failure = error
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 4.0)
+        raise failure
+
+    async def _acknowledge(self, data: bytes, subject: Hash) -> Certificate:
+        answers, errors = await self._all(lambda peer: peer.post_bytes("/v1/batches", data))
+        by_epoch = self._signatures(answers, subject, Acknowledgement)
+        for epoch, signatures in sorted(by_epoch.items(), reverse=True):
+            if len(signatures) >= quorum(len(self.members)):
+                acknowledgement = Acknowledgement(epoch=epoch, subject=subject)
+                certificate = make_certificate(acknowledgement, signatures, self.members)
+                check_certificate(certificate, self.members, self.domain)
+                return certificate
+        raise self._failure(errors, "acknowledge the batch for one epoch")
+
+    async def _hold(self, certificate: Certificate) -> tuple[dict[Address, Signature], int]:
+        value = certificate.to_json()
+        answers, errors = await self._all(lambda peer: peer.post_json("/v1/certificates", value))
+        by_epoch = self._signatures(answers, certificate.subject, Holding)
+        for epoch, signatures in sorted(by_epoch.items(), reverse=True):
+            if len(signatures) >= quorum(len(self.members)):
+                return signatures, epoch
+        raise self._failure(errors, "hold the certificate for one epoch")
+
+    def _signatures(
+        self, answers: Sequence[Answer], subject: Hash, kind: type[Acknowledgement] | type[Holding]
+    ) -> dict[int, dict[Address, Signature]]:
+        by_epoch: defaultdict[int, dict[Address, Signature]] = defaultdict(dict)
+        for member, value in answers:
+            try:
+                signed = kind(epoch=value["epoch"], subject=subject)
+                signature = Signature(value["signature"])
+            except (KeyError, TypeError, MalformedMessage):
+                continue
+            if is_signed_by(signed, signature, member, self.domain):
+                by_epoch[signed.epoch][member] = signature
+        return by_epoch
+
+    async def _all(self, ask: Callable[[Peer], Awaitable[Any]]) -> tuple[list[Answer], list[FreeholdError]]:
+        """Ask every member at once; go on when all have answered or their time is over."""
+
+        async def one(member: Address) -> Answer | FreeholdError:
+            try:
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    return member, await ask(self._peers[member])
+            except FreeholdError as error:
+                return error
+            except TimeoutError:
+                return Unavailable(f"{self._peers[member].url} took more than {ANSWER_SECONDS:.0f} s")
+
+        results = await asyncio.gather(*(one(member) for member in self.members))
+        answers = [r for r in results if not isinstance(r, FreeholdError)]
+        return answers, [r for r in results if isinstance(r, FreeholdError)]
+
+    def _failure(self, errors: Sequence[FreeholdError], what: str) -> FreeholdError:
+        """What more than f members refuse with; otherwise that too few answered."""
+        refusals = [e for e in errors if isinstance(e, Refused | InvalidInput) and not e.retryable]
+        if len(refusals) > faults(len(self.members)):
+            return refusals[0]
+        needed, n = quorum(len(self.members)), len(self.members)
+        why = "; ".join(sorted({e.message for e in errors})) or "they name different epochs"
+        return Unavailable(f"fewer than {needed} of {n} members {what}: {why}")
+
+    async def ask(self, path: str) -> list[Answer]:
+        """What each member that answers says at `path`."""
+        answers, errors = await self._all(lambda peer: peer.get_json(path))
+        if not answers and errors:
+            raise errors[0]
+        return answers
+
+    async def agree(self, path: str) -> Any:
+        """What f+1 members say in the same words at `path`: at least one of them is honest."""
+        answers, errors = await self._all(lambda peer: peer.get_json(path))
+        counts = Counter(canonical_json(value) for _, value in answers)
+        needed = faults(len(self.members)) + 1
+        for text, count in counts.most_common(1):
+            if count >= needed:
+                return next(value for _, value in answers if canonical_json(value) == text)
+        missing = [e for e in errors if e.code == "not_found"]
+        if len(missing) >= needed:
+            raise missing[0]
+        raise Unavailable(f"fewer than {needed} members agree on {path}", answers=len(answers))
+
+    async def first_bytes(self, path: str) -> bytes:
+        """The bytes at `path` from the first member that has them; the caller checks them."""
+        failure: FreeholdError = Unavailable("no member was asked")
+        for member in self.members:
+            try:
+                return await self._peers[member].get_bytes(path)
+            except FreeholdError as error:
+                failure = error
+        raise failure

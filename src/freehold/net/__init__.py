@@ -1,0 +1,1 @@
+"""Signed HTTP between parties: one client, one server, one error tree."""

@@ -1,0 +1,74 @@
+"""Signed requests: who sends, to whom, what, once, and until when.
+
+The signature covers method, path with query, the body's hash, the recipient, a random nonce and a deadline, under
+the network's EIP-712 domain; so a request cannot be replayed to another node, later, twice, or with another body.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Mapping
+
+from freehold.protocol.errors import DeadlineExpired, MalformedMessage, NonceReused, Overloaded, WrongSignature
+from freehold.protocol.keys import Key, recover
+from freehold.protocol.messages import Request
+from freehold.protocol.typed import Domain
+from freehold.protocol.units import Address, Hash, Signature
+
+WINDOW = 60  # seconds a request stays valid, by the wall clock
+NONCE_LIMIT = 200_000  # remembered at once: more in a window is a flood
+REQUEST_HEADER, SIGNATURE_HEADER = "Freehold-Request", "Freehold-Signature"
+
+
+def authorize(
+    key: Key, method: str, path: str, body_hash: Hash, recipient: Address, domain: Domain, now: int, nonce: Hash
+) -> dict[str, str]:
+    """The headers that sign a request; `now` is unix time in seconds, `nonce` 32 random bytes."""
+    request = Request(method=method, path=path, body=body_hash, recipient=recipient, nonce=nonce, deadline=now + WINDOW)
+    return {
+        REQUEST_HEADER: f"{nonce} {request.deadline}",
+        SIGNATURE_HEADER: str(key.sign(request, domain)),
+    }
+
+
+class Guard:
+    """Checks signed requests at one recipient; remembers nonces until they expire."""
+
+    def __init__(self, address: Address, domain: Domain, clock: Callable[[], float]) -> None:
+        self._address = address
+        self._domain = domain
+        self._clock = clock
+        self._nonces: set[Hash] = set()
+        self._expiry: list[tuple[int, Hash]] = []
+
+    def check(self, headers: Mapping[str, str], method: str, path: str, body_hash: Hash) -> Address:
+        """The sender. Cheap checks come before the signature; the nonce is used up only by a valid one."""
+        try:
+            nonce_text, deadline_text = headers[REQUEST_HEADER].split(" ")
+            nonce, deadline = Hash(nonce_text), int(deadline_text)
+            signature = Signature(headers[SIGNATURE_HEADER])
+        except KeyError:
+            raise WrongSignature("the request is not signed") from None
+        except ValueError:
+            raise MalformedMessage("the request's signature headers do not parse") from None
+        now = int(self._clock())
+        if deadline < now:
+            raise DeadlineExpired(f"the request expired {now - deadline} s ago", deadline=deadline, now=now)
+        if deadline > now + 2 * WINDOW:
+            raise DeadlineExpired("the request's deadline is too far ahead", deadline=deadline, now=now)
+        self._forget(now)
+        if nonce in self._nonces:
+            raise NonceReused("this request was here before")
+        if len(self._nonces) >= NONCE_LIMIT:
+            raise Overloaded("too many requests in one minute")
+        request = Request(
+            method=method, path=path, body=body_hash, recipient=self._address, nonce=nonce, deadline=deadline
+        )
+        sender = recover(request.digest(self._domain), signature)
+        self._nonces.add(nonce)
+        heapq.heappush(self._expiry, (deadline, nonce))
+        return sender
+
+    def _forget(self, now: int) -> None:
+        while self._expiry and self._expiry[0][0] < now:
+            self._nonces.discard(heapq.heappop(self._expiry)[1])
