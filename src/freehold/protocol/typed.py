@@ -130,7 +130,7 @@ def parse_json(data: bytes) -> Any:
     """Decoded JSON, or MalformedMessage."""
     try:
         return msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedMessage(f"not JSON: {error}") from None
 
 
