@@ -184,10 +184,10 @@ def test_a_delta_needs_both_signatures(who: str) -> None:
     delta = Delta(lease=held.id, number=99, root=ZERO_HASH, count=0, size=0)
     node = next(n for n in world.nodes if n.address == held.lease.node)
     signers = {"client_signature": CLIENT, "node_signature": node} | {who: key(77)}
-    before = world.state.services["storage"].root()
+    before = world.state.services["storage"].root
     world.settle([*world.proofs(), world.batch("storage.delta", [signed(delta, **signers)], CLIENT)])
     assert reasons(world, "storage.delta") == ["wrong_signature"]
-    assert world.state.services["storage"].root() == before
+    assert world.state.services["storage"].root == before
 
 
 def test_deltas_sent_again_change_nothing_and_the_newest_counts() -> None:

@@ -1,6 +1,6 @@
 """Batches of evidence: a signed header that commits to rows of one kind, and the rows.
 
-On the wire: 4 bytes length of the header ‖ header as canonical JSON ‖ table as Arrow IPC. A member acknowledges
+On the wire: 4 bytes length of the header ‖ header as canonical JSON ‖ the table's columns. A member acknowledges
 only what `decode_batch` takes, so every certified batch decodes everywhere.
 """
 
@@ -57,7 +57,7 @@ def kinds_of(judges: Mapping[str, Judge]) -> Kinds:
 
 def make_batch(kind: str, table: Table[Any], key: Key, domain: Domain) -> Batch:
     """A batch of these rows, signed by its sender."""
-    header = BatchHeader(sender=key.address, kind=kind, count=len(table), root=table.root())
+    header = BatchHeader(sender=key.address, kind=kind, count=len(table), root=table.root)
     signature = key.sign(header, domain)
     return Batch(BatchHeader(**{**_fields(header), "sender_signature": signature}), table)
 
@@ -69,7 +69,7 @@ def _fields(header: BatchHeader) -> dict[str, Any]:
 def encode_batch(batch: Batch) -> bytes:
     """The batch on the wire."""
     header = batch.header.to_bytes()
-    return len(header).to_bytes(4) + header + batch.table.to_arrow()
+    return len(header).to_bytes(4) + header + batch.table.encode()
 
 
 def decode_batch(data: bytes, kinds: Kinds, domain: Domain) -> Batch:
@@ -89,8 +89,8 @@ def decode_batch(data: bytes, kinds: Kinds, domain: Domain) -> Batch:
         raise MalformedMessage(f"no rows of kind {header.kind!r} are taken here")
     if not 0 < header.count <= ROWS_LIMIT:
         raise MalformedMessage(f"a batch has 1 to {ROWS_LIMIT} rows, not {header.count}")
-    table = Table.from_arrow(kind, data[4 + size :])
-    if len(table) != header.count or table.root() != header.root:
+    table = Table.decode(kind, data[4 + size :])
+    if len(table) != header.count or table.root != header.root:
         raise MalformedMessage("the batch's rows are not those that its header commits to")
     field = kinds.senders.get(header.kind)
     if field and any(getattr(row, field) != header.sender for row in table):

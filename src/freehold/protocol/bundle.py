@@ -6,9 +6,9 @@ A bundle is a ZIP archive (stored, fixed dates: its bytes are canonical), so tha
     network.json           domain and members
     anchor.json            chain data at the anchor, parameters, beacon
     previous.json          the report before (absent for epoch 1)
-    state/<table>.parquet  the state after the epoch before
+    state/<table>.table    the state after the epoch before
     manifest.json          Q observations
-    batches/<subject>.json, .parquet   certified evidence: header, rows
+    batches/<subject>.json, .table     certified evidence: header, rows
     report.json            what was signed, by whom, and the signatures
 
 Invariant: any changed byte makes `replay` raise ReplayMismatch, and it names the first thing that differs.
@@ -77,11 +77,11 @@ def encode_bundle(bundle: Bundle) -> bytes:
     if bundle.previous is not None:
         files["previous.json"] = bundle.previous.to_bytes()
     for name, table in bundle.state.tables().items():
-        files[f"state/{name}.parquet"] = table.to_parquet()
+        files[f"state/{name}.table"] = table.encode()
     for subject in certified_subjects(bundle.manifest):
         batch = bundle.batches[subject]
         files[f"batches/{subject}.json"] = batch.header.to_bytes()
-        files[f"batches/{subject}.parquet"] = batch.table.to_parquet()
+        files[f"batches/{subject}.table"] = batch.table.encode()
     index = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     return _pack({"index.json": canonical_json(index)} | files)
 
@@ -151,14 +151,14 @@ def decode_bundle(data: bytes, judges: Mapping[str, Judge]) -> Bundle:
         kinds = dict(TABLES) | {f"service.{judge.name}": judge.state_kind for judge in judges.values()}
         tables = {}
         for name in sorted(n for n in files if n.startswith("state/")):
-            table = name.removeprefix("state/").removesuffix(".parquet")
-            tables[table] = Table.from_parquet(kinds[table], files[name])
+            table = name.removeprefix("state/").removesuffix(".table")
+            tables[table] = Table.decode(kinds[table], files[name])
         state = State.from_tables(tables)
         batches, types = {}, kinds_of(judges).types
-        for name in sorted(n for n in files if n.startswith("batches/") and n.endswith(".parquet")):
-            header = BatchHeader.from_bytes(files[name.removesuffix(".parquet") + ".json"])
-            batch = Batch(header, Table.from_parquet(types[header.kind], files[name]))
-            if batch.table.root() != header.root or name != f"batches/{batch.subject}.parquet":
+        for name in sorted(n for n in files if n.startswith("batches/") and n.endswith(".table")):
+            header = BatchHeader.from_bytes(files[name.removesuffix(".table") + ".json"])
+            batch = Batch(header, Table.decode(types[header.kind], files[name]))
+            if batch.table.root != header.root or name != f"batches/{batch.subject}.table":
                 raise MalformedMessage("rows that the batch's header does not commit to")
             check_signed_by(header, header.sender_signature, header.sender, domain)
             batches[batch.subject] = batch

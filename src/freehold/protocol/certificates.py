@@ -16,6 +16,7 @@ from freehold.protocol.units import Address, Hash, Signature
 
 MEMBERS_LIMIT = 31
 SIGNATURE_BYTES = 65
+CERTIFICATE_EPOCHS = 8  # how long after the epoch it names a certificate may be observed; batches are kept that long
 
 
 def faults(n: int) -> int:

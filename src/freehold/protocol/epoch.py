@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from freehold.protocol.batches import CLOSE, LEASE, RESERVATION, VOUCHER, Batch, collect_rows, kinds_of
-from freehold.protocol.certificates import check_certificate, median, quorum, subjects_of
+from freehold.protocol.certificates import CERTIFICATE_EPOCHS, check_certificate, median, quorum, subjects_of
 from freehold.protocol.emission import compute_schedule
 from freehold.protocol.errors import Corrupt, MalformedMessage
 from freehold.protocol.keys import check_signed_by, is_signed_by
@@ -48,6 +48,7 @@ from freehold.protocol.verdicts import (
     SUPERSEDED,
     UNKNOWN_LEASE,
     UNREGISTERED_NODE,
+    WRONG_EPOCH,
     WRONG_MODE,
     WRONG_SIGNATURE,
     Contribution,
@@ -128,8 +129,8 @@ def check_manifest(manifest: Manifest, anchor: AnchorData, members: Sequence[Add
         check_signed_by(observation, observation.member_signature, observation.member, domain)
     seen = {c.struct_hash(): c for o in manifest.observations for c in o.certificates}
     for certificate in seen.values():
-        if certificate.epoch > manifest.epoch:
-            raise MalformedMessage("a certificate names an epoch that is still to come")
+        if not manifest.epoch - CERTIFICATE_EPOCHS <= certificate.epoch <= manifest.epoch:
+            raise MalformedMessage("a certificate names an epoch that is still to come, or long past")
         check_certificate(certificate, members, domain)
 
 
@@ -156,7 +157,7 @@ def settle(
     rows = collect_rows([batches[subject] for subject in subjects], kinds_of(judges))
     draft = Draft(previous, anchor, domain)
     process_purchases(draft)
-    process_reservations(draft, rows[RESERVATION])
+    process_reservations(draft, rows[RESERVATION], timely_reservations(manifest, batches))
     process_leases(draft, rows[LEASE], judges)
     process_services(draft, rows, judges)
     payments = compute_streams(draft, judges) + process_vouchers(draft, rows[VOUCHER])
@@ -202,13 +203,25 @@ def process_purchases(draft: Draft) -> None:
     draft.locks = dict(draft.previous.locks)
 
 
-def process_reservations(draft: Draft, rows: Table[Reservation]) -> None:
-    """Certified reservations, in the order of their numbers, replace their clients' locks."""
+def timely_reservations(manifest: Manifest, batches: Mapping[Hash, Batch]) -> set[Hash]:
+    """The reservations, by row hash, whose certificate names this epoch.
+
+    One that missed its own epoch's manifest is void: its number may meanwhile have been signed again.
+    """
+    subjects = {c.subject for o in manifest.observations for c in o.certificates if c.epoch == manifest.epoch}
+    timely = [batches[subject] for subject in subjects if batches[subject].header.kind == RESERVATION]
+    return {row.row_hash() for batch in timely for row in batch.table}
+
+
+def process_reservations(draft: Draft, rows: Table[Reservation], timely: set[Hash]) -> None:
+    """Reservations certified for this epoch, in the order of their numbers, replace their clients' locks."""
     context = ReservationContext(draft.domain, draft.anchor.parameters)
     for row in sorted(rows, key=lambda r: (r.client, r.number, r.row_hash())):
         client = draft.clients.get(row.client, new_client(row.client))
         locks = {k: v for k, v in draft.locks.items() if v.client == row.client}
-        reason = judge_reservation(draft.previous, locks, client.reservation, row, context)
+        reason = WRONG_EPOCH
+        if row.row_hash() in timely:
+            reason = judge_reservation(draft.previous, locks, client.reservation, row, context)
         if reason == GOOD:
             for lease in locks:
                 del draft.locks[lease]
@@ -441,7 +454,7 @@ def make_report(
         beacon=anchor.beacon,
         previous=anchor.previous,
         manifest=manifest.struct_hash(),
-        verdicts_root=verdicts.root(),
+        verdicts_root=verdicts.root,
         state_root=state.root(),
         accounts_root=Hash(root.hash + b"\x00"),
         accounts=len(state.accounts),

@@ -17,7 +17,6 @@ from freehold.protocol.tables import Table
 from freehold.protocol.typed import Message
 from freehold.protocol.units import Address, Amount, Hash, Uint8, Uint32, Uint64
 
-
 M = TypeVar("M", bound=Message)
 
 
@@ -184,7 +183,7 @@ class State:
 
     def table_roots(self) -> tuple[TableRoot, ...]:
         """What the state root is over."""
-        return tuple(TableRoot(name=n, count=len(t), root=t.root()) for n, t in self.tables().items())
+        return tuple(TableRoot(name=n, count=len(t), root=t.root) for n, t in self.tables().items())
 
     def root(self) -> Hash:
         """What a report commits to."""

@@ -1,146 +1,191 @@
-"""Tables: rows of one message type, columnar at rest and on the wire, iterated as messages by the plain loops.
+"""Tables: rows of one message type, in columns on the wire and at rest, iterated as messages by the plain loops.
 
-    wire     Arrow IPC            at rest  Parquet
-    commits  the Merkle root over the rows' hashes, in their order
+    table   = row count (4 bytes) ‖ columns, in the order of the definition
+    column  = fixed width      values side by side; integers little-endian in their type's width
+              text and bytes   the end of each value (4 bytes each), then the values side by side
+              a message        the columns of its own definition
+              many messages    the end of each row's list (4 bytes each), then all items' columns
 
-Columns: integers up to 64 bits as UInt64, wider ones as Int128, text as String, everything else as Binary; tuples
-and nested messages as canonical JSON in Binary. Invariant: bytes that do not decode to exactly this schema are
-MalformedMessage; `decode(encode(t)) == t`.
+The layout is Arrow's without Arrow's metadata: fixed columns can be handed to NumPy or Polars without a copy. Arrow
+IPC and Parquet themselves are not read from the network: one flipped bit makes their readers abort or crash the
+process (docs/decisions.md). What a table commits to is the Merkle root over its rows' hashes.
+
+Invariant: rows have one spelling. `decode(encode(t)) == t`, and every byte string either is the spelling of a table
+or is MalformedMessage; nothing is allocated that the bytes at hand do not pay for.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
+from itertools import pairwise
+from struct import Struct
 from typing import Any, Generic, TypeVar
-
-import polars as pl
 
 from freehold.protocol.errors import MalformedMessage
 from freehold.protocol.merkle import row_root
-from freehold.protocol.typed import Field, Message, canonical_json, fields_of, parse_json
+from freehold.protocol.typed import Field, Message, fields_of
 from freehold.protocol.units import Address, Hash, Signature
 
 M = TypeVar("M", bound=Message)
 
-_READ_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError, OverflowError)
+_COUNT = Struct("<I")
+_FIXED: dict[str, tuple[int, type[bytes]]] = {"address": (20, Address), "bytes32": (32, Hash)}
+ROWS_LIMIT = 2**31
 
 
 class Table(Generic[M]):
     """An immutable table of messages of type `kind`."""
 
-    def __init__(self, kind: type[M], frame: pl.DataFrame) -> None:
+    def __init__(self, kind: type[M], rows: tuple[M, ...]) -> None:
         self.kind = kind
-        self.frame = frame
+        self.rows = rows
 
     @classmethod
     def of(cls, kind: type[M], rows: Iterable[M] = ()) -> Table[M]:
         """The table of these rows in their order."""
-        listed = tuple(rows)
-        columns = {
-            f.name: pl.Series(f.name, [_to_cell(f, getattr(row, f.name)) for row in listed], dtype=_dtype(f))
-            for f in fields_of(kind)
-        }
-        table = cls(kind, pl.DataFrame(columns))
-        table.__dict__["rows"] = listed
-        return table
-
-    @cached_property
-    def rows(self) -> tuple[M, ...]:
-        """The rows as messages; MalformedMessage if a cell is not of its type."""
-        fields = fields_of(self.kind)
-        return tuple(
-            self.kind(**{f.name: _from_cell(f, cell) for f, cell in zip(fields, cells, strict=True)})
-            for cells in self.frame.iter_rows()
-        )
+        return cls(kind, tuple(rows))
 
     def __iter__(self) -> Iterator[M]:
         return iter(self.rows)
 
     def __len__(self) -> int:
-        return self.frame.height
+        return len(self.rows)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Table) and self.kind is other.kind and self.rows == other.rows
 
     __hash__ = None  # type: ignore[assignment]
 
-    def row_hashes(self) -> list[Hash]:
-        """The leaves' contents, in order."""
-        return [row.row_hash() for row in self.rows]
+    @cached_property
+    def row_hashes(self) -> tuple[Hash, ...]:
+        """What the root is over, in order."""
+        return tuple(row.row_hash() for row in self.rows)
 
+    @cached_property
     def root(self) -> Hash:
         """What a batch or a report commits to."""
-        return row_root(self.row_hashes())
+        return row_root(self.row_hashes)
 
-    def to_arrow(self) -> bytes:
-        """Arrow IPC bytes."""
-        sink = io.BytesIO()
-        self.frame.write_ipc(sink, compression="uncompressed")
-        return sink.getvalue()
-
-    def to_parquet(self) -> bytes:
-        """Parquet bytes."""
-        sink = io.BytesIO()
-        self.frame.write_parquet(sink, compression="zstd", statistics=False)
-        return sink.getvalue()
+    def encode(self) -> bytes:
+        """The one spelling of these rows."""
+        parts = [_COUNT.pack(len(self.rows))]
+        _write_columns(self.kind, self.rows, parts)
+        return b"".join(parts)
 
     @classmethod
-    def from_arrow(cls, kind: type[M], data: bytes) -> Table[M]:
-        """The table behind Arrow IPC bytes; MalformedMessage if they are anything else."""
-        try:
-            return _checked(kind, pl.read_ipc(io.BytesIO(data)))
-        except _READ_ERRORS as error:
-            raise MalformedMessage(f"not a table of {kind.__name__} in Arrow IPC: {str(error)[:200]}") from None
-
-    @classmethod
-    def from_parquet(cls, kind: type[M], data: bytes) -> Table[M]:
-        """The table behind Parquet bytes; MalformedMessage if they are anything else."""
-        try:
-            return _checked(kind, pl.read_parquet(io.BytesIO(data)))
-        except _READ_ERRORS as error:
-            raise MalformedMessage(f"not a table of {kind.__name__} in Parquet: {str(error)[:200]}") from None
+    def decode(cls, kind: type[M], data: bytes) -> Table[M]:
+        """The table behind `encode`'s form; MalformedMessage if the bytes are anything else."""
+        reader = _Reader(data)
+        rows = _read_columns(kind, reader, reader.count())
+        reader.finish()
+        return cls(kind, tuple(rows))
 
 
-def _checked(kind: type[M], frame: pl.DataFrame) -> Table[M]:
-    wanted = {f.name: _dtype(f) for f in fields_of(kind)}
-    if dict(frame.schema) != wanted or list(frame.columns) != list(wanted):
-        raise MalformedMessage(f"columns are not those of {kind.__name__}")
-    if any(frame.null_count().row(0)) if frame.height else False:
-        raise MalformedMessage(f"a {kind.__name__} has an empty cell")
-    table = Table(kind, frame)
-    _ = table.rows
-    return table
+def _write_columns(kind: type[Message], rows: Iterable[Any], parts: list[bytes]) -> None:
+    for field in fields_of(kind):
+        values = [getattr(row, field.name) for row in rows]
+        if field.many:
+            _write_ends(values, parts)
+            values = [item for value in values for item in value]
+        _write_column(field, values, parts)
 
 
-def _dtype(field: Field) -> Any:
-    if field.many or field.item is not None:
-        return pl.Binary()
+def _write_column(field: Field, values: list[Any], parts: list[bytes]) -> None:
+    if field.item is not None:
+        _write_columns(field.item, values, parts)
+    elif field.bits:
+        parts.extend(value.to_bytes(field.bits // 8, "little") for value in values)
+    elif field.solidity in _FIXED:
+        parts.extend(values)
+    else:
+        encoded = [value.encode() if field.solidity == "string" else value for value in values]
+        _write_ends(encoded, parts)
+        parts.extend(encoded)
+
+
+def _write_ends(values: Iterable[Any], parts: list[bytes]) -> None:
+    end = 0
+    for value in values:
+        end += len(value)
+        parts.append(_COUNT.pack(end))
+
+
+class _Reader:
+    """Walks over bytes; whatever is taken is there."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def take(self, size: int) -> bytes:
+        chunk = self._data[self._at : self._at + size]
+        if len(chunk) != size:
+            raise MalformedMessage("the table is truncated")
+        self._at += size
+        return chunk
+
+    def count(self) -> int:
+        count: int = _COUNT.unpack(self.take(4))[0]
+        if count >= ROWS_LIMIT:
+            raise MalformedMessage(f"{count} rows are too many")
+        return count
+
+    def ends(self, count: int) -> list[int]:
+        ends = [end for (end,) in _COUNT.iter_unpack(self.take(4 * count))]
+        if any(a > b for a, b in pairwise(ends)):
+            raise MalformedMessage("the ends of a column do not ascend")
+        return ends
+
+    def slices(self, size: int, count: int) -> list[bytes]:
+        data = self.take(size * count)
+        return [data[i : i + size] for i in range(0, len(data), size)]
+
+    def finish(self) -> None:
+        if self._at != len(self._data):
+            raise MalformedMessage("there are bytes behind the table")
+
+
+def _read_columns(kind: type[M], reader: _Reader, count: int) -> list[M]:
+    fields = fields_of(kind)
+    columns = [_read_field(field, reader, count) for field in fields]
+    names = [field.name for field in fields]
+    return [kind(**dict(zip(names, values, strict=True))) for values in zip(*columns, strict=True)]
+
+
+def _read_field(field: Field, reader: _Reader, count: int) -> list[Any]:
+    if not field.many:
+        return _read_column(field, reader, count)
+    ends = reader.ends(count)
+    items = _read_column(field, reader, ends[-1] if ends else 0)
+    return [tuple(items[start:end]) for start, end in pairwise([0, *ends])]
+
+
+def _read_column(field: Field, reader: _Reader, count: int) -> list[Any]:
+    if field.item is not None:
+        return _read_columns(field.item, reader, count)
     if field.bits:
-        return pl.UInt64() if field.bits <= 64 else pl.Int128()
-    return pl.String() if field.solidity == "string" else pl.Binary()
+        return [int.from_bytes(cell, "little") for cell in reader.slices(field.bits // 8, count)]
+    if field.solidity in _FIXED:
+        size, kind = _FIXED[field.solidity]
+        return [kind(cell) for cell in reader.slices(size, count)]
+    ends = reader.ends(count)
+    data = reader.take(ends[-1] if ends else 0)
+    read = _VARIABLE[field.solidity]
+    return [read(data[start:end]) for start, end in pairwise([0, *ends])]
 
 
-def _to_cell(field: Field, value: Any) -> Any:
-    if field.many:
-        return canonical_json([item.to_json() if field.item else f"0x{item.hex()}" for item in value])
-    if field.item is not None:
-        return value.to_bytes()
-    return value if field.bits or field.solidity == "string" else bytes(value)
+def _text(cell: bytes) -> str:
+    try:
+        return cell.decode()
+    except UnicodeDecodeError:
+        raise MalformedMessage("a text is not UTF-8") from None
 
 
-def _from_cell(field: Field, cell: Any) -> Any:
-    if field.many:
-        values = parse_json(cell)
-        if not isinstance(values, list):
-            raise MalformedMessage(f"{field.name} must be a list")
-        return tuple(field.item.from_json(v) if field.item else Hash(v) for v in values)
-    if field.item is not None:
-        return field.item.from_bytes(cell)
-    if field.solidity in _CELLS:
-        return _CELLS[field.solidity](cell)
-    return cell
+def _signature(cell: bytes) -> Signature:
+    if len(cell) not in (0, 65):
+        raise MalformedMessage(f"a signature has 65 bytes, not {len(cell)}")
+    return Signature(cell)
 
 
-_CELLS: dict[str, type[bytes]] = {"address": Address, "bytes32": Hash, "signature": Signature}
+_VARIABLE: dict[str, Callable[[bytes], Any]] = {"string": _text, "signature": _signature, "bytes": bytes}
