@@ -69,9 +69,7 @@ def judge_proof(opening: Opening, proof: StorageProof) -> str:
         return WRONG_LEASE
     siblings = unpack_list_path(proof.list_path)
     root = SumNode(bytes(opening.root[:31]), (opening.size,))
-    if siblings is None or not is_sum_proof(
-        LISTS, root, opening.count, proof.position, proof.entry.leaf(), siblings
-    ):
+    if siblings is None or not is_sum_proof(LISTS, root, opening.count, proof.position, proof.entry.leaf(), siblings):
         return WRONG_LIST_PATH
     within = opening.offset - offset_of(proof.position, siblings)
     if not 0 <= within < proof.entry.size:

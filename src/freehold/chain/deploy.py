@@ -1,0 +1,245 @@
+"""Deploys a network's contracts to any EVM chain, and checks what stands there afterwards.
+
+The contracts name each other, so every address is computed first (a contract's address follows from the deployer's
+address and nonce) and given to the constructors; nothing is wired later, and nobody keeps a right to rewire it. The
+transactions go out in their nonces' order without waiting for each other.
+
+Invariant: a Deployment is returned only when every contract has code at its computed address, names the others by
+theirs, and the deployment is `confirmations` blocks deep. Otherwise DeploymentFailed says what stands and what not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Self
+
+from freehold.chain.abi import Call, Contract, create_address
+from freehold.chain.contracts import Credits, Emission, Ledger, Oracle, Registry, Staking, Token
+from freehold.chain.errors import ChainError, DeploymentFailed
+from freehold.chain.rpc import Rpc, quantity
+from freehold.chain.transactor import Receipt, Sender, Sent
+from freehold.protocol.errors import FreeholdError, InvalidInput, MalformedMessage
+from freehold.protocol.keys import Key
+from freehold.protocol.typed import keccak
+from freehold.protocol.units import AMOUNT_LIMIT, Address
+
+# In the order of their nonces. Emission's constructor asks the Token, so the Token stands first.
+ORDER: tuple[type[Contract], ...] = (Registry, Token, Emission, Credits, Oracle, Ledger, Staking)
+MAX_MEMBERS = 31  # contracts/Oracle.vy
+MAX_PARAMETERS = 4096  # bytes, contracts/Oracle.vy
+# An address without a key: until there are Disputes, nobody slashes.
+NO_SLASHER = Address("0x000000000000000000000000000000000000dead")
+
+
+class DeployConfig(NamedTuple):
+    """What a deployment fixes. Amounts are in base units, times in seconds of chain time.
+
+    `parameters` is the canonical JSON of the network's parameters, which the Oracle publishes and hashes.
+    `initial_subsidy` is an epoch's emission, halved every `halving_epochs`; `cap` bounds the supply for good.
+    """
+
+    members: tuple[Address, ...]
+    parameters: bytes
+    initial_price: int
+    treasury: Address
+    initial_supply: int
+    initial_subsidy: int
+    halving_epochs: int
+    dispute_window: int
+    thaw_epochs: int
+    max_price_age: int
+    cap: int = AMOUNT_LIMIT - 1
+    slasher: Address = NO_SLASHER
+    token_name: str = "Freehold"
+    token_symbol: str = "FHD"
+
+    def check(self) -> None:
+        """InvalidInput, in words, for what a constructor would refuse without any."""
+        if len(self.members) != len(set(self.members)) or not self.members:
+            raise InvalidInput(f"a network needs members, each once; these are {len(self.members)}")
+        if len(self.members) > MAX_MEMBERS:
+            raise InvalidInput(f"a network has at most {MAX_MEMBERS} members; these are {len(self.members)}")
+        if not 0 < len(self.parameters) <= MAX_PARAMETERS:
+            raise InvalidInput(f"the parameters are {len(self.parameters)} bytes, and must be 1 to {MAX_PARAMETERS}")
+        if len(self.token_symbol) > 5:
+            raise InvalidInput(f"the token's symbol {self.token_symbol!r} is longer than 5 characters")
+        for name in ("initial_price", "halving_epochs", "thaw_epochs"):
+            if getattr(self, name) < 1:
+                raise InvalidInput(f"{name} must be 1 or more")
+        emission = 2 * self.initial_subsidy * self.halving_epochs
+        if emission > self.cap - self.initial_supply:
+            raise InvalidInput(
+                f"emission comes to {emission} in the end, and below the cap there is room for "
+                f"{self.cap - self.initial_supply}"
+            )
+
+
+class Deployment(NamedTuple):
+    """Where a network's contracts are. `block` is the first that holds any of them: events are read from there."""
+
+    chain_id: int
+    block: int
+    registry: Address
+    token: Address
+    emission: Address
+    credits: Address
+    oracle: Address
+    ledger: Address
+    staking: Address
+
+    def to_json(self) -> dict[str, Any]:
+        """The part of a network file that says where the network is."""
+        contracts = {kind.NAME.lower(): str(self.address_named(kind.NAME)) for kind in ORDER}
+        return {"chain_id": self.chain_id, "block": self.block, "contracts": contracts}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """The deployment behind `to_json`'s form. MalformedMessage if it is none."""
+        try:
+            contracts = {name: Address(text) for name, text in value["contracts"].items()}
+            return cls(chain_id=int(value["chain_id"]), block=int(value["block"]), **contracts)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise MalformedMessage(f"this is no deployment: {type(error).__name__} {error}") from None
+
+    def address_named(self, name: str) -> Address:
+        """The address of the contract with this name, such as "Oracle"."""
+        address: Address = getattr(self, name.lower())
+        return address
+
+    def contracts(self, rpc: Rpc) -> Contracts:
+        """The contracts themselves, through `rpc`."""
+        return Contracts(
+            registry=Registry(rpc, self.registry),
+            token=Token(rpc, self.token),
+            emission=Emission(rpc, self.emission),
+            credits=Credits(rpc, self.credits),
+            oracle=Oracle(rpc, self.oracle),
+            ledger=Ledger(rpc, self.ledger),
+            staking=Staking(rpc, self.staking),
+        )
+
+
+class Contracts(NamedTuple):
+    """A network's contracts, ready to be asked. As a tuple: what a Follower follows."""
+
+    registry: Registry
+    token: Token
+    emission: Emission
+    credits: Credits
+    oracle: Oracle
+    ledger: Ledger
+    staking: Staking
+
+
+def predict(chain_id: int, deployer: Address, nonce: int) -> Deployment:
+    """The addresses that a deployment by `deployer`, whose next nonce is `nonce`, will have."""
+    addresses = {kind.NAME.lower(): create_address(deployer, nonce + index) for index, kind in enumerate(ORDER)}
+    return Deployment(chain_id=chain_id, block=0, **addresses)
+
+
+def compute_creations(config: DeployConfig, at: Deployment) -> dict[str, Call]:
+    """The creating transaction of each contract, by name, in the order of nonces."""
+    c = config
+    return {
+        "Registry": Registry.create(),
+        "Token": Token.create(c.token_name, c.token_symbol, at.emission, c.cap, c.treasury, c.initial_supply),
+        "Emission": Emission.create(at.token, at.ledger, at.credits, c.initial_subsidy, c.halving_epochs),
+        "Credits": Credits.create(at.token, at.oracle, c.max_price_age),
+        "Oracle": Oracle.create(c.members, at.ledger, c.parameters, c.initial_price),
+        "Ledger": Ledger.create(at.oracle, at.emission, at.credits, at.registry, at.token, c.dispute_window),
+        "Staking": Staking.create(at.token, at.registry, at.ledger, c.slasher, c.thaw_epochs),
+    }
+
+
+async def deploy(
+    rpc: Rpc, deployer_key: bytes, config: DeployConfig, *, confirmations: int = 0, deadline: float = 120.0
+) -> Deployment:
+    """Deploy every contract from one account, wait until all are mined, and check them.
+
+    `deadline` is in seconds for each transaction. The deployer's key has no rights afterwards. A deployment that
+    failed half-way is not continued (its addresses are bound to the nonces used): deploy again, all anew.
+    """
+    config.check()
+    deployer = Key(deployer_key).address
+    sender = Sender(rpc, deployer_key, confirmations=confirmations, deadline=deadline)
+    nonce = quantity(await rpc.call("eth_getTransactionCount", [f"0x{deployer.hex()}", "pending"]))
+    at = predict(await rpc.chain_id(), deployer, nonce)
+    receipts = await _create(sender, compute_creations(config, at), at)
+    at = at._replace(block=min(receipt.block_number for receipt in receipts))
+    await check(rpc, config, at)
+    return at
+
+
+async def _create(sender: Sender, creations: Mapping[str, Call], at: Deployment) -> list[Receipt]:
+    sent: dict[str, Sent] = {}
+    receipts: dict[str, Receipt] = {}
+    try:
+        for name, call in creations.items():
+            sent[name] = await sender.send(call)
+            if create_address(sender.address, sent[name].nonce) != at.address_named(name):
+                raise ChainError(f"nonce {sent[name].nonce} was not expected yet; is the key used elsewhere?")
+        for name, transaction in sent.items():
+            receipts[name] = await sender.wait(transaction)
+    except FreeholdError as error:
+        failed = next(name for name in creations if name not in (receipts if len(sent) == len(creations) else sent))
+        raise DeploymentFailed(
+            f"{failed} was not deployed: {error.message}",
+            failed=failed,
+            sent=list(sent),
+            deployed={name: str(receipt.contract) for name, receipt in receipts.items()},
+            cause=error.to_json(),
+        ) from error
+    return list(receipts.values())
+
+
+async def check(rpc: Rpc, config: DeployConfig, at: Deployment) -> None:
+    """DeploymentFailed, naming every difference, unless the contracts stand as `config` and `at` say."""
+    differences = [
+        f"no code at {at.address_named(kind.NAME)} ({kind.NAME})"
+        for kind in ORDER
+        if not await _has_code(rpc, kind, at)
+    ]
+    if not differences:
+        for name, (found, expected) in (await _read_wiring(rpc, config, at)).items():
+            if found != expected:
+                differences.append(f"{name} is {found}, not {expected}")
+    if differences:
+        raise DeploymentFailed(
+            "the deployment is not as it must be: " + "; ".join(differences), differences=differences
+        )
+
+
+async def _has_code(rpc: Rpc, kind: type[Contract], at: Deployment) -> bool:
+    return bool(await rpc.code(at.address_named(kind.NAME)))
+
+
+async def _read_wiring(rpc: Rpc, config: DeployConfig, at: Deployment) -> dict[str, tuple[Any, Any]]:
+    """(found, expected) of everything that a constructor fixed and a view tells, by name."""
+    c = at.contracts(rpc)
+    return {
+        "Token.minter": (await c.token.minter(), at.emission),
+        "Token.cap": (await c.token.cap(), config.cap),
+        "Token.name": (await c.token.name(), config.token_name),
+        "Emission.token": (await c.emission.token(), at.token),
+        "Emission.ledger": (await c.emission.ledger(), at.ledger),
+        "Emission.credits": (await c.emission.credits(), at.credits),
+        "Emission.initial_subsidy": (await c.emission.initial_subsidy(), config.initial_subsidy),
+        "Emission.halving_epochs": (await c.emission.halving_epochs(), config.halving_epochs),
+        "Credits.token": (await c.credits.token(), at.token),
+        "Credits.oracle": (await c.credits.oracle(), at.oracle),
+        "Credits.max_price_age": (await c.credits.max_price_age(), config.max_price_age),
+        "Oracle.ledger": (await c.oracle.ledger(), at.ledger),
+        "Oracle.members": (await c.oracle.members(), config.members),
+        "Oracle.parameters_hash": (await c.oracle.parameters_hash(), keccak(config.parameters)),
+        "Ledger.oracle": (await c.ledger.oracle(), at.oracle),
+        "Ledger.emission": (await c.ledger.emission(), at.emission),
+        "Ledger.credits": (await c.ledger.credits(), at.credits),
+        "Ledger.registry": (await c.ledger.registry(), at.registry),
+        "Ledger.token": (await c.ledger.token(), at.token),
+        "Ledger.dispute_window": (await c.ledger.dispute_window(), config.dispute_window),
+        "Staking.token": (await c.staking.token(), at.token),
+        "Staking.registry": (await c.staking.registry(), at.registry),
+        "Staking.ledger": (await c.staking.ledger(), at.ledger),
+        "Staking.slasher": (await c.staking.slasher(), config.slasher),
+        "Staking.thaw_epochs": (await c.staking.thaw_epochs(), config.thaw_epochs),
+    }

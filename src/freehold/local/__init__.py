@@ -1,0 +1,1 @@
+"""The local network: processes on this machine, supervised."""
