@@ -57,7 +57,7 @@ class FreeholdError(Exception):
     @staticmethod
     def from_json(value: dict[str, Any]) -> FreeholdError:
         """The typed error behind `to_json`'s form; an unknown code gives the base class."""
-        kind = _BY_CODE.get(str(value.get("code")), FreeholdError)
+        kind = _by_code(FreeholdError).get(str(value.get("code")), FreeholdError)
         details = value.get("details")
         error = kind(str(value.get("message", "unknown error")), hint=str(value.get("hint", "")))
         error.details = details if isinstance(details, dict) else {}
@@ -148,11 +148,9 @@ class Overflow(FreeholdError):
     code = "overflow"
 
 
-def _tree(kind: type[FreeholdError]) -> dict[str, type[FreeholdError]]:
+def _by_code(kind: type[FreeholdError]) -> dict[str, type[FreeholdError]]:
+    """The tree below `kind`, by code: looked up when needed, since a layer may add errors of its own."""
     found = {kind.code: kind}
     for child in kind.__subclasses__():
-        found |= _tree(child)
+        found |= _by_code(child)
     return found
-
-
-_BY_CODE = _tree(FreeholdError)
