@@ -52,7 +52,10 @@ def __init__(
     cap = convert(cap_, uint256)
     ownable.__init__()
     erc20.__init__(name, symbol, 18, name, "1")
+    # The module makes its deployer minter and owner.
     erc20.is_minter[msg.sender] = False
+    log erc20.RoleMinterChanged(minter=msg.sender, status=False)
+    log erc20.RoleMinterChanged(minter=emission, status=True)
     ownable._transfer_ownership(empty(address))
     erc20._mint(treasury, convert(initial_supply, uint256))
 

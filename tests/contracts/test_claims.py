@@ -70,6 +70,8 @@ def test_a_late_claim_gets_what_every_epoch_added(active: World) -> None:
     active.post(grown)
     active.activate()
     assert active.claim(grown, 2) == 60 * TOKEN
+    assert active.ledger.paid(named(2)) == 90 * TOKEN
+    assert active.claim(grown, 2) == 0
     assert active.claim(grown, 3) == 120 * TOKEN
     with boa.reverts("ledger: wrong proof"):
         call(active)

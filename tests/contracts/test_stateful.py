@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 )
 
 from freehold.protocol.units import Hash
-from tests.contracts.budgets import budget
+from tests.contracts.budgets import DEADLINE, budget
 from tests.contracts.model import Model
 from tests.contracts.world import NEVER, TOKEN, Account, World, hexed, key_of, proof_of, tree_of, tuple_of
 
@@ -35,9 +35,10 @@ NODES = [key_of(f"stateful node {i}") for i in range(3)]
 parties = st.sampled_from(PARTIES)
 nodes = st.integers(0, len(NODES) - 1)
 tokens = st.one_of(st.integers(0, 3), st.integers(0, 400 * TOKEN))
-fractions = st.integers(0, 8).map(lambda eighths: eighths / 8)
+# Shares are counted in eighths.
+fractions = st.integers(0, 8)
 # Parts of what there is: mostly some of it, at times nothing, all of it, or more.
-parts = st.sampled_from((1 / 2, 1 / 8, 7 / 8, 1, 9 / 8, 0))
+parts = st.sampled_from((4, 1, 7, 8, 9, 0))
 # Mostly who may; at times anyone.
 callers = st.sampled_from((None, None, None, None, *PARTIES))
 
@@ -81,14 +82,14 @@ class Network(RuleBasedStateMachine):
                 self.world.token.approve(spender, NEVER, sender=self.address[name])
         for node, operator in enumerate(("alice", "bob")):
             self.register(operator, node)
-            self.stake(operator, node, 1 / 4)
-            self.buy(operator, 1 / 8, False, 0)
+            self.stake(operator, node, 2)
+            self.buy(operator, 1, False, 0)
 
     # Clients
 
     @rule(client=parties, part=parts, dust=st.booleans(), slack=st.integers(-1, 0))
-    def buy(self, client: str, part: float, dust: bool, slack: int) -> None:
-        tokens = int(8 * part) if dust else int(part * self.model.balances[client])
+    def buy(self, client: str, part: int, dust: bool, slack: int) -> None:
+        tokens = part if dust else self.model.balances[client] * part // 8
         least = max(0, tokens * min(self.model.prices) // TOKEN + slack)
         expected = self.model.buy(client, tokens, least)
         self.agree(expected, lambda: self.world.credits.buy(tokens, least, NEVER, sender=self.address[client]))
@@ -102,13 +103,13 @@ class Network(RuleBasedStateMachine):
         split=st.lists(st.integers(0, 5), min_size=3, max_size=3),
         price=st.integers(1, 5 * TOKEN),
     )
-    def post(self, subsidy: float, revenue: float, spent: float, split: list[int], price: int) -> None:
+    def post(self, subsidy: int, revenue: int, spent: int, split: list[int], price: int) -> None:
         model = self.model
-        minted = [int(subsidy * model.schedule(model.posted_epoch + 1)), int(revenue * model.revenue_left())]
+        minted = [model.schedule(model.posted_epoch + 1) * subsidy // 8, model.revenue_left() * revenue // 8]
         total, weight = sum(minted), sum(split) or 1
         shares = {account: total * part // weight for account, part in enumerate(split)}
         shares[0] += total - sum(shares.values())
-        model.credits_spent += int(spent * (sum(model.paid_in.values()) - model.credits_spent))
+        model.credits_spent += (sum(model.paid_in.values()) - model.credits_spent) * spent // 8
         model.post(shares, *minted, price)
         report = self.world.report(self.accounts(model.earned), revenue=minted[1], price=price)
         assert report.subsidy == minted[0]
@@ -116,9 +117,9 @@ class Network(RuleBasedStateMachine):
         self.reports.append(report)
 
     @rule(count=st.integers(1, 4), subsidy=fractions)
-    def pass_epochs(self, count: int, subsidy: float) -> None:
+    def pass_epochs(self, count: int, subsidy: int) -> None:
         for _ in range(count):
-            self.post(subsidy, 1.0, 1.0, [1, 2, 3], TOKEN)
+            self.post(subsidy, 8, 8, [1, 2, 3], TOKEN)
             self.pass_time(self.world.settings.dispute_window)
             self.activate()
 
@@ -232,16 +233,16 @@ class Network(RuleBasedStateMachine):
         self.payouts[operator] = "payout"
 
     @rule(caller=callers, node=nodes, part=parts)
-    def stake(self, caller: str | None, node: int, part: float) -> None:
+    def stake(self, caller: str | None, node: int, part: int) -> None:
         operator = self.caller_of(node, caller)
-        amount = int(part * self.model.balances[operator])
+        amount = self.model.balances[operator] * part // 8
         expected = self.model.stake(operator, node, amount)
         self.agree(expected, lambda: self.world.staking.stake(self.at(node), amount, sender=self.address[operator]))
 
     @rule(caller=callers, node=nodes, part=parts)
-    def thaw(self, caller: str | None, node: int, part: float) -> None:
+    def thaw(self, caller: str | None, node: int, part: int) -> None:
         operator = self.caller_of(node, caller)
-        amount = int(part * self.model.positions[operator, node].bond)
+        amount = self.model.positions[operator, node].bond * part // 8
         expected = self.model.thaw(operator, node, amount)
         self.agree(expected, lambda: self.world.staking.thaw(self.at(node), amount, sender=self.address[operator]))
 
@@ -252,20 +253,20 @@ class Network(RuleBasedStateMachine):
         self.agree(expected, lambda: self.world.staking.withdraw(self.at(node), sender=self.address[operator]))
 
     @rule(node=nodes, part=parts, slashed=parts)
-    def leave(self, node: int, part: float, slashed: float) -> None:
+    def leave(self, node: int, part: int, slashed: int) -> None:
         """The whole way out, with a slash on it."""
         self.thaw(None, node, part)
-        self.pass_epochs(self.world.settings.thaw_epochs - 1, 1.0)
+        self.pass_epochs(self.world.settings.thaw_epochs - 1, 8)
         self.withdraw(None, node)
         self.slash(None, node, slashed)
-        self.pass_epochs(1, 0.5)
+        self.pass_epochs(1, 4)
         self.withdraw(None, node)
 
     @rule(caller=callers, node=nodes, part=parts)
-    def slash(self, caller: str | None, node: int, part: float) -> None:
+    def slash(self, caller: str | None, node: int, part: int) -> None:
         operator = self.caller_of(node, caller)
         position = self.model.positions[operator, node]
-        arguments = (self.address[operator], self.at(node), int(part * (position.bond + position.thawing)))
+        arguments = (self.address[operator], self.at(node), (position.bond + position.thawing) * part // 8)
         with boa.reverts("staking: only slasher"):
             self.world.staking.slash(*arguments, sender=self.address[operator])
         expected = self.model.slash(operator, node, arguments[2])
@@ -330,6 +331,6 @@ class Network(RuleBasedStateMachine):
 
 
 @pytest.mark.hypothesis
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(DEADLINE)
 def test_the_contracts_do_what_their_mirror_does_and_keep_what_must_hold(deployed: World) -> None:
     run_state_machine_as_test(type("Deployed", (Network,), {"world": deployed}), settings=budget(25, 40))

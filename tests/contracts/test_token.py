@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import boa
 import pytest
 
 from freehold.protocol.units import Hash
 from tests.contracts.typed_data import PERMIT, digest_of
-from tests.contracts.world import NEVER, World, deployer_of, flip_s, forked, hexed, key_of
+from tests.contracts.world import NEVER, World, deployer_of, flip_s, forked, hexed, key_of, logs_of
 
 ZERO = "0x" + "00" * 20
 
 
-def deploy(emission: str, cap: int, supply: int, treasury: str) -> object:
+def deploy(emission: str, cap: int, supply: int, treasury: str) -> Any:
     return deployer_of("Token").deploy("Freehold", "FHD", emission, cap, treasury, supply)
 
 
@@ -25,6 +27,10 @@ def test_the_treasury_has_the_initial_supply_and_emission_alone_mints(world: Wor
 
 
 def test_nobody_can_become_owner_or_minter(world: World) -> None:
+    token = deploy(world.slasher, 1_000, 0, world.treasury)
+    assert logs_of(token, "OwnershipTransferred")[-1].new_owner == ZERO
+    roles = {event.minter: event.status for event in logs_of(token, "RoleMinterChanged")}
+    assert roles == {boa.env.eoa: False, world.slasher: True}
     for name in ("owner", "set_minter", "transfer_ownership", "renounce_ownership", "is_minter"):
         assert not hasattr(world.token, name)
 
