@@ -1,0 +1,245 @@
+"""`freehold epoch`: what each epoch came to, and its recomputation from the published bundle alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from freehold.cli.output import Group, Program, print_table
+
+if TYPE_CHECKING:
+    from freehold.chain.contracts.oracle import ReportAccepted
+    from freehold.cli.connection import Connection
+    from freehold.protocol.epoch import Settlement
+
+SHOWN = 20  # epochs that `list` shows unless told otherwise
+
+
+@click.group(cls=Group)
+def epoch() -> None:
+    """List, show and replay epochs."""
+
+
+def show_epochs(data: dict[str, Any]) -> None:
+    from freehold.cli.amounts import format_amount, short
+
+    rows = [
+        [
+            d["epoch"],
+            d["status"],
+            short(d["accounts_root"]) if d["accounts_root"] else "",
+            d["accounts"],
+            format_amount(int(d["tokens_earned"])),
+            format_amount(int(d["credits_spent"])),
+            ", ".join(f"{count} {reason}" for reason, count in d["verdicts"].items()),
+        ]
+        for d in data["epochs"]
+    ]
+    print_table(["EPOCH", "STATUS", "ROOT", "ACCOUNTS", "EARNED", "SPENT", "VERDICTS"], rows)
+    click.echo("earned (tokens) and spent (credits) are totals since the beginning", err=True)
+
+
+@epoch.command("list", show=show_epochs)
+@click.option("--last", type=click.IntRange(1, 1000), default=SHOWN, show_default=True, help="How many epochs.")
+@click.pass_obj
+def list_(program: Program, last: int) -> dict[str, Any]:
+    """Epochs with root, totals, status (open, pending, active) and verdict counts; the newest first."""
+    from freehold.cli.connection import run
+
+    return run(_list(program, last))
+
+
+async def _list(program: Program, last: int) -> dict[str, Any]:
+    from freehold.cli.connection import connect
+    from freehold.cli.reports import accepted_reports
+    from freehold.protocol.errors import FreeholdError
+
+    async with connect(program) as connection:
+        posted, active = await connection.ledger.posted_epoch(), await connection.ledger.due_epoch()
+        first = max(1, posted - last + 2)
+        accepted = await accepted_reports(connection, first, posted) if posted else {}
+        counts: dict[int, dict[str, int]] = {}
+        try:
+            for summary in await connection.quorum.agree(f"/v1/reports?from={first}"):
+                counts[int(summary["report"]["epoch"])] = dict(summary["verdicts"])
+        except FreeholdError as error:
+            program.warn(f"verdict counts are unknown: {error.message}")
+        listed = [_open_row(posted + 1)]
+        listed += [_row(accepted[n], active, counts.get(n, {})) for n in sorted(accepted, reverse=True)]
+        return {"epochs": listed}
+
+
+def _open_row(number: int) -> dict[str, Any]:
+    return {
+        "epoch": number,
+        "status": "open",
+        "accounts_root": "",
+        "accounts": 0,
+        "tokens_earned": "0",
+        "credits_spent": "0",
+        "verdicts": {},
+    }
+
+
+def _row(event: ReportAccepted, active: int, verdicts: dict[str, int]) -> dict[str, Any]:
+    report = event.report
+    return {
+        "epoch": report.epoch,
+        "status": "active" if report.epoch <= active else "pending",
+        "report": str(event.report_hash),
+        "accounts_root": str(report.accounts_root),
+        "accounts": report.accounts,
+        "tokens_earned": str(report.tokens_earned),
+        "credits_spent": str(report.credits_spent),
+        "subsidy": str(report.subsidy),
+        "revenue": str(report.revenue),
+        "price": str(report.price),
+        "view": report.view,
+        "verdicts": verdicts,
+    }
+
+
+def show_epoch(data: dict[str, Any]) -> None:
+    from freehold.cli.amounts import format_exact, short
+
+    click.echo(f"epoch {data['epoch']}: {data['status']}, {'as' if data['on_chain'] else 'NOT as'} the chain has it")
+    money = {"tokens_earned", "credits_earned", "credits_spent", "subsidy", "revenue", "price"}
+    for name, value in data["report"].items():
+        click.echo(f"  {name:<15} {format_exact(int(value)) if name in money else value}")
+    click.echo(f"  evidence        {data['batches']} certified batches, {data['rows']} rows, "
+               f"seen by {len(data['observers'])} members")  # fmt: skip
+    click.echo(f"  signed by       {', '.join(short(member) for member in data['signers'])}")
+    click.echo("  verdicts        " + (", ".join(f"{c} {r}" for r, c in data["verdicts"].items()) or "none"))
+    if data["payments"]:
+        print_table(
+            ["  OPERATOR", "CLIENT", "CREDITS", "EARNED", "SUBSIDY"],
+            [
+                [f"  {p['name']}", short(p["client"])]
+                + [format_exact(int(p[key])) for key in ("credits", "earned", "subsidy")]
+                for p in data["payments"]
+            ],
+        )
+
+
+@epoch.command("show", show=show_epoch)
+@click.argument("number", type=click.IntRange(min=1))
+@click.pass_obj
+def show(program: Program, number: int) -> dict[str, Any]:
+    """One epoch: its report, evidence, verdicts and payments, recomputed from its bundle."""
+    from freehold.cli.connection import run
+
+    return run(_show(program, number))
+
+
+async def _show(program: Program, number: int) -> dict[str, Any]:
+    from freehold.cli.connection import connect, fetch_bundle, known_names, name_of
+    from freehold.cli.reports import find_accepted
+    from freehold.protocol.bundle import decode_bundle, replay
+    from freehold.services.judging import JUDGES
+
+    names = known_names(program)
+    async with connect(program) as connection:
+        data = await fetch_bundle(connection, number)
+        bundle, settlement = decode_bundle(data, JUDGES), replay(data, JUDGES)
+        event = await find_accepted(connection, number)
+        active = await connection.ledger.due_epoch()
+        return {
+            "epoch": number,
+            "status": "active" if number <= active else "pending",
+            "on_chain": event is not None and event.report_hash == settlement.report.struct_hash(),
+            "report": settlement.report.to_json(),
+            "batches": len(bundle.batches),
+            "rows": sum(len(batch.table) for batch in bundle.batches.values()),
+            "observers": [str(o.member) for o in bundle.manifest.observations],
+            "signers": [str(m) for i, m in enumerate(bundle.members) if bundle.signers >> i & 1],
+            "verdicts": dict(Counter(v.reason for v in settlement.verdicts)),
+            "payments": [p.to_json() | {"name": name_of(names, str(p.operator))} for p in settlement.payments],
+        }
+
+
+def show_replay(data: dict[str, Any]) -> None:
+    click.echo(f"epoch {data['epoch']} replayed from {data['source']} ({data['bytes']} bytes):")
+    click.echo(f"  accounts root  {data['accounts_root']}")
+    click.echo(f"  state root     {data['state_root']}")
+    click.echo(f"  report         {data['report']}")
+    if data["on_chain"] is None:
+        click.echo("  equals the report that a quorum signed; the chain was not asked (no network file)")
+    else:
+        click.echo("  equals the report that the chain accepted")
+
+
+@epoch.command("replay", show=show_replay)
+@click.argument("number", type=click.IntRange(min=1))
+@click.option("--bundle", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Replay this file.")
+@click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="Keep the fetched bundle as this file.")
+@click.option("--offline", is_flag=True, help="Do not compare with the chain.")
+@click.pass_obj
+def replay(program: Program, number: int, bundle: Path | None, save: Path | None, offline: bool) -> dict[str, Any]:
+    """Recompute epoch NUMBER from its bundle alone and compare with the chain. Names the first difference."""
+    from freehold.cli.connection import run
+
+    given = None if bundle is None else (bundle.read_bytes(), str(bundle))
+    if given is not None and offline:
+        return _recompute(*given, number)[0]
+    return run(_replay(program, number, given, save, offline))
+
+
+async def _replay(
+    program: Program, number: int, given: tuple[bytes, str] | None, save: Path | None, offline: bool
+) -> dict[str, Any]:
+    import asyncio
+
+    from freehold.cli.connection import connect, fetch_bundle
+
+    async with connect(program) as connection:
+        if given is None:
+            given = await fetch_bundle(connection, number), "the bundle that a member publishes"
+            if save is not None:
+                await asyncio.to_thread(save.write_bytes, given[0])
+        result, settlement = _recompute(*given, number)
+        if offline:
+            return result
+        return result | {"on_chain": await compare_with_chain(connection, settlement)}
+
+
+def _recompute(data: bytes, source: str, number: int) -> tuple[dict[str, Any], Settlement]:
+    from freehold.protocol.bundle import replay as recompute
+    from freehold.protocol.errors import ReplayMismatch
+    from freehold.services.judging import JUDGES
+
+    settlement = recompute(data, JUDGES)
+    report = settlement.report
+    if report.epoch != number:
+        raise ReplayMismatch(f"report.epoch: the bundle is of epoch {report.epoch}, not {number}", first="report.epoch")
+    return {
+        "epoch": number,
+        "source": source,
+        "bytes": len(data),
+        "accounts_root": str(report.accounts_root),
+        "state_root": str(report.state_root),
+        "report": str(report.struct_hash()),
+        "on_chain": None,
+    }, settlement
+
+
+async def compare_with_chain(connection: Connection, settlement: Settlement) -> bool:
+    """True if the chain accepted exactly this report; ReplayMismatch names the first field that differs."""
+    from freehold.cli.reports import find_accepted
+    from freehold.protocol.bundle import first_difference
+    from freehold.protocol.errors import NotFound, ReplayMismatch
+    from freehold.protocol.messages import Report
+
+    event = await find_accepted(connection, settlement.report.epoch)
+    if event is None:
+        raise NotFound(f"the chain has accepted no report for epoch {settlement.report.epoch}")
+    theirs = Report(**event.report._asdict())
+    name = first_difference(settlement.report, theirs)
+    if name is not None:
+        ours = getattr(settlement.report, name)
+        raise ReplayMismatch(
+            f"report.{name}: recomputed {ours}, on chain {getattr(theirs, name)}", first=f"report.{name}"
+        )
+    return True

@@ -1,0 +1,272 @@
+"""Why an account was paid what it was paid: every step of one epoch's settlement, for one subject, as JSON-ready facts.
+
+Everything here is recomputed from the bundle (`protocol/bundle.py`), never asked of anybody: verdicts, what they
+proved, each payment's arithmetic, the account before and after, its leaf and proof. Amounts are base units.
+Invariant: each step's result is computed here from its inputs and equals what settlement says, or it is an error.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from freehold.protocol.bundle import Bundle, decode_bundle, replay
+from freehold.protocol.emission import compute_schedule
+from freehold.protocol.epoch import Settlement, make_context
+from freehold.protocol.errors import NotFound, ReplayMismatch
+from freehold.protocol.merkle import ACCOUNTS, SumNode, is_sum_proof
+from freehold.protocol.messages import STREAM
+from freehold.protocol.parameters import MILLION
+from freehold.protocol.reservations import new_client
+from freehold.protocol.service import Judge
+from freehold.protocol.state import AccountState
+from freehold.protocol.units import Address, Hash, mul_div
+from freehold.protocol.verdicts import GOOD, SILENT, SLEPT, Payment, Verdict
+from freehold.services.judging import JUDGES
+
+REASONS = {
+    GOOD: "verified",
+    SILENT: "no answer came within the epoch: unpaid, never slashed",
+    SLEPT: "no answer, when more than a third of what was owed went unanswered: unpaid, and harmless",
+}
+
+
+def explain(data: bytes, subject: Address) -> tuple[dict[str, Any], Hash]:
+    """The subject's part in the epoch of this bundle, and the hash of the report that follows from it.
+
+    ReplayMismatch if the bundle does not lead to its report, NotFound if it knows nobody of this address.
+    """
+    settlement = replay(data, JUDGES)
+    explanation = Explanation(decode_bundle(data, JUDGES), settlement, JUDGES, subject)
+    return explanation.to_json(), settlement.report.struct_hash()
+
+
+class Explanation:
+    """One subject's part in one settlement. `subject` is an operator, a node or a client."""
+
+    def __init__(self, bundle: Bundle, settlement: Settlement, judges: Mapping[str, Judge], subject: Address) -> None:
+        self.bundle = bundle
+        self.settlement = settlement
+        self.judges = judges
+        self.subject = subject
+        known = {o.node: o.operator for o in bundle.state.operators.values()}
+        known |= {n.node: n.operator for n in bundle.anchor.nodes}
+        self.nodes = {node for node, operator in known.items() if subject in (node, operator)}
+        self.account = known.get(subject, subject)
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it. NotFound if the epoch knows nobody of this address."""
+        payments = [p for p in self.settlement.payments if self._concerns(p)]
+        account = self._account()
+        if not self.nodes and not payments and account is None:
+            raise NotFound(
+                f"epoch {self.bundle.anchor.epoch} knows no operator, node or client {self.subject}",
+                hint="`freehold operator list` shows the operators.",
+            )
+        return {
+            "epoch": self.bundle.anchor.epoch,
+            "subject": str(self.subject),
+            "account": str(self.account),
+            "nodes": [self._node(node) for node in sorted(self.nodes)],
+            "verdicts": [self._verdict(v) for v in self.settlement.verdicts if v.node in self.nodes],
+            "contributions": [self._contribution(c) for c in self.settlement.contributions if c.node in self.nodes],
+            "payments": [self._payment(p) for p in payments],
+            "totals": self._totals(payments),
+            "zero": self._zero(payments),
+            "settled": account,
+        }
+
+    def _concerns(self, payment: Payment) -> bool:
+        return payment.node in self.nodes or self.subject in (payment.operator, payment.client)
+
+    def _node(self, node: Address) -> dict[str, Any]:
+        record = next((n for n in self.bundle.anchor.nodes if n.node == node), None)
+        before = self.bundle.state.operators.get(node)
+        bond = record.bond if record else 0
+        return {
+            "node": str(node),
+            "registered": record is not None,
+            "endpoint": record.endpoint if record else None,
+            "bond": str(bond),
+            "bonded": bond >= self.bundle.anchor.parameters.minimum_bond,
+            "held_before": before.holdings if before else 0,
+            "leases": sum(lease.node == node and not lease.closed for lease in self.bundle.state.leases.values()),
+        }
+
+    def _verdict(self, verdict: Verdict) -> dict[str, Any]:
+        obligation = self._obligations().get(verdict.subject)
+        return {
+            "service": verdict.service or "market",
+            "kind": verdict.kind,
+            "subject": str(verdict.subject),
+            "lease": str(verdict.lease),
+            "node": str(verdict.node),
+            "reason": verdict.reason,
+            "means": REASONS.get(verdict.reason, verdict.reason.replace("_", " ")),
+            "obligation": obligation,
+        }
+
+    def _obligations(self) -> dict[Hash, dict[str, Any]]:
+        if not hasattr(self, "_drawn"):
+            self._drawn: dict[Hash, dict[str, Any]] = {}
+            for judge in self.judges.values():
+                bundle = self.bundle
+                leases = self.settlement.state.leases
+                context = make_context(bundle.state, bundle.anchor, judge, bundle.domain, leases)
+                rows = judge.obligations(context)
+                self._drawn |= {row.row_hash(): row.to_json() for row in rows}
+        return self._drawn
+
+    def _contribution(self, contribution: Any) -> dict[str, Any]:
+        lists = self.bundle.state.services.get(contribution.service)
+        held = next((row for row in lists or () if getattr(row, "lease", None) == contribution.lease), None)
+        return {
+            "service": contribution.service,
+            "lease": str(contribution.lease),
+            "node": str(contribution.node),
+            "measure": contribution.measure,
+            "held": getattr(held, "size", None),
+            "seconds": self._seconds(),
+        }
+
+    def _seconds(self) -> int:
+        length = self.bundle.anchor.anchor_time - self.bundle.state.epoch.anchor_time
+        return min(max(0, length), self.bundle.anchor.parameters.epoch_length)
+
+    def _payment(self, payment: Payment) -> dict[str, Any]:
+        previous, after, parameters = self.bundle.state, self.settlement.state, self.bundle.anchor.parameters
+        lease_before, lease = previous.leases.get(payment.lease), after.leases.get(payment.lease)
+        stream = (lease or lease_before) is not None and (lease or lease_before).mode == STREAM  # type: ignore[union-attr]
+        settled = lease_before.settled if lease_before else 0
+        lock = after.locks.get(payment.lease)
+        release = self._release(payment)
+        caps = mul_div(payment.burned, parameters.beta, MILLION) if self._is_bonded(payment.node) else 0
+        wanted = self._wanted()
+        pool = compute_schedule(parameters, self.bundle.anchor.epoch)
+        subsidy = caps if wanted <= pool else mul_div(pool, caps, wanted)
+        earned = mul_div(payment.released, MILLION - parameters.tau, MILLION)
+        _must("subsidy", subsidy, payment.subsidy)
+        _must("earned", earned, payment.earned)
+        units = self.judges[payment.service].units_per_price
+        if stream:
+            _must("owed", mul_div(payment.measure, payment.price, units), payment.owed)
+        return {
+            "lease": str(payment.lease),
+            "client": str(payment.client),
+            "node": str(payment.node),
+            "operator": str(payment.operator),
+            "service": payment.service,
+            "mode": "stream" if stream else "voucher",
+            "measure": payment.measure,
+            "price": str(payment.price),
+            "units": units,
+            "owed": str(payment.owed),
+            "lock": str(lock.amount if lock else 0),
+            "settled_before": str(settled),
+            "credits": str(payment.credits),
+            **release,
+            "released": str(payment.released),
+            "tau_ppm": parameters.tau,
+            "earned": str(payment.earned),
+            "burned": str(payment.burned),
+            "bonded": self._is_bonded(payment.node),
+            "beta_ppm": parameters.beta,
+            "cap": str(caps),
+            "caps_of_all": str(wanted),
+            "pool": str(pool),
+            "subsidy": str(payment.subsidy),
+        }
+
+    def _release(self, payment: Payment) -> dict[str, str]:
+        """What this client's spending releases of the tokens it burned for its credits."""
+        fresh = new_client(payment.client)
+        before = self.bundle.state.clients.get(payment.client, fresh)
+        after = self.settlement.state.clients.get(payment.client, fresh)
+        spent, left = after.spent - before.spent, after.paid_in - before.spent
+        basis = after.burned - before.released
+        released = basis if spent == left else mul_div(basis, spent, left)
+        _must("release", released, after.released - before.released)
+        _must("released", mul_div(released, payment.credits, spent) if spent else 0, payment.released)
+        return {
+            "client_spent": str(spent),
+            "client_left": str(left),
+            "client_basis": str(basis),
+            "client_released": str(released),
+        }
+
+    def _is_bonded(self, node: Address) -> bool:
+        least = self.bundle.anchor.parameters.minimum_bond
+        return any(n.node == node and n.bond >= least for n in self.bundle.anchor.nodes)
+
+    def _wanted(self) -> int:
+        beta = self.bundle.anchor.parameters.beta
+        return sum(mul_div(p.burned, beta, MILLION) for p in self.settlement.payments if self._is_bonded(p.node))
+
+    def _totals(self, payments: list[Payment]) -> dict[str, str]:
+        mine = [p for p in payments if p.operator == self.account]
+        return {
+            "revenue": str(sum(p.earned for p in mine)),
+            "subsidy": str(sum(p.subsidy for p in mine)),
+            "tokens": str(sum(p.earned + p.subsidy for p in mine)),
+            "spent": str(sum(p.credits for p in payments if p.client == self.account)),
+        }
+
+    def _zero(self, payments: list[Payment]) -> list[str]:
+        """Why nothing, where nothing was earned: the first reasons in the order of the settlement's steps."""
+        if any(p.earned + p.subsidy for p in payments if p.operator == self.account):
+            return []
+        if not self.nodes:
+            return ["This account runs no node: it can only spend."]
+        reasons = []
+        live = {n.node for n in self.bundle.anchor.nodes}
+        if not self.nodes & live:
+            reasons.append("None of its nodes was registered at the epoch's anchor.")
+        held = sum(o.holdings for o in self.bundle.state.operators.values() if o.node in self.nodes)
+        if not held:
+            new = sum(o.holdings for o in self.settlement.state.operators.values() if o.node in self.nodes)
+            reasons.append("It held nothing after the epoch before, so nothing was challenged and nothing is paid.")
+            if new:
+                reasons.append(f"It holds {new} bytes since this epoch: they are challenged and paid from the next on.")
+        bad = Counter(v.reason for v in self.settlement.verdicts if v.node in self.nodes and v.reason != GOOD)
+        for reason, count in sorted(bad.items()):
+            reasons.append(f"{count} x {reason}: {REASONS.get(reason, reason.replace('_', ' '))}.")
+        for payment in payments:
+            if payment.owed and not payment.credits:
+                reasons.append(f"Lease {payment.lease}: {payment.owed} owed, and neither lock nor credits were left.")
+            elif payment.credits and not payment.released:
+                reasons.append(f"Lease {payment.lease}: so few credits were spent that they release no token.")
+        if held and not bad and not payments:
+            reasons.append(f"The stream is paid for {self._seconds()} s of this epoch: too little for one base unit.")
+        return reasons
+
+    def _account(self) -> dict[str, Any] | None:
+        after = next((a for a in self.settlement.state.accounts if a.account == self.account), None)
+        if after is None:
+            return None
+        before = next((a for a in self.bundle.state.accounts if a.account == self.account), None)
+        tree = self.settlement.state.accounts_tree()
+        proof = tree.proof(after.index)
+        report = self.settlement.report
+        root = SumNode(report.accounts_root[:31], (report.tokens_earned, report.credits_earned, report.credits_spent))
+        if not is_sum_proof(ACCOUNTS, root, report.accounts, after.index, after.leaf(), proof):
+            raise ReplayMismatch("the account's proof does not lead to the report's root", first="accounts")
+        return {
+            "index": after.index,
+            "before": _sums(before),
+            "after": _sums(after),
+            "leaf": f"0x{after.leaf().hash.hex()}",
+            "proof": [f"0x{ACCOUNTS.pack(node).hex()}" for node in proof],
+            "root": str(report.accounts_root),
+            "accounts": report.accounts,
+        }
+
+
+def _sums(account: AccountState | None) -> dict[str, str]:
+    names = ("tokens_earned", "credits_earned", "credits_spent")
+    return {name: str(getattr(account, name) if account else 0) for name in names}
+
+
+def _must(what: str, computed: int, settled: int) -> None:
+    if computed != settled:
+        raise ReplayMismatch(f"{what}: computed {computed}, settled {settled}", first=what)

@@ -1,0 +1,144 @@
+"""`freehold status`: what runs where, healthy or why not, and where the epoch stands."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from freehold.cli.output import Command, Program, print_table
+
+if TYPE_CHECKING:
+    from freehold.cli.connection import Connection
+
+ANSWER_SECONDS = 3.0
+STALE_LENGTHS = 3  # epoch lengths without a report, after which the network is not healthy
+
+
+def show_status(data: dict[str, Any]) -> None:
+    from freehold.cli.amounts import format_amount, format_seconds
+
+    chain = data["chain"]
+    click.echo(f"network {data['network']} ({data['file']})")
+    if chain["healthy"]:
+        click.echo(f"chain   {chain['url']}  chain id {chain['chain_id']}, block {chain['block']}, "
+                   f"{format_seconds(chain['age'])} old")  # fmt: skip
+    else:
+        click.echo(f"chain   {chain['url']}  {chain['why']}")
+    epoch = data["epoch"]
+    if epoch:
+        click.echo(f"epoch   {epoch['open']} open: {epoch['step']}, view {epoch['view']}")
+        click.echo(f"        reported {epoch['posted']}, active {epoch['active']}")
+        click.echo(f"price   {format_amount(int(epoch['price']))} US dollars a token")
+    click.echo()
+    print_table(
+        ["NAME", "KIND", "URL", "STATE"],
+        [[p["name"], p["kind"], p["url"], "healthy" if p["healthy"] else p["why"]] for p in data["processes"]],
+    )
+    for line in data["problems"]:
+        click.secho(f"! {line}", fg="yellow")
+    click.echo("\nall is well" if data["healthy"] else "\nnot healthy")
+
+
+@click.command(cls=Command, show=show_status)
+@click.pass_obj
+def status(program: Program) -> dict[str, Any]:
+    """What runs where, healthy or why not; URLs; the epoch's step."""
+    from freehold.cli.connection import run
+
+    return run(_status(program))
+
+
+async def _status(program: Program) -> dict[str, Any]:
+    from freehold.cli.connection import connect, known_names, name_of
+
+    names = known_names(program)
+    async with connect(program) as connection:
+        network = connection.network
+        chain = await _chain(connection)
+        listed = [(name_of(names, str(m.address)), "member", m.url, str(m.address)) for m in network.members]
+        if chain["healthy"]:
+            listed += await _nodes(connection, names)
+        processes = await asyncio.gather(*(check_process(connection, *item) for item in listed))
+        epoch = await _epoch(connection) if chain["healthy"] else None
+    problems = _problems(processes, chain, epoch, network.parameters.epoch_length)
+    return {
+        "network": network.name,
+        "file": str(program.settings.path("network")),
+        "chain": chain,
+        "epoch": epoch,
+        "processes": processes,
+        "problems": problems,
+        "healthy": not problems,
+    }
+
+
+async def _chain(connection: Connection) -> dict[str, Any]:
+    from freehold.protocol.errors import FreeholdError
+
+    facts: dict[str, Any] = {"url": connection.network.rpc_url, "chain_id": connection.network.chain_id}
+    try:
+        head = await connection.rpc.header()
+    except FreeholdError as error:
+        return facts | {"healthy": False, "why": error.message}
+    if head is None:
+        return facts | {"healthy": False, "why": "it has no blocks"}
+    age = max(0, int(time.time()) - head.timestamp)
+    return facts | {"healthy": True, "why": "", "block": head.number, "time": head.timestamp, "age": age}
+
+
+async def _nodes(connection: Connection, names: dict[str, dict[str, str]]) -> list[tuple[str, str, str, str]]:
+    from freehold.cli.connection import name_of
+    from freehold.cli.operators import read_registrations
+
+    nodes = await read_registrations(connection)
+    listed = [(name_of(names, r["operator"]), "node", r["endpoint"], node) for node, r in nodes.items()]
+    return sorted(listed, key=lambda item: (len(item[0]), item[0]))
+
+
+async def check_process(connection: Connection, name: str, kind: str, url: str, address: str) -> dict[str, Any]:
+    """Whether a process says that it takes part, and if not why not."""
+    from freehold.protocol.errors import FreeholdError
+
+    facts = {"name": name, "kind": kind, "url": url, "address": address}
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            answer = await connection.dial.peer(url).get_json("/readyz")
+        return facts | {"healthy": bool(answer["ready"]), "why": answer["why"]}
+    except FreeholdError as error:
+        return facts | {"healthy": False, "why": error.message}
+    except TimeoutError:
+        return facts | {"healthy": False, "why": f"no answer within {ANSWER_SECONDS:g} s: stopped, or overloaded"}
+
+
+async def _epoch(connection: Connection) -> dict[str, Any]:
+    from freehold.protocol.errors import FreeholdError
+
+    ledger = connection.ledger
+    posted, due = await ledger.posted_epoch(), await ledger.due_epoch()
+    facts: dict[str, Any] = {"open": posted + 1, "posted": posted, "active": due}
+    facts["price"] = str(await connection.credits.price())
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            answers = [value for _, value in await connection.quorum.ask("/v1/status")]
+    except (FreeholdError, TimeoutError):
+        answers = []
+    if not answers:
+        return facts | {"step": "no member answers", "view": 0}
+    newest = max(answers, key=lambda answer: (answer["epoch"], answer["view"]))
+    return facts | {"step": newest["step"], "view": newest["view"]}
+
+
+def _problems(processes: list[dict[str, Any]], chain: dict[str, Any], epoch: Any, length: int) -> list[str]:
+    problems = [f"{p['name']} at {p['url']}: {p['why']}" for p in processes if not p["healthy"]]
+    if not chain["healthy"]:
+        problems.insert(0, f"the chain at {chain['url']}: {chain['why']}")
+    elif chain["age"] > STALE_LENGTHS * max(length, 10):
+        problems.append(f"the chain's newest block is {chain['age']} s old")
+    members = [p for p in processes if p["kind"] == "member"]
+    down = sum(not p["healthy"] for p in members)
+    if epoch and 3 * down >= len(members):
+        problems.append(f"{down} of {len(members)} members are down: epochs stop until a quorum is back")
+    return problems

@@ -1,0 +1,75 @@
+"""`freehold why`: evidence, verdicts, shares, account, proof, claimed; recomputed here from the published bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from freehold.cli.output import Command, Program
+
+if TYPE_CHECKING:
+    from freehold.cli.connection import Connection
+    from freehold.protocol.units import Address
+
+
+def show_why(data: dict[str, Any]) -> None:
+    """The same steps as the data, top to bottom, as sentences and sums."""
+    from freehold.cli.why_text import show_explanation
+
+    show_explanation(data)
+
+
+@click.command(cls=Command, show=show_why)
+@click.argument("operator")
+@click.option("--epoch", type=click.IntRange(min=1), help="Which epoch; the last reported one if not given.")
+@click.option(
+    "--bundle", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Read this bundle file; ask nobody."
+)
+@click.pass_obj
+def why(program: Program, operator: str, epoch: int | None, bundle: Path | None) -> dict[str, Any]:
+    """Why OPERATOR (a name, an operator's, node's or client's address) was paid what it was paid, or nothing."""
+    from freehold.cli.connection import find_address, run
+    from freehold.cli.explain import explain
+
+    subject = find_address(program, operator)
+    if bundle is not None:
+        return explain(bundle.read_bytes(), subject)[0] | {"chain": None}
+    return run(_why(program, subject, epoch))
+
+
+async def _why(program: Program, subject: Address, epoch: int | None) -> dict[str, Any]:
+    from freehold.cli.connection import connect, fetch_bundle, latest_epoch
+    from freehold.cli.explain import explain
+
+    async with connect(program) as connection:
+        number = epoch or await latest_epoch(connection)
+        explained, report = explain(await fetch_bundle(connection, number), subject)
+        return explained | {"chain": await _on_chain(connection, explained, report)}
+
+
+async def _on_chain(connection: Connection, explained: dict[str, Any], report: bytes) -> dict[str, Any]:
+    """What the chain says of this report and account: accepted, pending or active, paid, still to come."""
+    from freehold.cli.reports import find_accepted
+    from freehold.protocol.units import Address
+
+    epoch, account = explained["epoch"], Address(explained["account"])
+    accepted = await find_accepted(connection, epoch)
+    active, due, paid = (
+        await connection.ledger.active_epoch(),
+        await connection.ledger.due_epoch(),
+        await connection.ledger.paid(account),
+    )
+    earned = int(explained["settled"]["after"]["tokens_earned"]) if explained["settled"] else 0
+    pending = await connection.ledger.pending(epoch) if epoch > active else None
+    return {
+        "accepted": accepted is not None,
+        "equals": accepted is not None and accepted.report_hash == report,
+        "status": "active" if epoch <= active else "due" if epoch <= due else "pending",
+        "activates_at": pending.activates_at if pending else None,
+        "payout": str(await connection.registry.payout_of(account)),
+        "claimed": str(paid),
+        "claimable": str(max(0, earned - paid) if epoch <= due else 0),
+        "later": str(0 if epoch <= due else max(0, earned - paid)),
+    }

@@ -1,0 +1,149 @@
+"""`freehold why` for people: the steps of `explain.py` as sentences and sums, each with the numbers that went in."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import click
+
+from freehold.cli.amounts import format_amount, format_exact, format_size, short
+from freehold.cli.output import print_table
+
+SHOWN = 12  # verdicts of one kind and reason that are listed one by one
+
+
+def show_explanation(data: dict[str, Any]) -> None:
+    """Everything, in the order in which an epoch settles it."""
+    click.echo(f"{data['subject']} in epoch {data['epoch']}")
+    if data["account"] != data["subject"]:
+        click.echo(f"paid to the account of its operator {data['account']}")
+    _nodes(data["nodes"])
+    _verdicts(data["verdicts"])
+    _contributions(data["contributions"])
+    _payments(data["payments"])
+    _totals(data)
+    _account(data["settled"])
+    _chain(data["chain"])
+
+
+def _title(number: int, text: str) -> None:
+    click.echo()
+    click.secho(f"{number}. {text}", bold=True)
+
+
+def _nodes(nodes: list[dict[str, Any]]) -> None:
+    _title(1, "Its nodes at the epoch's anchor")
+    for node in nodes:
+        where = f"registered at {node['endpoint']}" if node["registered"] else "not registered"
+        bonded = "enough for subsidy" if node["bonded"] else "too little for subsidy"
+        click.echo(f"   {node['node']}  {where}")
+        click.echo(
+            f"   bond {format_amount(int(node['bond']))} tokens ({bonded}); held {format_size(node['held_before'])}"
+        )
+    if not nodes:
+        click.echo("   none")
+
+
+def _verdicts(verdicts: list[dict[str, Any]]) -> None:
+    _title(2, "Evidence and verdicts")
+    counts = Counter((v["kind"], v["reason"]) for v in verdicts)
+    means = {v["reason"]: v["means"] for v in verdicts}
+    for (kind, reason), count in sorted(counts.items()):
+        click.echo(f"   {count} x {kind}: {reason} ({means[reason]})")
+    openings = [v for v in verdicts if v["obligation"]]
+    for verdict in openings[:SHOWN]:
+        drawn = verdict["obligation"]
+        what = f"open byte {drawn['offset']} of {drawn['size']}" if "offset" in drawn else short(verdict["subject"])
+        click.echo(f"   draw {drawn.get('draw', '')}: {what} in lease {short(verdict['lease'])}: {verdict['reason']}")
+    if len(openings) > SHOWN:
+        click.echo(f"   and {len(openings) - SHOWN} more (--json lists them all)")
+    if not verdicts:
+        click.echo("   none: nothing was asked of it, and it sent nothing that counts")
+
+
+def _contributions(contributions: list[dict[str, Any]]) -> None:
+    _title(3, "What that proves")
+    for item in contributions:
+        held = f"{item['held']} bytes x {item['seconds']} s" if item["held"] is not None else "proven"
+        what = f"{held} = {item['measure']} byte-seconds" if item["measure"] else f"{held} not proven: 0"
+        click.echo(f"   lease {short(item['lease'])}: {what}")
+    if not contributions:
+        click.echo("   nothing")
+
+
+def _payments(payments: list[dict[str, Any]]) -> None:
+    _title(4, "Payments")
+    for payment in payments:
+        _payment(payment)
+    if not payments:
+        click.echo("   none")
+
+
+def _payment(p: dict[str, Any]) -> None:
+    left = max(0, int(p["lock"]) - int(p["settled_before"]))
+    click.echo(
+        f"   lease {short(p['lease'])} ({p['mode']}), client {short(p['client'])} -> operator {short(p['operator'])}"
+    )
+    if p["mode"] == "stream":
+        price = format_exact(int(p["price"]))
+        click.echo(
+            f"     owed      floor({p['measure']} x {p['price']} / {p['units']}) = {p['owed']}   (price {price})"
+        )
+    else:
+        click.echo(f"     owed      voucher - settled = {p['owed']}")
+    click.echo(
+        f"     credits   min(owed, lock {p['lock']} - settled {p['settled_before']} = {left}, rest) = {p['credits']}"
+    )
+    spent, all_left, basis = p["client_spent"], p["client_left"], p["client_basis"]
+    click.echo(
+        f"     client    spent {spent} of {all_left} credits left: releases {p['client_released']} of {basis} tokens"
+    )
+    click.echo(f"     released  floor({p['client_released']} x {p['credits']} / {spent}) = {p['released']}")
+    click.echo(
+        f"     earned    floor({p['released']} x {1_000_000 - p['tau_ppm']} / 1000000) = {p['earned']}   (less tau)"
+    )
+    click.echo(f"     burned    {p['released']} - {p['earned']} = {p['burned']}   (for good)")
+    cap = f"floor({p['burned']} x {p['beta_ppm']} / 1000000) = {p['cap']}" if p["bonded"] else "0: not bonded"
+    click.echo(f"     cap       {cap}")
+    if int(p["caps_of_all"]) <= int(p["pool"]):
+        click.echo(f"     subsidy   {p['subsidy']}   (all caps {p['caps_of_all']} fit into the pool {p['pool']})")
+    else:
+        click.echo(f"     subsidy   floor({p['pool']} x {p['cap']} / {p['caps_of_all']}) = {p['subsidy']}")
+
+
+def _totals(data: dict[str, Any]) -> None:
+    _title(5, "Shares of this epoch")
+    totals = data["totals"]
+    for name, unit in (("revenue", "tokens"), ("subsidy", "tokens"), ("tokens", "tokens"), ("spent", "credits")):
+        click.echo(f"   {name:<8} {format_exact(int(totals[name]))} {unit}")
+    for reason in data["zero"]:
+        click.echo(f"   why nothing: {reason}")
+
+
+def _account(settled: dict[str, Any] | None) -> None:
+    _title(6, "Account and proof")
+    if settled is None:
+        click.echo("   no account yet: one is opened with the first payment")
+        return
+    names = list(settled["after"])
+    print_table(
+        ["   ", "before", "after"],
+        [[f"   {n}", format_exact(int(settled["before"][n])), format_exact(int(settled["after"][n]))] for n in names],
+    )
+    click.echo(f"   leaf  {settled['leaf']} at position {settled['index']} of {settled['accounts']}")
+    for level, sibling in enumerate(settled["proof"]):
+        click.echo(f"   proof {level:>2} {sibling}")
+    click.echo(f"   root  {settled['root']}   (recomputed: the proof leads to it)")
+
+
+def _chain(chain: dict[str, Any] | None) -> None:
+    if chain is None:
+        return
+    _title(7, "On chain")
+    same = "equals the report accepted on chain" if chain["equals"] else "is NOT the report accepted on chain"
+    click.echo(f"   this report {same}; it is {chain['status']}")
+    click.echo(f"   claimed   {format_exact(int(chain['claimed']))} tokens so far, paid to {chain['payout']}")
+    click.echo(f"   claimable {format_exact(int(chain['claimable']))} tokens now")
+    if int(chain["later"]):
+        click.echo(f"   later     {format_exact(int(chain['later']))} tokens once this report is active")

@@ -1,0 +1,263 @@
+"""A client's memory, in SQLite: leases, the last reservation, signed vouchers, deltas, and what must come off lists.
+
+One file an account and network; several processes of the account may share it. Everything here can be read back from
+nodes and members except what is still under way, and that is why it is durable before it is sent. It implements the
+books of `market/leases.py`, `market/vouchers.py` and `services/storage/client_lists.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import msgspec
+
+from freehold.market.leases import KeptLease, KeptReservation
+from freehold.market.quorum import Held
+from freehold.protocol.messages import Certificate, Lease, Reservation
+from freehold.protocol.units import Address, Hash, Signature
+from freehold.services.storage.client_objects import ListedShard
+from freehold.services.storage.terms import Delta
+from freehold.store.sql import Database
+
+MIGRATIONS = (
+    """
+    CREATE TABLE leases (lease BLOB PRIMARY KEY, message BLOB NOT NULL, certified INTEGER NOT NULL DEFAULT 0)
+        STRICT;
+    CREATE TABLE reservations (id INTEGER PRIMARY KEY CHECK (id = 1), message BLOB NOT NULL, held BLOB) STRICT;
+    CREATE TABLE vouchers (lease BLOB PRIMARY KEY, amount TEXT NOT NULL) STRICT;
+    CREATE TABLE deltas (lease BLOB PRIMARY KEY, number INTEGER NOT NULL, message BLOB NOT NULL,
+        certified INTEGER NOT NULL DEFAULT 0) STRICT;
+    CREATE TABLE shards (shipment TEXT NOT NULL, node BLOB NOT NULL, position INTEGER NOT NULL, root BLOB NOT NULL,
+        PRIMARY KEY (shipment, node, position, root)) STRICT, WITHOUT ROWID;
+    """,
+)
+
+_GARBAGE = ""
+_ADD = "INSERT OR IGNORE INTO shards (shipment, node, position, root) VALUES (?, ?, ?, ?)"
+_DELETE = "DELETE FROM shards WHERE shipment = ? AND node = ? AND position = ? AND root = ?"
+
+
+class _HeldRow(msgspec.Struct, array_like=True):
+    certificate: bytes
+    epoch: int
+    holdings: list[tuple[bytes, bytes]]
+
+
+class Book:
+    """`shards.shipment` is empty for garbage, else the shipment that is to list the shard, or to take it off."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._folder = folder
+        self._database = Database(folder / "client.sqlite", MIGRATIONS)
+
+    def close(self) -> None:
+        """Finish what is queued, then close."""
+        self._database.close()
+
+    @asynccontextmanager
+    async def exclusive(self, name: str) -> AsyncIterator[None]:
+        """Only one task of one process of this account is inside at a time."""
+        locks = self._folder / "locks"
+        locks.mkdir(exist_ok=True)
+        handle = os.open(locks / name, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            await _lock(handle)
+            yield
+        finally:
+            os.close(handle)
+
+    # Leases and reservations
+
+    async def leases(self) -> Sequence[KeptLease]:
+        """See `LeaseBook`."""
+        query = "SELECT message, certified FROM leases ORDER BY rowid"
+        rows = await self._database.read(lambda c: c.execute(query).fetchall())
+        return [KeptLease(Lease.from_bytes(message), bool(certified)) for message, certified in rows]
+
+    async def keep_lease(self, lease: Lease) -> None:
+        """See `LeaseBook`."""
+        row = (bytes(lease.struct_hash()), lease.to_bytes())
+        await self._run("INSERT INTO leases (lease, message) VALUES (?, ?) ON CONFLICT DO NOTHING", [row])
+
+    async def mark_certified(self, leases: Sequence[Hash]) -> None:
+        """See `LeaseBook`."""
+        await self._run("UPDATE leases SET certified = 1 WHERE lease = ?", [(bytes(lease),) for lease in leases])
+
+    async def reservation(self) -> KeptReservation | None:
+        """See `LeaseBook`."""
+        row = await self._database.read(lambda c: c.execute("SELECT message, held FROM reservations").fetchone())
+        return KeptReservation(Reservation.from_bytes(row[0]), _unpack_held(row[1])) if row else None
+
+    async def keep_reservation(self, kept: KeptReservation | None) -> None:
+        """See `LeaseBook`."""
+        if kept is None:
+            await self._run("DELETE FROM reservations", [()])
+        else:
+            row = (kept.reservation.to_bytes(), _pack_held(kept.held))
+            await self._run("REPLACE INTO reservations (id, message, held) VALUES (1, ?, ?)", [row])
+
+    # Vouchers
+
+    async def voucher(self, lease: Hash) -> int:
+        """See `VoucherBook`."""
+        return await self._database.read(lambda c: _voucher(c, lease))
+
+    async def raise_voucher(self, lease: Hash, amount: int) -> int:
+        """See `VoucherBook`."""
+
+        def change(connection: sqlite3.Connection) -> int:
+            highest = max(amount, _voucher(connection, lease))
+            connection.execute("REPLACE INTO vouchers (lease, amount) VALUES (?, ?)", (bytes(lease), str(highest)))
+            return highest
+
+        return await self._database.write(change)
+
+    # Deltas and what must come off lists
+
+    async def newest_delta(self, lease: Hash) -> Delta | None:
+        """See `ListBook`."""
+        query = "SELECT message FROM deltas WHERE lease = ?"
+        row = await self._database.read(lambda c: c.execute(query, (bytes(lease),)).fetchone())
+        return Delta.from_bytes(row[0]) if row else None
+
+    async def keep_delta(self, delta: Delta) -> None:
+        """See `ListBook`."""
+        statement = """
+            INSERT INTO deltas (lease, number, message) VALUES (?, ?, ?) ON CONFLICT (lease) DO UPDATE
+            SET number = excluded.number, message = excluded.message, certified = 0
+            WHERE excluded.number > deltas.number"""
+        await self._run(statement, [(bytes(delta.lease), delta.number, delta.to_bytes())])
+
+    async def uncertified_deltas(self) -> Sequence[Delta]:
+        """See `ListBook`."""
+        query = "SELECT message FROM deltas WHERE certified = 0 ORDER BY lease"
+        rows = await self._database.read(lambda c: c.execute(query).fetchall())
+        return [Delta.from_bytes(message) for (message,) in rows]
+
+    async def mark_deltas(self, deltas: Sequence[Delta]) -> None:
+        """See `ListBook`."""
+        rows = [(bytes(delta.lease), delta.number) for delta in deltas]
+        await self._run("UPDATE deltas SET certified = 1 WHERE lease = ? AND number = ?", rows)
+
+    async def intend(self, shipment: str, shards: Sequence[ListedShard]) -> None:
+        """See `ListBook`."""
+        await self._run(_ADD, [(shipment, *_row(shard)) for shard in shards])
+
+    async def withdraw(self, shipment: str, shards: Sequence[ListedShard]) -> None:
+        """See `ListBook`."""
+        await self._run(_DELETE, [(shipment, *_row(shard)) for shard in shards])
+
+    async def discard(self, shipment: str, shards: Sequence[ListedShard]) -> None:
+        """See `ListBook`."""
+        rows = [_row(shard) for shard in shards]
+
+        def change(connection: sqlite3.Connection) -> None:
+            connection.executemany(_ADD, [(_GARBAGE, *row) for row in rows])
+            connection.executemany(_DELETE, [(shipment, *row) for row in rows])
+
+        await self._database.write(change)
+
+    async def garbage(self, node: Address) -> Sequence[ListedShard]:
+        """See `ListBook`."""
+        query = "SELECT position, root FROM shards WHERE shipment = '' AND node = ? ORDER BY position"
+        rows = await self._database.read(lambda c: c.execute(query, (bytes(node),)).fetchall())
+        return [ListedShard(node, position, Hash(root)) for position, root in rows]
+
+    async def garbage_nodes(self) -> Sequence[Address]:
+        """See `ListBook`."""
+        query = "SELECT DISTINCT node FROM shards WHERE shipment = '' ORDER BY node"
+        rows = await self._database.read(lambda c: c.execute(query).fetchall())
+        return [Address(node) for (node,) in rows]
+
+    async def collected(self, shards: Sequence[ListedShard]) -> None:
+        """See `ListBook`."""
+        await self.withdraw(_GARBAGE, shards)
+
+    # Shipments: a lock file each, so that one whose process is gone is known
+
+    @asynccontextmanager
+    async def shipping(self, shipment: str) -> AsyncIterator[None]:
+        """While inside, the shipment is under way; afterwards what it did not settle is among the abandoned."""
+        folder = self._folder / "shipments"
+        folder.mkdir(exist_ok=True)
+        path = folder / shipment
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            await _lock(handle)
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            os.close(handle)
+
+    async def abandoned(self) -> dict[str, list[ListedShard]]:
+        """What shipments of processes that are gone have listed, by shipment."""
+        query = "SELECT shipment, node, position, root FROM shards WHERE shipment != ''"
+        rows = await self._database.read(lambda c: c.execute(query).fetchall())
+        gone = {shipment for shipment in {row[0] for row in rows} if not self._is_under_way(shipment)}
+        found: dict[str, list[ListedShard]] = {shipment: [] for shipment in gone}
+        for shipment, node, position, root in rows:
+            if shipment in gone:
+                found[shipment].append(ListedShard(Address(node), position, Hash(root)))
+        return found
+
+    def _is_under_way(self, shipment: str) -> bool:
+        path = self._folder / "shipments" / shipment
+        try:
+            handle = os.open(path, os.O_RDWR)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(handle)
+        return False
+
+    async def _run(self, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
+        listed = list(rows)
+
+        def change(connection: sqlite3.Connection) -> None:
+            connection.executemany(statement, listed)  # its cursor must not outlive the writer's turn
+
+        await self._database.write(change)
+
+
+async def _lock(handle: int) -> None:
+    """An exclusive flock; others of this process and account wait without blocking the loop."""
+    while True:
+        with suppress(BlockingIOError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        await asyncio.sleep(0.02)
+
+
+def _voucher(connection: sqlite3.Connection, lease: Hash) -> int:
+    row = connection.execute("SELECT amount FROM vouchers WHERE lease = ?", (bytes(lease),)).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _row(shard: ListedShard) -> tuple[bytes, int, bytes]:
+    return bytes(shard.node), shard.position, bytes(shard.root)
+
+
+def _pack_held(held: Held | None) -> bytes | None:
+    if held is None:
+        return None
+    holdings = [(bytes(member), bytes(signature)) for member, signature in held.holdings.items()]
+    return msgspec.msgpack.encode(_HeldRow(held.certificate.to_bytes(), held.epoch, holdings))
+
+
+def _unpack_held(data: bytes | None) -> Held | None:
+    if data is None:
+        return None
+    row = msgspec.msgpack.decode(data, type=_HeldRow)
+    holdings = {Address(member): Signature(signature) for member, signature in row.holdings}
+    return Held(Certificate.from_bytes(row.certificate), row.epoch, holdings)

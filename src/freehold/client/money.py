@@ -1,0 +1,116 @@
+"""An account's money: tokens on chain, credits bought by burning them, and what it has earned.
+
+Amounts are base units (18 decimals). Credits count for reservations from the first report after they were bought.
+Invariant: buying asks for at least the credits that the price now shows, so a price that moves in between buys nothing
+rather than less.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+from freehold.chain.contracts import Credits, Ledger, Token
+from freehold.chain.rpc import Rpc
+from freehold.chain.transactor import Receipt, Sender
+from freehold.market.network import Network
+from freehold.market.quorum import Quorum
+from freehold.protocol.errors import MalformedMessage, NotFound, Refused
+from freehold.protocol.keys import Key
+from freehold.protocol.state import AccountState
+from freehold.protocol.units import ONE, Address, mul_div
+
+BUY_SECONDS = 600  # until when a purchase must be mined
+
+
+class Balance(NamedTuple):
+    """What an address has. `credits_paid_in` is all it ever bought; `coins` (wei) pay for transactions."""
+
+    tokens: int
+    credits_paid_in: int
+    coins: int
+    price: int
+
+
+class Claimed(NamedTuple):
+    """A claim: tokens that it paid, by which transaction (None where nothing was left to claim)."""
+
+    amount: int
+    epoch: int
+    transaction: str | None
+
+
+class Money:
+    """The chain's side of an account."""
+
+    def __init__(self, network: Network, rpc: Rpc, quorum: Quorum, key: Key) -> None:
+        self._rpc = rpc
+        self._quorum = quorum
+        self._key = key
+        self._sender = Sender(rpc, key.secret, confirmations=network.parameters.finality_depth)
+        self._token = Token(rpc, network.contracts["token"])
+        self._credits = Credits(rpc, network.contracts["credits"])
+        self._ledger = Ledger(rpc, network.contracts["ledger"])
+
+    async def balance(self, address: Address | None = None) -> Balance:
+        """What an address (this account, if none is named) has now."""
+        who = address or self._key.address
+        return Balance(
+            tokens=await self._token.balance_of(who),
+            credits_paid_in=await self._credits.paid_in(who),
+            coins=await self._rpc.balance(who),
+            price=await self._credits.price(),
+        )
+
+    async def send(self, to: Address, amount: int) -> Receipt:
+        """Transfer tokens. Refused, saying how many there are, if they are not enough."""
+        await self._check_tokens(amount)
+        return await self._sender.transact(self._token.transfer(to, amount))
+
+    async def quote(self, credits: int) -> int:
+        """Tokens that buy at least `credits`, at the price of now. Refused while the price is stale."""
+        price = await self._credits.price()
+        if price == 0:
+            raise Refused("the network's price is stale", hint="Wait for the next report; see `freehold status`.")
+        return -(-credits * ONE // price)
+
+    async def buy(self, tokens: int) -> int:
+        """Burn tokens for credits; the credits that were bought."""
+        await self._check_tokens(tokens)
+        least = mul_div(tokens, await self._credits.price(), ONE)
+        if least == 0:
+            raise Refused("these tokens buy no credits: the price is stale, or they are too few")
+        before = await self._credits.paid_in(self._key.address)
+        if await self._token.allowance(self._key.address, self._credits.address) < tokens:
+            await self._sender.transact(self._token.approve(self._credits.address, tokens))
+        await self._sender.transact(self._credits.buy(tokens, least, int(time.time()) + BUY_SECONDS))
+        return await self._credits.paid_in(self._key.address) - before
+
+    async def claim(self, account: Address | None = None) -> Claimed:
+        """Bring an account's earnings to its payout address; anyone may."""
+        who = account or self._key.address
+        epoch = await self._ledger.due_epoch()
+        if epoch == 0:
+            raise Refused("no report has become active yet", hint="Claims open after the first dispute window.")
+        row, proof = _parse_account(await self._quorum.agree(f"/v1/accounts/{who}?epoch={epoch}"))
+        already = await self._ledger.paid(who)
+        if row.tokens_earned <= already:
+            return Claimed(0, epoch, None)
+        receipt = await self._sender.transact(
+            self._ledger.claim(row.index, who, row.tokens_earned, row.credits_earned, row.credits_spent, proof)
+        )
+        return Claimed(await self._ledger.paid(who) - already, epoch, str(receipt.transaction))
+
+    async def _check_tokens(self, amount: int) -> None:
+        have = await self._token.balance_of(self._key.address)
+        if have < amount:
+            raise Refused(f"{amount} tokens are needed, {have} are there", have=str(have), needed=str(amount))
+
+
+def _parse_account(value: Any) -> tuple[AccountState, bytes]:
+    try:
+        if value["account"] is None:
+            raise NotFound("this account has earned and spent nothing yet")
+        return AccountState.from_json(value["account"]), bytes.fromhex(value["proof"].removeprefix("0x"))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise MalformedMessage("a member answered with something else than an account and its proof") from None

@@ -1,0 +1,262 @@
+"""The SDK: one object through which CLI, gateway and notebooks use a network as one account.
+
+    async with Freehold(network, account) as freehold:
+        await freehold.put(Path("photo.raw"), "fh://demo/photo.raw")
+        await freehold.get("fh://demo/photo.raw", Path("back.raw"))
+
+`__aenter__` is the client's wiring function: what is started there is closed in the opposite order. Invariant: `put`
+returns only when n nodes have the object on disk and a quorum holds what they signed; under the name that `get` was
+given there is never half a file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import secrets
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack, aclosing
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from freehold.chain.rpc import Rpc
+from freehold.client.account import Account, get_account_dir, get_home
+from freehold.client.book import Book
+from freehold.client.buckets import BucketInfo, Buckets, ObjectInfo
+from freehold.client.cache import IndexCache
+from freehold.client.directory import ChainDirectory
+from freehold.client.evidence import EvidenceFolder
+from freehold.client.heads import Heads, LocalHeads
+from freehold.client.index import Code
+from freehold.client.money import Balance, Claimed, Money
+from freehold.client.paths import ObjectPath, parse_path
+from freehold.market.leases import Leases
+from freehold.market.network import Network
+from freehold.market.placement import Directory, Survey
+from freehold.market.quorum import Quorum
+from freehold.market.vouchers import Vouchers
+from freehold.net.client import Dial
+from freehold.protocol.errors import FreeholdError, InvalidInput, NotFound
+from freehold.protocol.units import Address
+from freehold.services.storage.client import DAYS, Context, Estimate, StorageClient
+from freehold.services.storage.client_sources import FileSource
+
+Progress = Callable[[int, int], None]  # bytes done, bytes in all
+Path_ = ObjectPath | str
+
+
+class CreditState(NamedTuple):
+    """Credits (base units) at the last report: bought, spent, and promised by locks beyond what is settled."""
+
+    epoch: int
+    paid_in: int
+    spent: int
+    reserved: int
+
+    @property
+    def free(self) -> int:
+        """What new reservations may promise."""
+        return self.paid_in - self.spent - self.reserved
+
+
+class Freehold:
+    """One account on one network; `async with`. `directory` and `heads` replace the usual ones."""
+
+    def __init__(
+        self,
+        network: Network,
+        account: Account,
+        *,
+        home: Path | None = None,
+        days: int = DAYS,
+        directory: Directory | None = None,
+        heads: Heads | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.network = network
+        self.account = account
+        self.folder = get_account_dir(home or get_home(), network.domain, account.address)
+        self._days = days
+        self._given = directory, heads
+        self._clock = clock
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        network, key = self.network, self.account.key
+        async with AsyncExitStack() as stack:
+            heads = self._given[1] or LocalHeads(self.folder / "heads", self.account.seed)
+            book = Book(self.folder)
+            stack.callback(book.close)
+            rpc = await stack.enter_async_context(Rpc(network.rpc_url, chain_id=network.chain_id))
+            dial = await stack.enter_async_context(Dial(connections_per_peer=32))
+            self.quorum = Quorum(dial, network.member_addresses, network.member_urls, network.domain)
+            self.directory = self._given[0] or ChainDirectory(network, rpc)
+            self.evidence = EvidenceFolder(self.folder / "evidence")
+            vouchers = Vouchers(key, network.domain, book)
+            self._leases = Leases(
+                key, network.domain, network.parameters, self.quorum, dial, book, vouchers, self._clock, "storage"
+            )
+            self.storage = StorageClient(
+                Context(
+                    network=network,
+                    key=key,
+                    dial=dial,
+                    quorum=self.quorum,
+                    directory=self.directory,
+                    leases=self._leases,
+                    vouchers=vouchers,
+                    book=book,
+                    evidence=self.evidence.keep,
+                    clock=self._clock,
+                    days=self._days,
+                )
+            )
+            cache = IndexCache(self.folder / "indexes", self.account.seed)
+            self._buckets = Buckets(
+                heads, self.account.seed, self.storage, book, cache, network.parameters.segment_size
+            )
+            self.money = Money(network, rpc, self.quorum, key)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    # Objects
+
+    async def put(self, local: Path, path: Path_, progress: Progress | None = None) -> ObjectInfo:
+        """Store a file. Raises SourceChanged, InsufficientCredits, InsufficientOperators, and nothing is recorded."""
+        source = await asyncio.to_thread(FileSource, local)
+        try:
+            return await self._buckets.put(_parse(path), source, _add_up(progress, source.size))
+        finally:
+            source.close()
+
+    async def get(self, path: Path_, local: Path, progress: Progress | None = None) -> int:
+        """Read an object into a file, or into a directory under the object's last component; the bytes written."""
+        where = _parse(path)
+        if await asyncio.to_thread(local.is_dir):
+            local = local / where.components[-1] if where.components else local
+        reading = await self._buckets.open(where)
+        report = _add_up(progress, reading.size)
+        temporary = local.with_name(f".{local.name}.{secrets.token_hex(4)}.part")
+        try:
+            with _create(temporary) as file:
+                async with aclosing(reading.read()) as views:
+                    async for view in views:
+                        await asyncio.to_thread(_write, file, view)
+                        if report is not None:
+                            report(len(view))
+                await asyncio.to_thread(os.fsync, file.fileno())
+            await asyncio.to_thread(temporary.replace, local)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return reading.size
+
+    async def read(self, path: Path_, offset: int = 0, length: int | None = None) -> AsyncGenerator[bytes, None]:
+        """An object's bytes from `offset`, in order; only the segments that hold them are fetched."""
+        reading = await self._buckets.open(_parse(path))
+        async with aclosing(reading.read(offset, length)) as views:
+            async for view in views:
+                yield bytes(view)
+
+    async def ls(self, path: Path_) -> list[ObjectInfo]:
+        """The objects at and below a path."""
+        return await self._buckets.list(_parse(path))
+
+    async def stat(self, path: Path_) -> ObjectInfo:
+        """One object; NotFound."""
+        return await self._buckets.stat(_parse(path))
+
+    async def rm(self, *paths: Path_) -> dict[Address, FreeholdError]:
+        """Remove objects of one bucket. Nodes that did not answer (they are returned) forget their shards later."""
+        return await self._buckets.remove([_parse(path) for path in paths])
+
+    # Buckets
+
+    def mb(self, bucket: str, k: int = 3, n: int = 6) -> None:
+        """Make an empty bucket whose objects are coded k of n."""
+        self._buckets.create(_bucket(bucket), Code(k, n))
+
+    async def rb(self, bucket: str) -> None:
+        """Remove an empty bucket."""
+        await self._buckets.delete(_bucket(bucket))
+
+    def buckets(self) -> list[BucketInfo]:
+        """All buckets of this account."""
+        return self._buckets.names()
+
+    async def estimate(self, size: int, path: Path_) -> Estimate:
+        """What storing `size` bytes at a path would cost, by the offers of now."""
+        code = self._buckets.code_of(_parse(path).bucket)
+        return await self.storage.estimate(size, code.k, code.n)
+
+    async def survey(self) -> Survey:
+        """Who offers storage now, and why the others do not."""
+        return await self.storage.survey()
+
+    # Money
+
+    async def credits(self) -> CreditState:
+        """Credits at the last report."""
+        view = await self._leases.view()
+        caps = await self._leases.caps()
+        reserved = sum(max(0, amount - view.settled(lease)) for lease, amount in caps.items())
+        return CreditState(view.epoch, view.client.paid_in, view.client.spent, reserved)
+
+    async def renew(self) -> None:
+        """Lock enough credits for everything that is stored. Every upload does it too."""
+        await self.storage.renew()
+
+    async def balance(self, address: Address | None = None) -> Balance:
+        """Tokens, credits ever bought, and coins for transactions."""
+        return await self.money.balance(address)
+
+    async def buy_credits(self, tokens: int) -> int:
+        """Burn tokens for credits; they count from the next report on."""
+        return await self.money.buy(tokens)
+
+    async def claim(self, account: Address | None = None) -> Claimed:
+        """Bring an account's earnings to its payout address."""
+        return await self.money.claim(account)
+
+
+def _parse(path: Path_) -> ObjectPath:
+    return parse_path(path) if isinstance(path, str) else path
+
+
+def _bucket(text: str) -> str:
+    path = parse_path(text if "://" in text else f"fh://{text}")
+    if path.components:
+        raise InvalidInput(f"{text} names an object, not a bucket")
+    return path.bucket
+
+
+def _add_up(progress: Progress | None, total: int) -> Callable[[int], None] | None:
+    if progress is None:
+        return None
+    done = 0
+
+    def add(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(done, total)
+
+    return add
+
+
+def _create(path: Path) -> io.FileIO:
+    try:
+        return io.FileIO(path, "x")
+    except FileNotFoundError:
+        raise NotFound(f"there is no directory {path.parent}") from None
+    except OSError as error:
+        raise InvalidInput(f"{path.parent} cannot be written to: {error.strerror}") from None
+
+
+def _write(file: io.FileIO, view: memoryview) -> None:
+    at = 0
+    while at < len(view):
+        at += file.write(view[at:])

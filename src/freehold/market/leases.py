@@ -1,0 +1,345 @@
+"""Leases and the reservations that lock credits for them, from the client's side.
+
+    open       two leases with a node: a stream for what it keeps, vouchers for what it sends; both sides sign
+    reserve    number s+1 lists every lock of the client; Q members certify and hold it
+    register   the leases themselves, as certified evidence
+    show       the node sees certificate and holdings, and serves from then on
+
+A reservation is kept before it is sent, so that a crash in between leads to the same one being sent again; a client
+never signs two different ones of one number unless the first was void. Invariant: what `reserve` lets pass is covered
+by credits at the last committed report; otherwise InsufficientCredits says how many are missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from freehold.market.placement import Candidate
+from freehold.market.quorum import Held, Quorum
+from freehold.market.view import ClientView, read_view
+from freehold.market.vouchers import Vouchers
+from freehold.net.client import Dial
+from freehold.protocol.batches import LEASE, RESERVATION, encode_batch, make_batch
+from freehold.protocol.errors import Corrupt, EpochClosed, FreeholdError, InsufficientCredits, Refused, Unavailable, WrongSignature
+from freehold.protocol.keys import Key, is_signed_by
+from freehold.protocol.messages import STREAM, VOUCHER, Lease, Lock, Reservation
+from freehold.protocol.parameters import Parameters
+from freehold.protocol.state import NodeRecord
+from freehold.protocol.tables import Table
+from freehold.protocol.typed import Domain
+from freehold.protocol.units import ONE, Address, Hash
+
+LEASE_SECONDS = 30 * 86400  # until when a lease must have come into the state; epochs may stop for a while
+RESERVATION_SECONDS = 86400
+REPEATS = 3
+ANSWER_SECONDS = 4.0  # a node that takes longer to say whether it serves is left out
+
+
+class KeptLease(NamedTuple):
+    """A lease both signed. `certified` says whether a quorum holds it."""
+
+    lease: Lease
+    certified: bool
+
+
+class KeptReservation(NamedTuple):
+    """A signed reservation; `held` is None while no quorum is known to hold it."""
+
+    reservation: Reservation
+    held: Held | None
+
+    def caps(self) -> dict[Hash, int]:
+        """Its locks by lease."""
+        return {lock.lease: lock.amount for lock in self.reservation.locks}
+
+
+class LeaseBook(Protocol):
+    """Where a client keeps its leases and its last reservation. Writes are durable when they return."""
+
+    async def leases(self) -> Sequence[KeptLease]:
+        """All leases, in the order in which they were kept."""
+
+    async def keep_lease(self, lease: Lease) -> None:
+        """Keep a new lease."""
+
+    async def mark_certified(self, leases: Sequence[Hash]) -> None:
+        """A quorum holds these."""
+
+    async def reservation(self) -> KeptReservation | None:
+        """The last one kept."""
+
+    async def keep_reservation(self, kept: KeptReservation | None) -> None:
+        """Replace the last one."""
+
+    def exclusive(self, name: str) -> AbstractAsyncContextManager[None]:
+        """Only one task of one process of this account is inside at a time."""
+
+
+class NodeLeases(NamedTuple):
+    """A client's two leases with a node, and where the node listens."""
+
+    node: Address
+    endpoint: str
+    stream: Lease
+    voucher: Lease
+
+    @property
+    def stream_id(self) -> Hash:
+        """The id of the lease that is paid for what the node keeps."""
+        return self.stream.struct_hash()
+
+    @property
+    def voucher_id(self) -> Hash:
+        """The id of the lease that is paid for what the node sends."""
+        return self.voucher.struct_hash()
+
+
+class Want(NamedTuple):
+    """Caps that a lease should be locked for: at least `minimum`, and `comfortable` where credits allow it."""
+
+    minimum: int
+    comfortable: int
+
+
+class Leases:
+    """The leases of one account on one network, for one service."""
+
+    def __init__(
+        self,
+        key: Key,
+        domain: Domain,
+        parameters: Parameters,
+        quorum: Quorum,
+        dial: Dial,
+        book: LeaseBook,
+        vouchers: Vouchers,
+        clock: Callable[[], float],
+        service: str,
+    ) -> None:
+        self._key = key
+        self._domain = domain
+        self._parameters = parameters
+        self._quorum = quorum
+        self._dial = dial
+        self._book = book
+        self._vouchers = vouchers
+        self._clock = clock
+        self._service = service
+
+    async def view(self) -> ClientView:
+        """What the last committed state says of this client."""
+        return await read_view(self._quorum, self._key.address)
+
+    async def caps(self) -> dict[Hash, int]:
+        """The locks that count now, by lease."""
+        return self._baseline(await self.view(), await self._book.reservation())[0]
+
+    async def known(self, view: ClientView) -> dict[tuple[Address, int], Lease]:
+        """The newest lease that is not closed, by (node, mode); one that lapsed goes on once its lock grows."""
+        closed = {key for key, row in view.leases.items() if row.closed}
+        return {
+            (kept.lease.node, kept.lease.mode): kept.lease
+            for kept in await self._book.leases()
+            if kept.lease.service == self._service and kept.lease.struct_hash() not in closed
+        }
+
+    async def open(self, candidate: Candidate, view: ClientView) -> NodeLeases:
+        """The two leases with a node: those that are there, or new ones at its offer's prices."""
+        async with self._book.exclusive(f"open-{candidate.node.hex()}"):
+            known = await self.known(view)
+            pair = []
+            for mode, price in ((STREAM, candidate.offer.stream_price), (VOUCHER, candidate.offer.voucher_price)):
+                lease = known.get((candidate.node, mode))
+                pair.append(lease or await self._agree(candidate, mode, price))
+        return NodeLeases(candidate.node, candidate.record.endpoint, pair[0], pair[1])
+
+    async def recover(self, record: NodeRecord, view: ClientView) -> NodeLeases | None:
+        """The two leases with a node that are there; those that only the state knows are read back from the node."""
+        known = await self.known(view)
+        there = {kept.lease.struct_hash() for kept in await self._book.leases()}
+        for key, row in view.leases.items():
+            lost = row.node == record.node and row.service == self._service and key not in there
+            if lost and not row.closed and (row.node, row.mode) not in known:
+                lease = await self._read_back(record.endpoint, key)
+                await self._book.keep_lease(lease)
+                await self._book.mark_certified([key])
+                known[row.node, row.mode] = lease
+        stream, voucher = known.get((record.node, STREAM)), known.get((record.node, VOUCHER))
+        return NodeLeases(record.node, record.endpoint, stream, voucher) if stream and voucher else None
+
+    async def _read_back(self, endpoint: str, key: Hash) -> Lease:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            answer = await self._dial.peer(endpoint).get_json(f"/v1/leases/{key}")
+        lease = Lease.from_json(answer.get("lease") if isinstance(answer, dict) else None)
+        if lease.struct_hash() != key:
+            raise Corrupt(f"{endpoint} shows another lease than {key}")
+        return lease
+
+    async def _agree(self, candidate: Candidate, mode: int, price: int) -> Lease:
+        now = self._clock()
+        lease = Lease(
+            client=self._key.address,
+            node=candidate.node,
+            service=self._service,
+            mode=mode,
+            price=price,
+            number=int(now * 1000),
+            deadline=int(now) + LEASE_SECONDS,
+        )
+        lease = msgspec.structs.replace(lease, client_signature=self._key.sign(lease, self._domain))
+        peer = self._dial.peer(candidate.record.endpoint)
+        answer = await peer.post_json("/v1/leases", {"lease": lease.to_json()})
+        signed = Lease.from_json(answer.get("lease") if isinstance(answer, dict) else None)
+        if signed.struct_hash() != lease.struct_hash() or not is_signed_by(
+            signed, signed.node_signature, candidate.node, self._domain
+        ):
+            raise WrongSignature(f"{peer.url} did not sign the lease that it was offered")
+        lease = msgspec.structs.replace(lease, node_signature=signed.node_signature)
+        await self._book.keep_lease(lease)
+        return lease
+
+    async def prepare(self, nodes: Sequence[NodeLeases], wants: Mapping[Hash, Want]) -> dict[Address, FreeholdError]:
+        """Reserve, register the leases and show the reservation; what each node that does not serve answered."""
+        kept = await self.reserve(wants)
+        await self.register()
+        self._vouchers.caps.update(await self.caps())
+        return await self.show(nodes, kept)
+
+    async def register(self) -> None:
+        """Certify the leases that no quorum holds yet."""
+        fresh = [kept.lease for kept in await self._book.leases() if not kept.certified]
+        if fresh:
+            await self._quorum.certify(make_batch(LEASE, Table.of(Lease, fresh), self._key, self._domain))
+            await self._book.mark_certified([lease.struct_hash() for lease in fresh])
+
+    async def show(self, nodes: Iterable[NodeLeases], kept: KeptReservation | None) -> dict[Address, FreeholdError]:
+        """Show the reservation to each node that does not yet count both leases as covered."""
+        pairs = list(nodes)
+        value = None
+        if kept is not None and kept.held is not None:
+            batch = make_batch(RESERVATION, Table.of(Reservation, [kept.reservation]), self._key, self._domain)
+            value = {
+                "batch": f"0x{encode_batch(batch).hex()}",
+                "certificate": kept.held.certificate.to_json(),
+                "epoch": kept.held.epoch,
+                "holdings": [{"member": str(m), "signature": str(s)} for m, s in kept.held.holdings.items()],
+            }
+        caps = kept.caps() if kept else {}
+        answers = await asyncio.gather(*(self._show(pair, caps, value) for pair in pairs))
+        return {pair.node: error for pair, error in zip(pairs, answers, strict=True) if error is not None}
+
+    async def _show(self, pair: NodeLeases, caps: Mapping[Hash, int], value: object) -> FreeholdError | None:
+        peer = self._dial.peer(pair.endpoint)
+        leases = (pair.stream_id, pair.voucher_id)
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                answers = [await peer.get_json(f"/v1/leases/{lease}") for lease in leases]
+                locked = all(_lock_of(a) >= caps.get(key, 0) for key, a in zip(leases, answers, strict=True))
+                if value is not None and not locked:
+                    await peer.post_json("/v1/reservations", value)
+                    answers = [await peer.get_json(f"/v1/leases/{lease}") for lease in leases]
+            uncovered = [key for key, answer in zip(leases, answers, strict=True) if not answer["covered"]]
+            if uncovered:
+                return Refused(f"{peer.url} does not count lease {uncovered[0]} as covered")
+            await self._vouchers.start(pair.voucher_id, answers[1])
+        except FreeholdError as error:
+            return error
+        except TimeoutError:
+            return Unavailable(f"{peer.url} took more than {ANSWER_SECONDS:.0f} s", url=peer.url)
+        except (KeyError, TypeError, ValueError):
+            return Refused(f"{peer.url} does not say whether it counts its lease as covered")
+        return None
+
+    async def reserve(self, wants: Mapping[Hash, Want]) -> KeptReservation | None:
+        """Lock at least what is wanted; the reservation that now counts, None where the state alone covers it."""
+        async with self._book.exclusive("reservation"):
+            kept = await self._book.reservation()
+            if kept is not None and kept.held is None:
+                kept = await self._repeat(kept)
+            view = await self.view()
+            caps, number = self._baseline(view, kept)
+            if all(caps.get(lease, 0) >= want.minimum for lease, want in wants.items()):
+                return kept if kept is not None and kept.reservation.number == number else None
+            reservation = Reservation(
+                client=self._key.address,
+                number=number + 1,
+                locks=tuple(Lock(lease=k, amount=v) for k, v in sorted(self._fit(view, caps, wants).items())),
+                deadline=int(self._clock()) + RESERVATION_SECONDS,
+            )
+            signature = self._key.sign(reservation, self._domain)
+            signed = msgspec.structs.replace(reservation, client_signature=signature)
+            await self._book.keep_reservation(KeptReservation(signed, None))
+            return await self._certify(KeptReservation(signed, None))
+
+    async def _repeat(self, kept: KeptReservation) -> KeptReservation | None:
+        """Send a reservation again of which nobody knows whether it was held; None if it is refused for good."""
+        try:
+            return await self._certify(kept)
+        except FreeholdError as error:
+            if error.retryable:
+                raise
+            return None
+
+    async def _certify(self, kept: KeptReservation) -> KeptReservation:
+        batch = make_batch(RESERVATION, Table.of(Reservation, [kept.reservation]), self._key, self._domain)
+        try:
+            held = await self._quorum.certify(batch)
+            for _ in range(REPEATS):
+                if held.epoch == held.certificate.epoch:
+                    break
+                held = await self._quorum.certify(batch)  # the epoch closed in between: it would not count
+            else:
+                raise EpochClosed("epochs close faster than a reservation is certified and held")
+        except FreeholdError as error:
+            if not error.retryable:
+                await self._book.keep_reservation(None)
+            raise
+        kept = KeptReservation(kept.reservation, held)
+        await self._book.keep_reservation(kept)
+        return kept
+
+    def _baseline(self, view: ClientView, kept: KeptReservation | None) -> tuple[dict[Hash, int], int]:
+        """The locks that count, and the number of the last reservation: the kept one while its epoch is open."""
+        if kept is not None and kept.held is not None:
+            pending = kept.held.epoch > view.epoch and kept.reservation.number > view.client.reservation
+            if pending or kept.reservation.number == view.client.reservation:
+                return kept.caps(), kept.reservation.number
+        return {key: lock.amount for key, lock in view.locks.items()}, view.client.reservation
+
+    def _fit(self, view: ClientView, caps: Mapping[Hash, int], wants: Mapping[Hash, Want]) -> dict[Hash, int]:
+        base = {key: amount for key, amount in caps.items() if not self._is_over(view, key)}
+        have = view.client.paid_in - view.client.spent
+        needed = 0
+        for choice in ({k: w.comfortable for k, w in wants.items()}, {k: w.minimum for k, w in wants.items()}):
+            locks = base | {key: max(base.get(key, 0), amount) for key, amount in choice.items()}
+            needed = sum(max(0, amount - view.settled(key)) for key, amount in locks.items())
+            if needed <= have:
+                return locks
+        missing = needed - have
+        raise InsufficientCredits(
+            f"{format_credits(missing)} credits are missing: {format_credits(needed)} must be reserved,"
+            f" {format_credits(have)} are there",
+            hint="Buy credits with `freehold credits buy`; they count from the next report on.",
+            missing=str(missing),
+            needed=str(needed),
+            available=str(have),
+        )
+
+    def _is_over(self, view: ClientView, key: Hash) -> bool:
+        lease = view.leases.get(key)
+        return bool(lease and lease.closed and view.epoch >= lease.closed + self._parameters.lock_release)
+
+
+def _lock_of(answer: Any) -> int:
+    return int(answer["state"]["lock"])
+
+
+def format_credits(amount: int) -> str:
+    """An amount of credits (1e18 base units each) in decimals, rounded up to a millionth."""
+    micro = -(-amount * 10**6 // ONE)
+    return f"{micro // 10**6}.{micro % 10**6:06d}"

@@ -1,0 +1,145 @@
+"""A node's part in each epoch: take over what is committed, answer the beacon, send what is not committed yet.
+
+    look      which epoch is open, what the last report committed to (f+1 members, Q signatures, proven rows)
+    take over providers let go of what only older states had; locks and settled amounts into the book
+    answer    each provider proves; the batches are certified and held, or sent again until the epoch is over
+    send      leases, vouchers and deltas that the committed state lacks, once an epoch: stragglers, since clients send
+              theirs at once
+
+Invariant: what a node answers for comes from the committed state, never from its own memory; everything sent may be
+sent twice, and counts once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from freehold.market.quorum import Quorum
+from freehold.node.book import Book
+from freehold.node.committed import NodeView, OpenEpoch, empty_view, read_open, read_rows
+from freehold.protocol.batches import LEASE, VOUCHER, make_batch
+from freehold.protocol.errors import FreeholdError, Unavailable
+from freehold.protocol.keys import Key
+from freehold.protocol.messages import Lease, Voucher
+from freehold.protocol.parameters import Parameters
+from freehold.protocol.service import Context
+from freehold.protocol.tables import Table
+from freehold.services.seam import HostedProvider
+
+log = logging.getLogger(__name__)
+
+ROWS_AT_ONCE = 5_000  # in one batch: well below what a batch may hold in bytes
+LONGEST_PAUSE = 5.0
+
+
+class EpochLoop:
+    """One node's epochs. `refresh` gives the quorum anew where members do not answer: they may have moved."""
+
+    def __init__(
+        self,
+        key: Key,
+        parameters: Parameters,
+        book: Book,
+        providers: Mapping[str, HostedProvider],
+        refresh: Callable[[], Quorum],
+        clock: Callable[[], int],
+        poll: float,
+    ) -> None:
+        self._key = key
+        self._parameters = parameters
+        self._book = book
+        self._providers = providers
+        self._refresh = refresh
+        self._quorum = refresh()
+        self._clock = clock
+        self._poll = poll
+        self._view: NodeView | None = None
+        self._proven = 0
+        self._sent = 0
+        self.epoch = 0
+        self.failure: FreeholdError | None = Unavailable("the members have not been asked yet")
+        self.batches_sent = 0
+
+    async def run(self) -> None:
+        """Until cancelled. What fails is tried again: the providers go on serving meanwhile."""
+        pause = self._poll
+        while True:
+            try:
+                await self.step()
+                if self.failure is not None:
+                    log.info("epoch %d is open", self.epoch)
+                self.failure, pause = None, self._poll
+            except (FreeholdError, OSError) as error:
+                failure = error if isinstance(error, FreeholdError) else Unavailable(f"the disk failed: {error}")
+                if self.failure is None or self.failure.message != failure.message:
+                    log.warning("epoch %d: %s", self.epoch, failure.message)
+                self.failure, pause = failure, min(2 * pause, max(LONGEST_PAUSE, self._poll))
+                self._quorum = self._refresh()
+            await asyncio.sleep(pause)
+
+    async def step(self) -> None:
+        """Look once, and do what the open epoch asks for. Raises what it could not do."""
+        open_epoch = await read_open(self._quorum)
+        self.epoch = open_epoch.epoch
+        view = await self._take_over(open_epoch)
+        failures = []
+        for work in (self._answer(open_epoch, view), self._send(open_epoch)):
+            try:
+                await work
+            except FreeholdError as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+
+    async def _take_over(self, open_epoch: OpenEpoch) -> NodeView:
+        if self._view is not None and self._view.epoch == open_epoch.epoch - 1:
+            return self._view
+        if open_epoch.report is None:
+            view = empty_view()
+        else:
+            view = await read_rows(self._quorum, open_epoch.report, self._key.address)
+            if view.epoch > await self._book.committed_epoch():
+                for name, provider in self._providers.items():
+                    leases = {key: row for key, row in view.leases.items() if row.service == name}
+                    await provider.commit(view.epoch, view.services[name], leases)
+                await self._book.commit(view.epoch, view.leases, view.locks)
+                await self._book.forget(view.leases)
+        self._view = view
+        return view
+
+    async def _answer(self, open_epoch: OpenEpoch, view: NodeView) -> None:
+        if open_epoch.beacon is None or self._proven >= open_epoch.epoch:
+            return
+        for name, provider in self._providers.items():
+            context = Context(
+                epoch=open_epoch.epoch,
+                seconds=self._parameters.epoch_length,
+                beacon=open_epoch.beacon,
+                parameters=self._parameters,
+                domain=self._quorum.domain,
+                leases={key: row for key, row in view.leases.items() if row.service == name and not row.closed},
+                state=view.services[name],
+            )
+            for kind, table in (await provider.prove(context)).items():
+                await self._certify(kind, table)
+        self._proven = open_epoch.epoch
+
+    async def _send(self, open_epoch: OpenEpoch) -> None:
+        if self._sent >= open_epoch.epoch:
+            return
+        await self._certify(LEASE, Table.of(Lease, await self._book.unknown_leases(self._clock())))
+        await self._certify(VOUCHER, Table.of(Voucher, await self._book.unsettled_vouchers()))
+        for provider in self._providers.values():
+            for kind, table in (await provider.collect()).items():
+                await self._certify(kind, table)
+        self._sent = open_epoch.epoch
+
+    async def _certify(self, kind: str, table: Table[Any]) -> None:
+        for at in range(0, len(table), ROWS_AT_ONCE):
+            piece = Table.of(table.kind, table.rows[at : at + ROWS_AT_ONCE])
+            held = await self._quorum.certify(make_batch(kind, piece, self._key, self._quorum.domain))
+            self.batches_sent += 1
+            log.info("%d rows of %s are held for epoch %d", len(piece), kind, held.epoch)

@@ -1,0 +1,1 @@
+"""A member of the quorum: a state machine without I/O, and the adapters that give it a chain, a disk and a network."""

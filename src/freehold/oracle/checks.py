@@ -1,0 +1,97 @@
+"""Signature checks of what peers send, remembered, so that the same certificate in four observations costs one.
+
+What passes here is what `protocol.epoch.check_manifest` accepts; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from freehold.protocol.certificates import CERTIFICATE_EPOCHS, check_certificate, leader, quorum
+from freehold.protocol.errors import MalformedMessage, WrongSignature
+from freehold.protocol.keys import check_signed_by
+from freehold.protocol.messages import Certificate, Manifest, Observation, ViewChange, Vote
+from freehold.protocol.typed import Domain
+from freehold.protocol.units import Address, Hash
+
+REMEMBERED = 100_000  # checks; about 10 MB
+CERTIFICATES_LIMIT = 20_000  # in one observation
+
+
+class Checks:
+    """The checks of one network's members, and a bounded memory of what has passed."""
+
+    def __init__(self, members: Sequence[Address], domain: Domain) -> None:
+        self.members = tuple(members)
+        self.domain = domain
+        self._passed: OrderedDict[Hash, None] = OrderedDict()
+
+    def _is_new(self, key: Hash) -> bool:
+        if key in self._passed:
+            self._passed.move_to_end(key)
+            return False
+        return True
+
+    def _remember(self, key: Hash) -> None:
+        self._passed[key] = None
+        if len(self._passed) > REMEMBERED:
+            self._passed.popitem(last=False)
+
+    def check_certificate(self, certificate: Certificate) -> None:
+        """WrongSignature unless exactly Q members signed."""
+        key = certificate.struct_hash()
+        if self._is_new(key):
+            check_certificate(certificate, self.members, self.domain)
+            self._remember(key)
+
+    def check_observation(self, observation: Observation, anchor: Hash) -> None:
+        """Raise unless a member signed it over this anchor, and every certificate in it counts for its epoch."""
+        if observation.anchor != anchor:
+            raise MalformedMessage(f"{observation.member} observed another anchor")
+        key = observation.row_hash()
+        if not self._is_new(key):
+            return
+        if len(observation.certificates) > CERTIFICATES_LIMIT:
+            raise MalformedMessage(f"an observation has at most {CERTIFICATES_LIMIT} certificates")
+        self.check_signer(observation)
+        for certificate in observation.certificates:
+            if not observation.epoch - CERTIFICATE_EPOCHS <= certificate.epoch <= observation.epoch:
+                raise MalformedMessage("a certificate names an epoch that is still to come, or long past")
+            self.check_certificate(certificate)
+        self._remember(key)
+
+    def check_manifest(self, manifest: Manifest, anchor: Hash) -> None:
+        """Raise unless its view's leader signed it over Q members' observations of this anchor."""
+        self.check_signer(manifest)
+        observers = {observation.member for observation in manifest.observations}
+        if len(observers) != len(manifest.observations) or len(observers) != quorum(len(self.members)):
+            raise MalformedMessage(f"a manifest has {quorum(len(self.members))} observations of different members")
+        for observation in manifest.observations:
+            if observation.epoch != manifest.epoch:
+                raise MalformedMessage(f"{observation.member} observed another epoch")
+            self.check_observation(observation, anchor)
+
+    def check_signer(self, message: Observation | Manifest | ViewChange | Vote) -> None:
+        """WrongSignature unless the member that the message is from signed it."""
+        signer = sender_of(message, self.members)
+        if signer not in self.members:
+            raise WrongSignature(f"{signer} is not a member")
+        if isinstance(message, Manifest):
+            check_signed_by(message, message.leader_signature, signer, self.domain)
+        elif isinstance(message, Vote):
+            check_signed_by(message.report, message.member_signature, signer, self.domain)
+        else:
+            check_signed_by(message, message.member_signature, signer, self.domain)
+
+
+def sender_of(message: Observation | Manifest | ViewChange | Vote, members: Sequence[Address]) -> Address:
+    """Whose message it is: the member it names, or the leader of its view."""
+    if isinstance(message, Manifest):
+        return leader(message.epoch, message.view, members)
+    return message.member
+
+
+def epoch_of(message: Observation | Manifest | ViewChange | Vote) -> int:
+    """The epoch that a message is about."""
+    return message.report.epoch if isinstance(message, Vote) else message.epoch

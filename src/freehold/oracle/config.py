@@ -1,0 +1,102 @@
+"""A member's configuration: one JSON file, its relative paths relative to the file's own directory.
+
+network, data, wallet, passphrase_file   paths; the passphrase may stand in FREEHOLD_PASSPHRASE instead
+host, port, ready_file                   where it listens (port 0: any)
+price_file                               {"price": "decimal string, 1e18 US dollars a token"}, read as it changes
+view_timeout, poll                       seconds: the first view's time; between looks at the chain
+allowance                                bytes that batches, bundles and states may take
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from freehold.protocol.errors import InvalidInput, MalformedMessage, NotFound, WrongPassphrase
+from freehold.protocol.keys import Key
+from freehold.protocol.typed import parse_json
+
+PASSPHRASE_VARIABLE = "FREEHOLD_PASSPHRASE"
+ALLOWANCE = 20 * 2**30
+_PATHS = {"network", "data", "wallet", "passphrase_file", "price_file", "ready_file"}
+
+
+@dataclass(frozen=True)
+class MemberConfig:
+    """What a member's process is told at its start."""
+
+    network: Path
+    data: Path
+    wallet: Path
+    price_file: Path
+    passphrase_file: Path | None = None
+    host: str = "127.0.0.1"
+    port: int = 0
+    ready_file: Path | None = None
+    view_timeout: float = 4.0
+    poll: float = 1.0
+    allowance: int = ALLOWANCE
+
+    @staticmethod
+    def load(path: Path) -> MemberConfig:
+        """The configuration at `path`. NotFound, or InvalidInput naming the key that is wrong."""
+        try:
+            value = parse_json(path.read_bytes())
+        except FileNotFoundError:
+            raise NotFound(f"there is no configuration at {path}") from None
+        except MalformedMessage as error:
+            raise InvalidInput(f"{path}: {error.message}") from None
+        if not isinstance(value, dict):
+            raise InvalidInput(f"{path} must hold a JSON object")
+        return MemberConfig.from_json(value, path.parent)
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any], directory: Path) -> MemberConfig:
+        """The configuration behind its JSON form. InvalidInput naming the key that is unknown, missing or wrong."""
+        unknown = sorted(set(value) - {field.name for field in fields(MemberConfig)})
+        if unknown:
+            raise InvalidInput(f"the configuration has an unknown key {unknown[0]!r}")
+        known = {name: _parse(name, item, directory) for name, item in value.items() if item is not None}
+        for name in ("network", "data", "wallet", "price_file"):
+            if name not in known:
+                raise InvalidInput(f"the configuration lacks {name!r}")
+        return MemberConfig(**known)
+
+    def open_wallet(self) -> Key:
+        """The member's key out of its Web3 Secret Storage file. NotFound, InvalidInput, WrongPassphrase. Slow."""
+        from eth_keyfile.keyfile import decode_keyfile_json
+
+        try:
+            return Key(decode_keyfile_json(json.loads(self.wallet.read_text()), self._passphrase().encode()))
+        except FileNotFoundError:
+            raise NotFound(f"there is no wallet at {self.wallet}") from None
+        except ValueError as error:
+            if "MAC" in str(error):
+                raise WrongPassphrase(f"the wallet {self.wallet.name} does not open with this passphrase") from None
+            raise InvalidInput(f"{self.wallet} is no wallet: {error}") from None
+
+    def _passphrase(self) -> str:
+        if self.passphrase_file is not None:
+            try:
+                return self.passphrase_file.read_text().rstrip("\r\n")
+            except OSError as error:
+                raise InvalidInput(f"the passphrase file cannot be read: {error.strerror}") from None
+        if PASSPHRASE_VARIABLE in os.environ:
+            return os.environ[PASSPHRASE_VARIABLE]
+        raise InvalidInput("no passphrase", hint=f"Name a passphrase_file, or set {PASSPHRASE_VARIABLE}.")
+
+
+def _parse(name: str, item: Any, directory: Path) -> Any:
+    if name in _PATHS and isinstance(item, str):
+        return directory / item
+    if name in ("allowance", "port") and type(item) is int and item >= 0:
+        return item
+    if name in ("view_timeout", "poll") and type(item) in (int, float) and item > 0:
+        return float(item)
+    if name == "host" and isinstance(item, str):
+        return item
+    raise InvalidInput(f"the configuration's {name!r} is not what it must be: {item!r}")

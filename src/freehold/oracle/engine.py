@@ -1,0 +1,192 @@
+"""Runs the state machine: events in, effects out, in their order, with one commit for all that waits.
+
+While the disk syncs, events go on; everything that they persist shares the next commit (group commit), and whatever
+they want sent waits for it. Invariant: no effect that is visible outside begins before every Persist that precedes it
+is durable. When the disk fails, so does the process: memory would be ahead of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from freehold.oracle.chain import Submitter
+from freehold.oracle.effects import (
+    Accuse,
+    Broadcast,
+    Commit,
+    Effect,
+    FetchBatch,
+    FetchBundle,
+    Persist,
+    Reply,
+    Send,
+    Settle,
+    Signed,
+    Submit,
+)
+from freehold.oracle.events import BatchFetched, BundleFetched, Event, Settled
+from freehold.oracle.member import Member
+from freehold.oracle.peers import Peers
+from freehold.oracle.records import Record
+from freehold.oracle.store import Store
+from freehold.protocol.batches import Batch, decode_batch
+from freehold.protocol.bundle import Bundle, decode_bundle
+from freehold.protocol.epoch import Settlement, certified_subjects, settle
+from freehold.protocol.errors import FreeholdError, Overloaded
+from freehold.protocol.units import Hash
+
+log = logging.getLogger(__name__)
+
+QUEUE_LIMIT = 20_000  # effects that wait; beyond it clients are told to come back
+FAILURES = (FreeholdError, ArithmeticError, LookupError, TypeError, ValueError)
+
+
+class Engine:
+    """One member at work. `handle` and `ask` are for the adapters; `run` is a task."""
+
+    def __init__(self, member: Member, store: Store, peers: Peers, submitter: Submitter) -> None:
+        self.member = member
+        self._store, self._peers, self._submitter = store, peers, submitter
+        self._queue: list[Effect] = []
+        self._waiting = asyncio.Event()
+        self._replies: dict[int, asyncio.Future[Signed]] = {}
+        self._numbers = itertools.count(1)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def handle(self, event: Event) -> None:
+        """Give the state machine an event; its effects are queued."""
+        self._queue += self.member.on(event)
+        if self._queue:
+            self._waiting.set()
+
+    async def ask(self, make: Callable[[int], Event]) -> Signed:
+        """Give an event that is answered, and wait for the answer. The member's refusal is raised; Overloaded."""
+        if len(self._queue) > QUEUE_LIMIT:
+            raise Overloaded("this member has too much to do at once")
+        reply = next(self._numbers)
+        future: asyncio.Future[Signed] = asyncio.get_running_loop().create_future()
+        self._replies[reply] = future
+        try:
+            self.handle(make(reply))
+            return await future
+        finally:
+            self._replies.pop(reply, None)
+
+    async def run(self) -> None:
+        """Do what the state machine wants, until cancelled; raises what the disk, or a bug, failed with."""
+        loop = asyncio.create_task(self._run())
+        try:
+            await asyncio.wait([loop, self._failed], return_when=asyncio.FIRST_COMPLETED)
+            if self._failed.done():
+                self._failed.result()
+            await loop
+        finally:
+            for task in [loop, *self._tasks]:
+                task.cancel()
+            await asyncio.gather(loop, *self._tasks, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            await self._waiting.wait()
+            self._waiting.clear()
+            effects, self._queue = self._queue, []
+            while effects:
+                until = next((i for i, effect in enumerate(effects) if isinstance(effect, Commit)), len(effects))
+                await self._do(effects[:until])
+                if until < len(effects):
+                    commit = effects[until]
+                    assert isinstance(commit, Commit)
+                    await self._store.commit(commit)
+                    log.info("epoch %d: committed", commit.bundle.report.epoch)
+                effects = effects[until + 1 :]
+
+    async def _do(self, effects: list[Effect]) -> None:
+        records: list[Record] = [r for effect in effects if isinstance(effect, Persist) for r in effect.records]
+        if records:
+            await self._store.write(records)
+        for effect in effects:
+            self._start(effect)
+
+    def _start(self, effect: Effect) -> None:
+        if isinstance(effect, Broadcast):
+            for peer in self.member.setup.others:
+                self._peers.send(peer, effect.message)
+        elif isinstance(effect, Send):
+            self._peers.send(effect.peer, effect.message)
+        elif isinstance(effect, Reply):
+            self._answer(effect)
+        elif isinstance(effect, FetchBatch):
+            self._spawn(self._fetch_batch(effect))
+        elif isinstance(effect, FetchBundle):
+            self._spawn(self._fetch_bundle(effect))
+        elif isinstance(effect, Settle):
+            self._spawn(self._settle(effect))
+        elif isinstance(effect, Submit):
+            self._spawn(self._submitter.submit(effect))
+        elif isinstance(effect, Accuse):
+            self._spawn(self._submitter.accuse(effect))
+
+    def _answer(self, effect: Reply) -> None:
+        future = self._replies.get(effect.reply)
+        if future is None or future.done():
+            return
+        if isinstance(effect.answer, FreeholdError):
+            future.set_exception(effect.answer)
+        else:
+            future.set_result(effect.answer)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None and not self._failed.done():
+            error = task.exception()
+            assert error is not None
+            self._failed.set_exception(error)
+
+    async def _fetch_batch(self, effect: FetchBatch) -> None:
+        found: tuple[Batch, bytes] | None = None
+        try:
+            data = await self._peers.fetch_batch(effect.peer, effect.subject)
+            batch = await asyncio.to_thread(decode_batch, data, self._store.kinds, self.member.setup.domain)
+            found = (batch, data) if batch.subject == effect.subject else None
+        except FreeholdError as error:
+            log.info("batch %s from %s: %s", effect.subject, effect.peer, error.message)
+        self.handle(BatchFetched(effect.subject, effect.peer, found))
+
+    async def _fetch_bundle(self, effect: FetchBundle) -> None:
+        found: Bundle | None = None
+        try:
+            data = await self._peers.fetch_bundle(effect.peer, effect.epoch)
+            found = await asyncio.to_thread(decode_bundle, data, self.member.setup.judges)
+        except FreeholdError as error:
+            log.info("bundle %d from %s: %s", effect.epoch, effect.peer, error.message)
+        self.handle(BundleFetched(effect.epoch, effect.peer, found))
+
+    async def _settle(self, effect: Settle) -> None:
+        self.handle(await asyncio.to_thread(self._compute, effect))
+
+    def _compute(self, effect: Settle) -> Settled:
+        manifest = effect.manifest
+        batches: dict[Hash, Batch] = {}
+        settlement: Settlement | None = None
+        failure = ""
+        try:
+            for subject in certified_subjects(manifest):
+                batch = effect.batches.get(subject) or self._store.batch(subject)
+                if batch is not None:
+                    batches[subject] = batch
+            setup = self.member.setup
+            settlement = settle(effect.previous, manifest, batches, effect.anchor, setup.judges, setup.domain)
+        except FAILURES as error:
+            failure = f"{type(error).__name__}: {error}"
+            log.error("epoch %d, view %d does not settle: %s", manifest.epoch, manifest.view, failure)
+        return Settled(manifest.epoch, manifest.struct_hash(), settlement, batches, failure)

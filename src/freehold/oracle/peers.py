@@ -1,0 +1,101 @@
+"""The other members, by HTTP: messages go out through bounded queues, and nothing waits for a slow peer.
+
+A message that does not arrive is sent again by the state machine, not here. The members' addresses are those of the
+network file as it is now: it is read again whenever a peer does not answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping
+
+from freehold.net.client import Dial
+from freehold.oracle.events import PeerMessage
+from freehold.protocol.batches import BATCH_LIMIT
+from freehold.protocol.errors import FreeholdError, Unavailable
+from freehold.protocol.units import Address, Hash
+
+log = logging.getLogger(__name__)
+
+QUEUE = 256  # messages that wait for one peer; the oldest go first
+SEND_SECONDS = 10.0
+FETCH_SECONDS = 60.0
+BUNDLE_LIMIT = 2**30
+
+
+class Peers:
+    """`urls` gives the members' addresses as the network file names them now."""
+
+    def __init__(self, dial: Dial, others: tuple[Address, ...], urls: Callable[[], Mapping[Address, str]]) -> None:
+        self._dial, self._read_urls = dial, urls
+        self._urls = dict(urls())
+        self._queues: dict[Address, deque[PeerMessage]] = {member: deque(maxlen=QUEUE) for member in others}
+        self._waiting = {member: asyncio.Event() for member in others}
+        self.failing: dict[Address, str] = {}
+
+    def send(self, member: Address, message: PeerMessage) -> None:
+        """Queue a message for a peer."""
+        self._queues[member].append(message)
+        self._waiting[member].set()
+
+    async def run(self) -> None:
+        """Deliver what is queued, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for member in self._queues:
+                group.create_task(self._deliver(member), name=f"to {member}")
+
+    async def _deliver(self, member: Address) -> None:
+        queue, waiting = self._queues[member], self._waiting[member]
+        while True:
+            await waiting.wait()
+            waiting.clear()
+            while queue:
+                message = queue.popleft()
+                value = {"type": type(message).__name__, "message": message.to_json()}
+                try:
+                    async with asyncio.timeout(SEND_SECONDS):
+                        await self._dial.peer(self._url(member)).post_json("/v1/messages", value)
+                    self._recovered(member)
+                except (FreeholdError, TimeoutError) as error:
+                    self._failed(member, error)
+
+    async def fetch_batch(self, member: Address, subject: Hash) -> bytes:
+        """A batch's bytes from one peer. FreeholdError."""
+        return await self._fetch(member, f"/v1/batches/{subject}", BATCH_LIMIT)
+
+    async def fetch_bundle(self, member: Address, epoch: int) -> bytes:
+        """A bundle's bytes from one peer. FreeholdError."""
+        return await self._fetch(member, f"/v1/bundles/{epoch}", BUNDLE_LIMIT)
+
+    async def _fetch(self, member: Address, path: str, limit: int) -> bytes:
+        try:
+            async with asyncio.timeout(FETCH_SECONDS):
+                return await self._dial.peer(self._url(member)).get_bytes(path, limit)
+        except TimeoutError:
+            error = Unavailable(f"member {member} took more than {FETCH_SECONDS:.0f} s for {path}")
+            self._failed(member, error)
+            raise error from None
+        except Unavailable as error:
+            self._failed(member, error)
+            raise
+
+    def _url(self, member: Address) -> str:
+        url = self._urls.get(member)
+        if not url:
+            raise Unavailable(f"the network file names no address of member {member}")
+        return url
+
+    def _failed(self, member: Address, error: Exception) -> None:
+        if isinstance(error, FreeholdError) and not isinstance(error, Unavailable):
+            log.info("member %s refuses a message: %s", member, error.message)
+            return
+        if member not in self.failing:
+            log.warning("member %s does not answer: %s", member, error)
+        self.failing[member] = str(error) or type(error).__name__
+        self._urls = dict(self._read_urls())
+
+    def _recovered(self, member: Address) -> None:
+        if self.failing.pop(member, None) is not None:
+            log.info("member %s answers again", member)

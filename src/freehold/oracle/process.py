@@ -1,0 +1,146 @@
+"""A member's one wiring function: what runs, and in which order it stops.
+
+    data/oracle.sqlite, data/blobs/    all that the member must not forget
+
+Start: the member from its records, the server, then everything at once. Stop, on SIGTERM or SIGINT, or when one task
+fails: the tasks, the server, the disk. A kill at any moment is no different: what left the member is on its disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from freehold.chain.rpc import Rpc
+from freehold.market.network import Network
+from freehold.net.client import Dial
+from freehold.net.server import make_app, serve
+from freehold.oracle.chain import Feed, Submitter
+from freehold.oracle.chain_view import Start
+from freehold.oracle.config import MemberConfig
+from freehold.oracle.engine import Engine
+from freehold.oracle.events import ChainAdvanced, PriceSeen, Tick
+from freehold.oracle.member import Member
+from freehold.oracle.peers import Peers
+from freehold.oracle.price import PriceFile
+from freehold.oracle.server import Api
+from freehold.oracle.setup import Setup, Timing
+from freehold.oracle.status import Status
+from freehold.oracle.store import Store
+from freehold.protocol.beacon import Block
+from freehold.protocol.errors import ChainError, FreeholdError, InvalidInput, NotFound
+from freehold.protocol.keys import Key
+from freehold.protocol.units import Address
+from freehold.services.judging import JUDGES
+
+log = logging.getLogger(__name__)
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+TICK_SECONDS = 0.1
+
+
+async def run(config: MemberConfig, stopping: asyncio.Event, key: Key | None = None) -> None:
+    """Run a member until `stopping` is set, under `key` or the one in its wallet. Raises what keeps it from running."""
+    network = Network.load(config.network)
+    key = key or await asyncio.to_thread(config.open_wallet)
+    setup = make_setup(network, key, config.view_timeout)
+    config.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    async with AsyncExitStack() as stack:
+        rpc = await stack.enter_async_context(Rpc(network.rpc_url, chain_id=network.chain_id))
+        dial = await stack.enter_async_context(Dial())
+        kept = network.parameters.bundle_epochs
+        store = await asyncio.to_thread(Store, config.data, config.allowance, kept, network.domain, JUDGES)
+        stack.push_async_callback(asyncio.to_thread, store.close)
+        member = Member(setup, *await store.load())
+        feed = Feed(rpc, network, config.poll, store.note_transaction)
+        peers = Peers(dial, setup.others, lambda: read_urls(config.network, network))
+        submitter = Submitter(rpc, network, key.secret)
+        engine = Engine(member, store, peers, submitter)
+        price = PriceFile(config.price_file, lambda seen: engine.handle(PriceSeen(seen)))
+        status = Status(member, feed, peers, store, submitter)
+        app = make_app(Api(engine, store, status).routes(), ready=status.ready, metrics=status.metrics)
+        server = await serve(app, config.host, config.port, config.ready_file)
+        stack.push_async_callback(server.stop)
+        log.info("member %s of %s serves at %s", key.address, network.name, server.url)
+        tasks = [
+            asyncio.create_task(engine.run(), name="engine"),
+            asyncio.create_task(
+                feed.run(member.chain.block, lambda b: engine.handle(ChainAdvanced((b,)))), name="chain"
+            ),
+            asyncio.create_task(watch_head(feed, status, config.poll), name="head"),
+            asyncio.create_task(peers.run(), name="peers"),
+            asyncio.create_task(price.run(), name="price"),
+            asyncio.create_task(tick(engine), name="clock"),
+        ]
+        stopped = asyncio.create_task(stopping.wait())
+        try:
+            done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in [stopped, *tasks]:
+                task.cancel()
+            await asyncio.gather(stopped, *tasks, return_exceptions=True)
+    log.info("member %s has stopped", key.address)
+
+
+def make_setup(network: Network, key: Key, view_timeout: float) -> Setup:
+    """Who this member is. InvalidInput if the network does not name it."""
+    if key.address not in network.member_addresses:
+        raise InvalidInput(
+            f"{key.address} is no member of {network.name}", hint="Check the wallet and the network file."
+        )
+    block = Block(network.deployment_block, network.deployment_hash, network.deployment_time)
+    timing = Timing(view=int(1000 * view_timeout), retransmit=int(125 * view_timeout), submit=int(250 * view_timeout))
+    start = Start(block, network.parameters)
+    return Setup(key, network.member_addresses, network.domain, start, JUDGES, timing)
+
+
+def read_urls(path: Path, known: Network) -> Mapping[Address, str]:
+    """Where the members listen, by the network file as it is now."""
+    try:
+        network = Network.load(path)
+    except (NotFound, InvalidInput):
+        network = known
+    return dict(zip(network.member_addresses, network.member_urls, strict=True))
+
+
+async def tick(engine: Engine) -> None:
+    """Tell the state machine that time passes."""
+    while True:
+        engine.handle(Tick(int(time.monotonic() * 1000)))
+        await asyncio.sleep(TICK_SECONDS)
+
+
+async def watch_head(feed: Feed, status: Status, poll: float) -> None:
+    """Keep in view how far the chain is, for /readyz."""
+    while True:
+        try:
+            status.head = await feed.head()
+        except ChainError as error:
+            log.debug("the chain's head is not known: %s", error.message)
+        await asyncio.sleep(max(poll, 0.5))
+
+
+def main(config: Path) -> int:
+    """Run the member that the configuration file describes until SIGTERM or SIGINT; the exit code."""
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
+    try:
+        asyncio.run(_run_until_signal(MemberConfig.load(config)))
+    except FreeholdError as error:
+        log.error("%s %s", error.message, error.advice)
+        return 1
+    return 0
+
+
+async def _run_until_signal(config: MemberConfig) -> None:
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    await run(config, stopping)

@@ -1,0 +1,183 @@
+"""A member's HTTP interface.
+
+    POST /v1/batches                            a batch -> this member's Acknowledgement, after fsync
+    POST /v1/certificates                       a certificate -> this member's Holding, after fsync
+    GET  /v1/batches/{subject}                  the batch's bytes
+    POST /v1/messages                           member to member
+    GET  /v1/status  /v1/open                   where this member stands; what is open to evidence
+    GET  /v1/reports?from=E  /v1/reports/{E}    committed reports
+    GET  /v1/bundles/{E}                        all that epoch E's report follows from
+    GET  /v1/state/{E}/nodes/{node}             rows of the state after E, each with its proof
+    GET  /v1/state/{E}/clients/{client}
+    GET  /v1/accounts/{address}?epoch=E         an account with its proof against the report of E
+
+Answers that other parties compare between members (all but status, open, and a report's signers) depend on committed
+epochs alone, so honest members give the same words.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiohttp import web
+
+from freehold.net.server import ok, read_body, read_json
+from freehold.oracle.effects import Signed
+from freehold.oracle.engine import Engine
+from freehold.oracle.events import BatchReceived, CertificateReceived, MessageReceived
+from freehold.oracle.status import Status
+from freehold.oracle.store import Store, Summary
+from freehold.oracle.views import Views
+from freehold.protocol.batches import BATCH_LIMIT, decode_batch
+from freehold.protocol.errors import InvalidInput, MalformedMessage, Overloaded
+from freehold.protocol.messages import Certificate, Manifest, Observation, ViewChange, Vote
+from freehold.protocol.units import Address, Hash
+
+MESSAGES: dict[str, type[Observation] | type[Manifest] | type[ViewChange] | type[Vote]] = {
+    kind.__name__: kind for kind in (Observation, Manifest, ViewChange, Vote)
+}
+MESSAGE_LIMIT = 64 * 2**20  # a manifest with Q observations of all certificates
+INCOMING_LIMIT = 256 * 2**20  # bytes of bodies that are being read at once
+REPORTS_LIMIT = 1000  # in one answer
+
+
+class Api:
+    """The handlers of one member."""
+
+    def __init__(self, engine: Engine, store: Store, status: Status) -> None:
+        self._engine, self._store, self._status = engine, store, status
+        self._views = Views(store)
+        self._incoming = 0
+
+    def routes(self) -> list[web.RouteDef]:
+        """For `net.server.make_app`."""
+        return [
+            web.post("/v1/batches", self.post_batch),
+            web.get("/v1/batches/{subject}", self.get_batch),
+            web.post("/v1/certificates", self.post_certificate),
+            web.post("/v1/messages", self.post_message),
+            web.get("/v1/status", self.get_status),
+            web.get("/v1/open", self.get_open),
+            web.get("/v1/reports", self.get_reports),
+            web.get("/v1/reports/{epoch}", self.get_report),
+            web.get("/v1/bundles/{epoch}", self.get_bundle),
+            web.get("/v1/state/{epoch}/nodes/{address}", self.get_node),
+            web.get("/v1/state/{epoch}/clients/{address}", self.get_client),
+            web.get("/v1/accounts/{address}", self.get_account),
+        ]
+
+    @asynccontextmanager
+    async def _room(self, request: web.Request, limit: int) -> AsyncIterator[None]:
+        size = limit if request.content_length is None else min(request.content_length, limit)
+        if self._incoming + size > INCOMING_LIMIT:
+            raise Overloaded("too many bytes are arriving at once")
+        self._incoming += size
+        try:
+            yield
+        finally:
+            self._incoming -= size
+
+    async def post_batch(self, request: web.Request) -> web.Response:
+        async with self._room(request, BATCH_LIMIT):
+            data = await read_body(request, BATCH_LIMIT)
+            self._store.check_room(len(data))
+            domain = self._engine.member.setup.domain
+            batch = await asyncio.to_thread(decode_batch, data, self._store.kinds, domain)
+            self._status.batches += 1
+            return ok(self._signed(await self._engine.ask(lambda reply: BatchReceived(batch, data, reply))))
+
+    async def post_certificate(self, request: web.Request) -> web.Response:
+        certificate = Certificate.from_json(await read_json(request))
+        self._status.certificates += 1
+        return ok(self._signed(await self._engine.ask(lambda reply: CertificateReceived(certificate, reply))))
+
+    def _signed(self, signed: Signed) -> dict[str, Any]:
+        return {
+            "epoch": signed.epoch,
+            "subject": str(signed.subject),
+            "member": str(self._engine.member.setup.key.address),
+            "signature": str(signed.signature),
+        }
+
+    async def get_batch(self, request: web.Request) -> web.Response:
+        return _bytes(await self._store.batch_bytes(Hash(request.match_info["subject"])))
+
+    async def post_message(self, request: web.Request) -> web.Response:
+        async with self._room(request, MESSAGE_LIMIT):
+            value = await read_json(request, MESSAGE_LIMIT)
+            kind = MESSAGES.get(str(value.get("type")))
+            if kind is None:
+                raise MalformedMessage(f"a message is one of {', '.join(MESSAGES)}")
+            self._status.messages += 1
+            self._engine.handle(MessageReceived(kind.from_json(value.get("message"))))
+        return ok({})
+
+    async def get_status(self, _: web.Request) -> web.Response:
+        return ok(self._status.to_json())
+
+    async def get_open(self, _: web.Request) -> web.Response:
+        """The epoch after the last committed one; its beacon is null until its block is final."""
+        member = self._engine.member
+        last, chain = member.committed.report, member.chain
+        epoch = member.committed.epoch + 1
+        beacon = chain.beacon if chain.epoch == epoch else None
+        summary = await self._store.summary(last.epoch) if last else None
+        return ok(
+            {
+                "epoch": epoch,
+                "beacon": str(beacon.hash) if beacon else None,
+                "beacon_block": beacon.number if beacon else None,
+                "report": last.to_json() if last else None,
+                "signers": summary.signers if summary else 0,
+                "signatures": f"0x{summary.signatures.hex()}" if summary else "0x",
+                "anchor_time": chain.anchor_time if chain.epoch == epoch else None,
+            }
+        )
+
+    async def get_reports(self, request: web.Request) -> web.Response:
+        first = _number(request.query.get("from", "1"), "from")
+        summaries = await self._store.summaries(first, REPORTS_LIMIT)
+        return ok(
+            [{"report": s.report.to_json(), "verdicts": dict(s.verdicts), "payments": s.payments} for s in summaries]
+        )
+
+    async def get_report(self, request: web.Request) -> web.Response:
+        summary = await self._store.summary(_number(request.match_info["epoch"], "the epoch"))
+        return ok(_report_json(summary))
+
+    async def get_bundle(self, request: web.Request) -> web.Response:
+        return _bytes(await self._store.bundle(_number(request.match_info["epoch"], "the epoch")))
+
+    async def get_node(self, request: web.Request) -> web.Response:
+        epoch = _number(request.match_info["epoch"], "the epoch")
+        return ok(await self._views.node(epoch, Address(request.match_info["address"])))
+
+    async def get_client(self, request: web.Request) -> web.Response:
+        epoch = _number(request.match_info["epoch"], "the epoch")
+        return ok(await self._views.client(epoch, Address(request.match_info["address"])))
+
+    async def get_account(self, request: web.Request) -> web.Response:
+        epoch = _number(request.query.get("epoch", str(self._engine.member.committed.epoch)), "epoch")
+        return ok(await self._views.account(epoch, Address(request.match_info["address"])))
+
+
+def _number(text: str, what: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
+        raise InvalidInput(f"{what} must be a number, not {text[:40]!r}")
+    return int(text)
+
+
+def _bytes(data: bytes) -> web.Response:
+    return web.Response(body=data, content_type="application/octet-stream")
+
+
+def _report_json(summary: Summary) -> dict[str, Any]:
+    value: dict[str, Any] = {
+        "report": summary.report.to_json(),
+        "signers": summary.signers,
+        "signatures": f"0x{summary.signatures.hex()}",
+    }
+    return value | ({"transaction": summary.transaction} if summary.transaction else {})

@@ -1,0 +1,87 @@
+"""How a member is: what /v1/status, /readyz and /metrics say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from freehold.oracle.chain import Feed, Submitter
+from freehold.oracle.member import Member
+from freehold.oracle.peers import Peers
+from freehold.oracle.store import Store
+
+BEHIND = 8  # final blocks that a member may be behind and still call itself ready
+
+
+class Status:
+    """Counters, and views of what runs."""
+
+    def __init__(self, member: Member, feed: Feed, peers: Peers, store: Store, submitter: Submitter) -> None:
+        self._member, self._feed, self._peers = member, feed, peers
+        self._store, self._submitter = store, submitter
+        self.head = 0
+        self.batches = 0
+        self.certificates = 0
+        self.messages = 0
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether this member takes part, and if not why not."""
+        member = self._member
+        if member.fault:
+            return False, member.fault
+        if self._feed.failure:
+            return False, self._feed.failure
+        behind = self.head - member.chain.block.number
+        if self.head == 0 or behind > BEHIND:
+            return False, f"reading the chain: {behind} final blocks behind"
+        if not member.is_level:
+            return False, f"epoch {member.committed.epoch} is committed here, the chain has {member.chain.epoch - 1}"
+        return True, ""
+
+    def to_json(self) -> dict[str, Any]:
+        """For people and for `freehold status`."""
+        member = self._member
+        is_ready, why = self.ready()
+        report = member.committed.report
+        return {
+            "member": str(member.setup.key.address),
+            "epoch": member.epoch,
+            "step": member.step,
+            "view": member.round.said.view if member.round else 0,
+            "last_report": report.to_json() if report else None,
+            "final_block": member.chain.block.number,
+            "level": member.is_level,
+            "ready": is_ready,
+            "why": why,
+            "price": str(member.price),
+            "held": len(member.gathering.held),
+            "peers": {str(peer): self._peers.failing.get(peer, "") for peer in member.setup.others},
+            "submission": self._submitter.failure,
+            "equivocations": member.equivocations,
+        }
+
+    def metrics(self) -> str:
+        """Prometheus text."""
+        member = self._member
+        gauges = {
+            "epoch_open": member.epoch,
+            "epoch_committed": member.committed.epoch,
+            "final_block": member.chain.block.number,
+            "view": member.round.said.view if member.round else 0,
+            "ready": int(self.ready()[0]),
+            "batches_kept": len(member.gathering.batches),
+            "certificates_held": len(member.gathering.held),
+            "peers_failing": len(self._peers.failing),
+            "blobs_bytes": self._store.used_bytes,
+            "equivocations": len(member.equivocations),
+        }
+        counters = {
+            "batches_received_total": self.batches,
+            "certificates_received_total": self.certificates,
+            "messages_received_total": self.messages,
+            "reports_submitted_total": self._submitter.submitted,
+        }
+        lines = []
+        for kind, values in (("gauge", gauges), ("counter", counters)):
+            for name, value in values.items():
+                lines += [f"# TYPE freehold_oracle_{name} {kind}", f"freehold_oracle_{name} {value}"]
+        return "\n".join(lines) + "\n"

@@ -1,0 +1,256 @@
+"""A member's disk: records in SQLite, batches, bundles and states as blobs.
+
+    oracle.sqlite    records, and what each committed epoch came to
+    blobs/           batch.SUBJECT   bundle.EPOCH   state.EPOCH.TABLE
+
+A blob is written before the row that speaks of it, and removed after it; what a kill leaves in between is removed at
+the next start. Invariant: once `write` or `commit` returned, all of it survives a power cut; if it was cut short,
+none of it is seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from freehold.oracle.effects import Commit
+from freehold.oracle.member import Committed
+from freehold.oracle.records import BATCH, Record
+from freehold.protocol.batches import Batch, Kinds, decode_batch, kinds_of
+from freehold.protocol.bundle import encode_bundle
+from freehold.protocol.errors import Corrupt, DiskFull, NotFound
+from freehold.protocol.messages import Report
+from freehold.protocol.service import Judge
+from freehold.protocol.state import TABLES, State
+from freehold.protocol.tables import Table
+from freehold.protocol.typed import Domain, canonical_json, parse_json
+from freehold.protocol.units import Hash
+from freehold.store.blobs import Blobs
+from freehold.store.sql import Database
+
+MIGRATIONS = [
+    """
+    CREATE TABLE records (kind TEXT, key TEXT, epoch INTEGER NOT NULL, data BLOB, PRIMARY KEY (kind, key));
+    CREATE TABLE epochs (epoch INTEGER PRIMARY KEY, report BLOB NOT NULL, signers INTEGER NOT NULL,
+                         signatures BLOB NOT NULL, verdicts BLOB NOT NULL, made INTEGER NOT NULL,
+                         transaction_hash TEXT NOT NULL);
+    """
+]
+RESERVE = 64 * 2**20  # bytes of the allowance that batches leave for what settling writes
+
+
+class Summary(NamedTuple):
+    """What a committed epoch came to. `transaction` is empty where it was not seen."""
+
+    report: Report
+    signers: int
+    signatures: bytes
+    verdicts: Mapping[str, int]
+    payments: int
+    transaction: str
+
+
+class Store:
+    """`allowance` bounds the blobs, in bytes; bundles and states are kept for `epochs` epochs."""
+
+    def __init__(
+        self, directory: Path, allowance: int, epochs: int, domain: Domain, judges: Mapping[str, Judge]
+    ) -> None:
+        self._database = Database(directory / "oracle.sqlite", MIGRATIONS)
+        try:
+            self._blobs = Blobs(directory / "blobs", allowance)
+        except BaseException:
+            self._database.close()
+            raise
+        self._epochs, self._domain, self._judges = epochs, domain, judges
+        self._kinds = kinds_of(judges)
+        self._transactions: dict[int, str] = {}
+
+    def close(self) -> None:
+        """Finish what is queued."""
+        self._database.close()
+
+    @property
+    def kinds(self) -> Kinds:
+        """The rows that this network takes."""
+        return self._kinds
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes in blobs."""
+        return self._blobs.used_bytes
+
+    def check_room(self, size: int) -> None:
+        """DiskFull where a batch of this size would leave too little for settling."""
+        free = self._blobs.free_bytes - RESERVE
+        if size > free:
+            raise DiskFull(f"this member has no room for {size} bytes", free=max(0, free), needed=size)
+
+    def note_transaction(self, epoch: int, transaction: Hash) -> None:
+        """Remember which transaction submitted an epoch's report, until the epoch is committed."""
+        self._transactions[epoch] = str(transaction)
+
+    # -- writing --------------------------------------------------------------------------------------------------
+
+    async def write(self, records: Sequence[Record]) -> None:
+        """Make the records durable, all or none."""
+        await self._put_batches(records)
+        await self._database.write(lambda connection: _write(connection, records))
+        await self._drop_batches(records)
+
+    async def commit(self, effect: Commit) -> None:
+        """Make an epoch, its bundle, the state after it, and the records durable, all or none."""
+        bundle, settlement, epoch = effect.bundle, effect.settlement, effect.bundle.report.epoch
+        made = await asyncio.to_thread(self._put_epoch, effect)
+        verdicts = canonical_json(dict(Counter(verdict.reason for verdict in settlement.verdicts)))
+        row = (
+            epoch,
+            bundle.report.to_bytes(),
+            bundle.signers,
+            bundle.signatures,
+            verdicts,
+            len(settlement.payments),
+            self._transactions.pop(epoch, ""),
+        )
+        await self._put_batches(effect.records)
+
+        def work(connection: sqlite3.Connection) -> None:
+            _write(connection, effect.records)
+            connection.execute("INSERT OR REPLACE INTO epochs VALUES (?,?,?,?,?,?,?)", row)
+
+        await self._database.write(work)
+        await self._drop_batches(effect.records)
+        await asyncio.to_thread(self._drop_epochs, epoch - self._epochs, made)
+
+    def _put_epoch(self, effect: Commit) -> set[str]:
+        epoch = effect.bundle.report.epoch
+        blobs = {f"bundle.{epoch}": encode_bundle(effect.bundle)}
+        for name, table in effect.settlement.state.tables().items():
+            blobs[f"state.{epoch}.{name}"] = table.encode()
+        for key, data in blobs.items():
+            self._blobs.put(key, [data])
+        return set(blobs)
+
+    def _drop_epochs(self, over: int, made: set[str]) -> None:
+        for key in list(self._blobs.list_keys()):
+            kind, _, rest = key.partition(".")
+            if kind in ("bundle", "state") and key not in made and int(rest.partition(".")[0]) <= over:
+                self._blobs.delete(key)
+
+    async def _put_batches(self, records: Sequence[Record]) -> None:
+        new = [r for r in records if r.kind == BATCH and r.data is not None and not self._blobs.has(_batch_key(r.key))]
+        await asyncio.gather(
+            *(asyncio.to_thread(self._blobs.put, _batch_key(r.key), [r.data]) for r in new if r.data is not None)
+        )
+
+    async def _drop_batches(self, records: Sequence[Record]) -> None:
+        for record in records:
+            if record.kind == BATCH and record.data is None:
+                await asyncio.to_thread(self._blobs.delete, _batch_key(record.key))
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    async def load(self) -> tuple[Committed | None, list[tuple[Record, Batch | None]]]:
+        """What a member starts from: the last committed epoch, and its records."""
+        rows = await self._database.read(_all_records)
+        last = await self._database.read(lambda c: c.execute("SELECT MAX(epoch) FROM epochs").fetchone()[0])
+        committed = None
+        if last is not None:
+            committed = Committed(await self.state(last), (await self.summary(last)).report)
+        records = await asyncio.to_thread(lambda: list(self._with_batches(rows)))
+        await asyncio.to_thread(self._sweep, {_batch_key(r.key) for r in rows if r.kind == BATCH}, last or 0)
+        return committed, records
+
+    def _with_batches(self, rows: Sequence[Record]) -> Iterator[tuple[Record, Batch | None]]:
+        for row in rows:
+            batch = None
+            if row.kind == BATCH:
+                batch = decode_batch(self._blobs.read(_batch_key(row.key)), self._kinds, self._domain)
+            yield row, batch
+
+    def _sweep(self, batches: set[str], last: int) -> None:
+        """Remove what a kill has left: batches without a record, an epoch that was not committed."""
+        for key in list(self._blobs.list_keys()):
+            kind, _, rest = key.partition(".")
+            if (kind == "batch" and key not in batches) or (
+                kind in ("bundle", "state") and int(rest.partition(".")[0]) > last
+            ):
+                self._blobs.delete(key)
+
+    async def batch_bytes(self, subject: Hash) -> bytes:
+        """A batch as it came. NotFound."""
+        return await asyncio.to_thread(self._blobs.read, _batch_key(str(subject)))
+
+    def batch(self, subject: Hash) -> Batch | None:
+        """A batch, decoded; None where there is none. Blocks."""
+        try:
+            return decode_batch(self._blobs.read(_batch_key(str(subject))), self._kinds, self._domain)
+        except NotFound:
+            return None
+
+    async def bundle(self, epoch: int) -> bytes:
+        """An epoch's bundle. NotFound where it is not committed here, or no longer kept."""
+        try:
+            return await asyncio.to_thread(self._blobs.read, f"bundle.{epoch}")
+        except NotFound:
+            raise NotFound(f"this member has no bundle of epoch {epoch}", epoch=epoch) from None
+
+    async def state(self, epoch: int) -> State:
+        """The state after an epoch. NotFound where it is not committed here, or no longer kept."""
+        return await asyncio.to_thread(self._state, epoch)
+
+    def _state(self, epoch: int) -> State:
+        kinds = dict(TABLES) | {f"service.{judge.name}": judge.state_kind for judge in self._judges.values()}
+        prefix = f"state.{epoch}."
+        tables: dict[str, Table[Any]] = {}
+        for key in [key for key in self._blobs.list_keys() if key.startswith(prefix)]:
+            name = key.removeprefix(prefix)
+            if name not in kinds:
+                raise Corrupt(f"the state of epoch {epoch} has a table {name!r} that this release does not know")
+            tables[name] = Table.decode(kinds[name], self._blobs.read(key))
+        if not tables:
+            raise NotFound(f"this member has no state of epoch {epoch}", epoch=epoch)
+        return State.from_tables(tables)
+
+    async def summary(self, epoch: int) -> Summary:
+        """What a committed epoch came to. NotFound."""
+        found = await self.summaries(epoch, 1)
+        if not found or found[0].report.epoch != epoch:
+            raise NotFound(f"epoch {epoch} is not committed here", epoch=epoch)
+        return found[0]
+
+    async def summaries(self, first: int, limit: int) -> list[Summary]:
+        """Committed epochs from `first` on, ascending."""
+        query = "SELECT report, signers, signatures, verdicts, made, transaction_hash FROM epochs WHERE epoch >= ?"
+        rows = await self._database.read(
+            lambda c: c.execute(query + " ORDER BY epoch LIMIT ?", (first, limit)).fetchall()
+        )
+        return [
+            Summary(Report.from_bytes(report), signers, signatures, parse_json(verdicts), payments, transaction)
+            for report, signers, signatures, verdicts, payments, transaction in rows
+        ]
+
+    async def records(self, kind: str) -> list[Record]:
+        """All records of one kind."""
+        return [record for record in await self._database.read(_all_records) if record.kind == kind]
+
+
+def _batch_key(subject: str) -> str:
+    return f"batch.{subject}"
+
+
+def _write(connection: sqlite3.Connection, records: Sequence[Record]) -> None:
+    for record in records:
+        if record.data is None:
+            connection.execute("DELETE FROM records WHERE kind = ? AND key = ?", (record.kind, record.key))
+        else:
+            data = None if record.kind == BATCH else record.data
+            connection.execute("INSERT OR REPLACE INTO records VALUES (?,?,?,?)", (*record[:3], data))
+
+
+def _all_records(connection: sqlite3.Connection) -> list[Record]:
+    return [Record(*row) for row in connection.execute("SELECT kind, key, epoch, data FROM records")]

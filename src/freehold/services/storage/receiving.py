@@ -1,0 +1,214 @@
+"""A shard comes in: 4 bytes length of the record ‖ segment record ‖ the shard's bytes, hashed while they are written.
+
+Everything cheap is checked before the first byte is stored: who sends it, whether its lease is paid for, whether
+record, root and sizes fit each other, whether there is room. Invariant: 201 is answered only once the bytes are on disk
+and their row is in SQL; a request that ends in any other way leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+from aiohttp import web
+
+from freehold.net.server import ok
+from freehold.protocol.errors import (
+    BodyTooLarge,
+    Corrupt,
+    InsufficientCredits,
+    InvalidInput,
+    MalformedMessage,
+    Overloaded,
+    Refused,
+    WrongSignature,
+)
+from freehold.protocol.messages import STREAM
+from freehold.protocol.units import Hash
+from freehold.services.seam import Arrival, ProviderContext, Standing
+from freehold.services.storage.lists import Lists, Shard, Stripes
+from freehold.services.storage.segment_record import MAX_RECORD_BYTES, SegmentRecord
+from freehold.services.storage.shard_tree import ShardHasher
+from freehold.services.storage.terms import NAME, UNITS_PER_STREAM_PRICE
+
+BLOCK = 1 << 20  # bytes written and hashed in one go
+OVERHEAD = 1 << 20  # a shard may be this much longer than a segment's plaintext
+AT_ONCE = 64  # uploads in flight; more are asked to come again
+
+T = TypeVar("T")
+
+
+def key_of(lease: Hash, root: bytes) -> str:
+    """A shard's name on disk: shards of different leases never share bytes."""
+    return f"{lease.hex()}-{root.hex()}"
+
+
+def parse_hash(text: str) -> Hash:
+    """A hash in an address; MalformedMessage."""
+    if not text.startswith("0x"):
+        raise MalformedMessage("a hash is 0x and 64 hexadecimal digits")
+    return Hash(text)
+
+
+def check_stream(standing: Standing) -> None:
+    """Refused unless this is an open storage lease paid as a stream."""
+    lease = standing.lease
+    if lease.service != NAME or lease.mode != STREAM:
+        raise Refused("this lease is not for keeping shards")
+    if standing.state is not None and standing.state.closed:
+        raise Refused(f"this lease was closed in epoch {standing.state.closed}")
+
+
+def check_covered(standing: Standing, size: int, seconds: int) -> None:
+    """InsufficientCredits unless the lock is above what is paid plus `size` bytes for `seconds` more."""
+    check_stream(standing)
+    ahead = -(-size * seconds * standing.lease.price // UNITS_PER_STREAM_PRICE)
+    missing = standing.settled + ahead + 1 - standing.lock
+    lapsed = standing.state is not None and standing.state.lapsed
+    if missing > 0 or lapsed:
+        raise InsufficientCredits(
+            "this lease has lapsed: its lock is used up"
+            if lapsed
+            else f"the lock of {standing.lock} does not cover this lease"
+            if standing.lock
+            else "no certified reservation covers this lease",
+            hint="Reserve more credits for this lease, and show the node the certificate.",
+            missing=str(max(missing, 1)), lock=str(standing.lock), settled=str(standing.settled),
+        )  # fmt: skip
+
+
+async def in_thread(work: Callable[..., T], *arguments: object) -> T:
+    """Run blocking work; when the caller is cancelled, the work has ended before the cancellation goes on."""
+    task = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
+
+class Receiver:
+    """Takes shards in, for one provider. `locks` are held, by root, while a shard comes or goes."""
+
+    def __init__(self, context: ProviderContext, lists: Lists, locks: Stripes) -> None:
+        self._context = context
+        self._lists = lists
+        self._locks = locks
+        self._limit = context.parameters.segment_size + OVERHEAD
+        self._active = 0
+        self.received_bytes = 0
+        self._finishing: set[asyncio.Task[None]] = set()
+
+    async def put(self, request: web.Request) -> web.StreamResponse:
+        """PUT .../shards/{root}?index=&size=."""
+        lease, root = parse_hash(request.match_info["lease"]), parse_hash(request.match_info["root"])
+        index, size = _number(request, "index"), _number(request, "size")
+        standing = await self._context.leases.find(lease)
+        check_stream(standing)
+        sender = self._context.authenticate(request.headers, request.method, request.raw_path, root)
+        if sender != standing.lease.client:
+            raise WrongSignature(f"the request is signed by {sender}, the lease is {standing.lease.client}'s")
+        check_covered(standing, size, self._context.parameters.epoch_length)
+        if not 0 < size <= self._limit:
+            raise BodyTooLarge(f"a shard has 1 to {self._limit} bytes, not {size}", limit=self._limit)
+        if self._active >= AT_ONCE:
+            raise Overloaded(f"{AT_ONCE} shards are arriving already")
+        self._active += 1
+        try:
+            record = await _read_record(request, size)
+            if not (index < record.n and record.roots[index] == root and record.shard_size == size):
+                raise InvalidInput(f"the segment's record names another shard {index}")
+            kept = (record.hash(), record.to_bytes())
+            if not await self._is_here(lease, root, kept):
+                await self._receive(request, lease, root, size, kept)
+        finally:
+            self._active -= 1
+        return ok({}, status=201)
+
+    async def _is_here(self, lease: Hash, root: Hash, record: tuple[Hash, bytes]) -> bool:
+        async with self._locks.of(root):
+            if not await self._lists.touch(lease, root, record, self._context.clock()):
+                return False
+            if await in_thread(self._context.files.has, key_of(lease, root)):
+                return True
+            await self._lists.mark_corrupt(lease, root)
+            return False
+
+    async def _receive(
+        self, request: web.Request, lease: Hash, root: Hash, size: int, record: tuple[Hash, bytes]
+    ) -> None:
+        hasher = ShardHasher()
+        incoming = await in_thread(self._context.files.begin, key_of(lease, root), size)
+        try:
+            await self._write(request, incoming, hasher, size)
+            if hasher.size != size or hasher.root() != root:
+                raise Corrupt(
+                    f"the {hasher.size} bytes that arrived are not shard {root} of {size} bytes", shard=str(root)
+                )
+            shard = Shard(size, b"".join(hasher.hashes()), corrupt=False)
+            # A client that hangs up now must not leave bytes without their row.
+            task = asyncio.create_task(self._finish(incoming, lease, root, shard, record))
+            self._finishing.add(task)
+            task.add_done_callback(self._finishing.discard)
+            try:
+                await asyncio.shield(task)
+            except asyncio.CancelledError:
+                await asyncio.wait([task])
+                raise
+        finally:
+            incoming.abort()
+        self.received_bytes += size
+
+    async def _write(self, request: web.Request, incoming: Arrival, hasher: ShardHasher, size: int) -> None:
+        block: list[bytes] = []
+        waiting = arrived = 0
+
+        def store() -> None:
+            for chunk in block:
+                incoming.write(chunk)
+                hasher.update(chunk)
+
+        async for chunk in request.content.iter_any():
+            block.append(chunk)
+            waiting += len(chunk)
+            arrived += len(chunk)
+            if arrived > size:
+                raise BodyTooLarge(f"more than the {size} bytes that were announced", limit=size)
+            if waiting >= BLOCK:
+                await in_thread(store)
+                block, waiting = [], 0
+        await in_thread(store)
+
+    async def _finish(
+        self, incoming: Arrival, lease: Hash, root: Hash, shard: Shard, record: tuple[Hash, bytes]
+    ) -> None:
+        async with self._locks.of(root):
+            await in_thread(incoming.commit)
+            await self._lists.stored(lease, root, shard, record, self._context.clock())
+
+    async def stop(self) -> None:
+        """Finish what is becoming durable."""
+        await asyncio.gather(*self._finishing, return_exceptions=True)
+
+
+def _number(request: web.Request, name: str) -> int:
+    text = request.query.get(name, "")
+    if not (text.isascii() and text.isdigit() and len(text) <= 12):
+        raise MalformedMessage(f"?{name}= must be a number")
+    return int(text)
+
+
+async def _read_record(request: web.Request, size: int) -> SegmentRecord:
+    announced = request.content_length
+    if announced is None:
+        raise MalformedMessage("the body's length must be announced")
+    if announced > 4 + MAX_RECORD_BYTES + size:
+        raise BodyTooLarge(f"a body of {announced} bytes for a shard of {size}", limit=4 + MAX_RECORD_BYTES + size)
+    try:
+        length = int.from_bytes(await request.content.readexactly(4))
+        if length > MAX_RECORD_BYTES or announced != 4 + length + size:
+            raise MalformedMessage("the body is not a record's length, a record and a shard of ?size= bytes")
+        return SegmentRecord.from_bytes(await request.content.readexactly(length))
+    except asyncio.IncompleteReadError:
+        raise MalformedMessage("the body ends within the record") from None

@@ -1,0 +1,10 @@
+"""The working registry: what nodes load. One line a service."""
+
+from __future__ import annotations
+
+from freehold.services.seam import ProviderFactory
+from freehold.services.storage.provider import StorageProvider
+
+PROVIDERS: dict[str, ProviderFactory] = {
+    StorageProvider.name: StorageProvider,
+}

@@ -1,0 +1,297 @@
+"""A network in one process: members that certify whatever is sound, real nodes over real HTTP, and no chain.
+
+The members share one memory and settle nothing but what a client sees of settlement: `advance` commits the locks and
+leases that were certified, and opens the next epoch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from freehold.client.account import Account
+from freehold.client.sdk import Freehold
+from freehold.market.network import CONTRACTS, MemberRecord, Network
+from freehold.net.auth import Guard
+from freehold.net.server import Server, make_app, ok, read_body, read_json, serve
+from freehold.node.api import Api
+from freehold.node.book import MIGRATIONS, Book
+from freehold.node.offers import Offers, Terms
+from freehold.protocol.batches import LEASE, RESERVATION, Batch, decode_batch, kinds_of
+from freehold.protocol.certificates import check_certificate
+from freehold.protocol.errors import InsufficientCredits, NotFound, Refused
+from freehold.protocol.keys import Key
+from freehold.protocol.messages import Acknowledgement, Certificate, Holding
+from freehold.protocol.parameters import Parameters
+from freehold.protocol.reservations import compute_commitment, locks_of, new_client
+from freehold.protocol.state import ClientState, EpochState, LeaseState, LockState, NodeRecord, State
+from freehold.protocol.typed import Domain
+from freehold.protocol.units import ONE, Address, Hash
+from freehold.services.judging import JUDGES
+from freehold.services.seam import ProviderContext
+from freehold.services.storage.provider import StorageProvider
+from freehold.services.storage.terms import DELTA, Delta
+from freehold.store.blobs import Blobs
+from freehold.store.sql import Database
+
+CHAIN_ID = 31337
+ORACLE = Address("0x" + "0c" * 20)
+DOMAIN = Domain(CHAIN_ID, ORACLE)
+SEGMENT = 64 << 10
+PRICE = ONE  # one credit a tebibyte and hour, one a tebibyte sent
+
+
+def key(name: str, number: int = 0) -> Key:
+    """A key of its own for each name and number."""
+    return Key(name.encode().rjust(28, b"\x01") + (number + 1).to_bytes(4))
+
+
+def parameters(**changes: int) -> Parameters:
+    values = {
+        "epoch_length": 20, "answering_window": 5, "finality_depth": 1, "challenges": 4, "tau": 100_000,
+        "beta": 500_000, "initial_subsidy": ONE, "halving_epochs": 1000, "minimum_bond": ONE, "lapse_grace": 2,
+        "lock_release": 2, "segment_size": SEGMENT, "dispute_window": 5, "thaw_epochs": 2, "max_price_age": 86400,
+        "initial_price": ONE, "bundle_epochs": 100,
+    }  # fmt: skip
+    return Parameters(**(values | changes))
+
+
+@dataclass
+class Memory:
+    """What all members remember."""
+
+    epoch: int = 1
+    credits: dict[Address, int] = field(default_factory=dict)
+    batches: dict[Hash, Batch] = field(default_factory=dict)
+    held: list[Hash] = field(default_factory=list)
+    clients: dict[Address, ClientState] = field(default_factory=dict)
+    leases: dict[Hash, LeaseState] = field(default_factory=dict)
+    locks: dict[Hash, LockState] = field(default_factory=dict)
+    pending: dict[Address, int] = field(default_factory=dict)
+
+    def deltas(self) -> list[Delta]:
+        return [row for id in self.held if self.batches[id].header.kind == DELTA for row in self.batches[id].table]
+
+    def state(self) -> State:
+        clients = {
+            a: ClientState(
+                client=a, reservation=self.clients.get(a, new_client(a)).reservation, paid_in=credits,
+                burned=credits, spent=0, released=0,
+            )
+            for a, credits in self.credits.items()
+        }  # fmt: skip
+        epoch = EpochState(epoch=self.epoch - 1, anchor_block=0, anchor_hash=Hash(bytes(32)), anchor_time=0)
+        return State(epoch, clients=clients, leases=self.leases, locks=self.locks)
+
+    def check(self, batch: Batch) -> None:
+        if batch.header.kind != RESERVATION:
+            return
+        row = batch.table.rows[0]
+        known = self.clients.get(row.client, new_client(row.client)).reservation
+        last = self.pending.get(row.client, known)
+        if batch.subject not in self.batches and row.number != last + 1:
+            raise Refused(f"reservation {row.number} does not follow {last}")
+        missing = compute_commitment(self.state(), row) - self.credits.get(row.client, 0)
+        if missing > 0:
+            raise InsufficientCredits("too few credits", missing=str(missing))
+
+    def hold(self, subject: Hash) -> None:
+        if subject in self.held:
+            return
+        self.held.append(subject)
+        batch = self.batches[subject]
+        if batch.header.kind == RESERVATION:
+            self.pending[batch.table.rows[0].client] = batch.table.rows[0].number
+
+    def advance(self) -> None:
+        for subject in self.held:
+            batch = self.batches[subject]
+            for row in batch.table:
+                if batch.header.kind == RESERVATION:
+                    known = self.clients.get(row.client, new_client(row.client)).reservation
+                    if row.number == known + 1:
+                        self.locks = {k: v for k, v in self.locks.items() if v.client != row.client} | locks_of(row)
+                        self.clients[row.client] = ClientState(
+                            client=row.client, reservation=row.number, paid_in=0, burned=0, spent=0, released=0
+                        )
+                elif batch.header.kind == LEASE and row.struct_hash() not in self.leases:
+                    self.leases[row.struct_hash()] = LeaseState(
+                        lease=row.struct_hash(), client=row.client, node=row.node, service=row.service, mode=row.mode,
+                        price=row.price, deadline=row.deadline, settled=0, opened=self.epoch, lapsed=0, closed=0,
+                    )  # fmt: skip
+        self.pending.clear()
+        self.epoch += 1
+
+
+class Member:
+    """One member's HTTP end over the common memory."""
+
+    def __init__(self, own: Key, memory: Memory, members: list[Address]) -> None:
+        self.key = own
+        self.memory = memory
+        self.members = members
+        self.server: Server
+
+    async def start(self) -> None:
+        routes = [
+            web.post("/v1/batches", self._batch),
+            web.post("/v1/certificates", self._certificate),
+            web.get("/v1/status", self._status),
+            web.get("/v1/state/{epoch}/clients/{client}", self._client),
+        ]
+        app = make_app(routes, ready=lambda: (True, ""), metrics=lambda: "", limit=20 << 20)
+        self.server = await serve(app, "127.0.0.1", 0)
+
+    async def _batch(self, request: web.Request) -> web.Response:
+        batch = decode_batch(await read_body(request, 16 << 20), kinds_of(JUDGES), DOMAIN)
+        self.memory.check(batch)
+        self.memory.batches[batch.subject] = batch
+        return self._signed(Acknowledgement(epoch=self.memory.epoch, subject=batch.subject))
+
+    async def _certificate(self, request: web.Request) -> web.Response:
+        certificate = Certificate.from_json(await read_json(request))
+        check_certificate(certificate, self.members, DOMAIN)
+        self.memory.hold(certificate.subject)
+        return self._signed(Holding(epoch=self.memory.epoch, subject=certificate.subject))
+
+    def _signed(self, message: Acknowledgement | Holding) -> web.Response:
+        signature = self.key.sign(message, DOMAIN)
+        return ok({"epoch": message.epoch, "subject": str(message.subject), "member": str(self.key.address),
+                   "signature": str(signature)})  # fmt: skip
+
+    async def _status(self, _: web.Request) -> web.Response:
+        return ok({"member": str(self.key.address), "epoch": self.memory.epoch})
+
+    async def _client(self, request: web.Request) -> web.Response:
+        if int(request.match_info["epoch"]) != self.memory.epoch - 1:
+            raise NotFound("no such epoch here")
+        client, state = Address(request.match_info["client"]), self.memory.state()
+        rows: dict[str, list[Any]] = {
+            "clients": [row for row in state.clients.values() if row.client == client],
+            "leases": [row for row in state.leases.values() if row.client == client],
+            "locks": [row for row in state.locks.values() if row.client == client],
+        }
+        return ok({"tables": [], "rows": {n: [{"row": r.to_json()} for r in listed] for n, listed in rows.items()}})
+
+
+class Node:
+    """A real node without epochs: book, provider, API. `server` can be stopped and started."""
+
+    def __init__(self, number: int, folder: Path, members: list[Address], settings: dict[str, Any]) -> None:
+        self.key = key("node", number)
+        self.operator = key("operator", settings.get("operator", number)).address
+        self.folder = folder
+        self._members = members
+        self._settings = settings
+        self.server: Server | None = None
+        self.url = ""
+        self._port = 0
+
+    async def start(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._database = Database(self.folder / "node.sqlite", MIGRATIONS)
+        book, guard = Book(self._database, DOMAIN), Guard(self.key.address, DOMAIN, time.time)
+        clock: Callable[[], int] = lambda: int(time.time())  # noqa: E731
+        self.provider = StorageProvider(
+            ProviderContext(
+                key=self.key, domain=DOMAIN, parameters=self._settings["parameters"], leases=book,
+                files=Blobs(self.folder / "blobs", self._settings.get("allowance", 1 << 30)),
+                open_sql=lambda migrations: Database(self.folder / "storage.sqlite", migrations),
+                authenticate=guard.check, clock=clock,
+            )
+        )  # fmt: skip
+        await self.provider.start()
+        providers = {"storage": self.provider}
+        offers = Offers(self.key, DOMAIN, Terms(PRICE, PRICE, ""), providers, clock)
+        api = Api(self.key, DOMAIN, self._members, book, offers, providers, clock)
+        routes = [*api.routes()]
+        wrap = self._settings.get("wrap")
+        app = make_app(routes, ready=lambda: (True, ""), metrics=lambda: "")
+        if wrap is not None:
+            app.middlewares.append(wrap(self))
+        self.server = await serve(app, "127.0.0.1", self._port)
+        self.url = self.server.url
+        self._port = int(self.url.rpartition(":")[2])
+        offers.endpoint = self.url
+
+    async def stop(self) -> None:
+        if self.server is not None:
+            await self.server.stop()
+            await self.provider.stop()
+            self._database.close()
+            self.server = None
+
+    def record(self) -> NodeRecord:
+        return NodeRecord(
+            node=self.key.address, operator=self.operator, payout=self.operator, endpoint=self.url, bond=ONE
+        )
+
+    def spoil(self) -> int:
+        """Change a byte of every shard on the disk; how many there were."""
+        files = [path for path in (self.folder / "blobs").rglob("*") if path.is_file() and path.stat().st_size > 100]
+        for path in files:
+            data = bytearray(path.read_bytes())
+            data[50] ^= 1
+            path.write_bytes(data)
+        return len(files)
+
+
+class World:
+    """Everything; `client` opens the SDK as an account."""
+
+    def __init__(
+        self, folder: Path, network: Network, memory: Memory, members: list[Member], nodes: list[Node]
+    ) -> None:
+        self.folder = folder
+        self.network = network
+        self.memory = memory
+        self.members = members
+        self._nodes = nodes
+
+    @property
+    def node(self) -> list[Node]:
+        return self._nodes
+
+    async def nodes(self) -> list[NodeRecord]:
+        return [node.record() for node in self._nodes]
+
+    def account(self, number: int = 0, credits: int = 1000 * ONE) -> Account:
+        account = Account.of_secret(key("client", number).secret)
+        self.memory.credits.setdefault(account.address, credits)
+        return account
+
+    def client(self, number: int = 0, *, credits: int = 1000 * ONE, home: str = "home", **options: Any) -> Freehold:
+        return Freehold(
+            self.network, self.account(number, credits), home=self.folder / home, directory=self, **options
+        )
+
+
+@asynccontextmanager
+async def world(folder: Path, nodes: int = 8, **settings: Any) -> AsyncIterator[World]:
+    """A running world with 4 members. Settings: `parameters`, `allowance`, `operator`, `wrap` (middleware of a node)."""
+    settings.setdefault("parameters", parameters())
+    async with AsyncExitStack() as stack:
+        memory, keys = Memory(), [key("member", i) for i in range(4)]
+        addresses = [k.address for k in keys]
+        members = [Member(k, memory, addresses) for k in keys]
+        for member in members:
+            await member.start()
+            stack.push_async_callback(member.server.stop)
+        started = [Node(i, folder / f"node{i}", addresses, settings) for i in range(nodes)]
+        for node in started:
+            await node.start()
+            stack.push_async_callback(node.stop)
+        network = Network(
+            name="test", chain_id=CHAIN_ID, rpc_url="http://127.0.0.1:1",
+            contracts=dict.fromkeys(CONTRACTS, ORACLE), deployment_block=0, deployment_hash=Hash(bytes(32)),
+            deployment_time=0,
+            members=tuple(MemberRecord(m.key.address, m.key.public, m.server.url) for m in members),
+            parameters=settings["parameters"],
+        )  # fmt: skip
+        yield World(folder, network, memory, members, started)

@@ -1,0 +1,114 @@
+"""Reservations: numbers follow each other, crashes repeat, what is void is signed again."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from freehold.market.leases import KeptReservation, Want, format_credits
+from freehold.protocol.errors import InsufficientCredits, Unavailable
+from freehold.protocol.units import ONE, Hash
+from tests.client.world import World, world
+
+LEASE, OTHER = Hash(b"l" * 32), Hash(b"m" * 32)
+
+
+def last_number(net: World) -> int:
+    return max(net.memory.pending.values(), default=0)
+
+
+def test_locks_grow_in_reservations_that_follow_each_other(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path / "net", nodes=1) as net, net.client(credits=100) as client:
+            leases = client._leases
+            kept = await leases.reserve({LEASE: Want(10, 60)})
+            assert kept is not None
+            assert kept.caps() == {LEASE: 60}
+            assert await leases.reserve({LEASE: Want(60, 90)}) == kept
+            kept = await leases.reserve({OTHER: Want(40, 90)})
+            assert kept is not None
+            assert (kept.reservation.number, kept.caps()) == (2, {LEASE: 60, OTHER: 40})
+            net.memory.advance()
+            assert await leases.caps() == {LEASE: 60, OTHER: 40}
+            with pytest.raises(InsufficientCredits) as caught:
+                await leases.reserve({OTHER: Want(41, 41)})
+            assert caught.value.details["missing"] == "1"
+            assert await leases.caps() == {LEASE: 60, OTHER: 40}
+
+    asyncio.run(scenario())
+
+
+def test_a_reservation_that_missed_its_epoch_is_void_and_its_number_is_used_again(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path / "net", nodes=1) as net, net.client(credits=100) as client:
+            await client._leases.reserve({LEASE: Want(10, 10)})
+            net.memory.held.clear()  # the manifest of this epoch was made without it
+            net.memory.advance()
+            assert await client._leases.caps() == {}
+            kept = await client._leases.reserve({LEASE: Want(10, 10)})
+            assert kept is not None
+            assert kept.reservation.number == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_reservation_that_was_sent_before_a_crash_is_sent_again(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path / "net", nodes=1) as net, net.client(credits=100) as client:
+            leases, book = client._leases, client._leases._book
+            kept = await leases.reserve({LEASE: Want(10, 10)})
+            assert kept is not None
+            await book.keep_reservation(KeptReservation(kept.reservation, None))
+            again = await leases.reserve({LEASE: Want(5, 5)})
+            assert again is not None
+            assert again.reservation == kept.reservation
+            assert again.held is not None
+            assert last_number(net) == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_lost_book_goes_on_after_the_committed_number(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path / "net", nodes=1) as net:
+            async with net.client(credits=100) as client:
+                await client._leases.reserve({LEASE: Want(10, 10)})
+                net.memory.advance()
+            async with net.client(home="elsewhere") as client:
+                kept = await client._leases.reserve({OTHER: Want(5, 5)})
+                assert kept is not None
+                assert (kept.reservation.number, kept.caps()) == (2, {LEASE: 10, OTHER: 5})
+
+    asyncio.run(scenario())
+
+
+def test_two_processes_at_once_both_get_their_locks(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path / "net", nodes=1) as net, net.client(credits=100) as one, net.client() as two:
+            await asyncio.gather(
+                one._leases.reserve({LEASE: Want(10, 10)}), two._leases.reserve({OTHER: Want(20, 20)})
+            )
+            assert await one._leases.caps() == await two._leases.caps() == {LEASE: 10, OTHER: 20}
+            assert last_number(net) == 2
+
+    asyncio.run(scenario())
+
+
+def test_without_members_nothing_is_reserved(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path / "net", nodes=1) as net, net.client(credits=100) as client:
+            for member in net.members[:3]:
+                await member.server.stop()
+            with pytest.raises(Unavailable):
+                await client._leases.reserve({LEASE: Want(10, 10)})
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"), [(0, "0.000000"), (1, "0.000001"), (ONE, "1.000000"), (ONE + 1, "1.000001")]
+)
+def test_credits_are_shown_rounded_up(amount: int, text: str) -> None:
+    assert format_credits(amount) == text
