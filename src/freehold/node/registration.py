@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 from freehold.chain.contracts import Registry, Staking, Token
 from freehold.chain.contracts.registry import EndpointUpdated, NodeRegistered
 from freehold.chain.rpc import Log, Rpc, hexadecimal
-from freehold.chain.transactor import Sender
+from freehold.chain.transactor import Sender, Sent
 from freehold.market.network import Network
 from freehold.protocol.errors import Refused, Unavailable
 from freehold.protocol.keys import Key
@@ -70,8 +70,7 @@ class ChainRegistrar:
             sender = Sender(rpc, self._plan.operator.secret, confirmations=1)
             while True:
                 try:
-                    await self._register(rpc, sender, endpoint)
-                    await self._stake(rpc, sender)
+                    await self._bring_about(rpc, sender, endpoint)
                     return
                 except Unavailable as error:
                     self._say(error.message)
@@ -79,7 +78,18 @@ class ChainRegistrar:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
 
-    async def _register(self, rpc: Rpc, sender: Sender, endpoint: str) -> None:
+    async def _bring_about(self, rpc: Rpc, sender: Sender, endpoint: str) -> None:
+        """Send everything that is missing, then wait for all of it: each wait is as long as a block or two."""
+        sent: list[Sent] = []
+        try:
+            await self._register(rpc, sender, endpoint, sent)
+            await self._stake(rpc, sender, sent)
+        except Unavailable:
+            await _wait(sender, sent)  # what was sent must not be sent again by the next try
+            raise
+        await _wait(sender, sent)
+
+    async def _register(self, rpc: Rpc, sender: Sender, endpoint: str, sent: list[Sent]) -> None:
         registry, node = Registry(rpc, self._network.contracts["registry"]), self._plan.node
         if await registry.retired(node.address):
             raise Refused(f"node {node.address} was retired", hint="Give the node a new key.")
@@ -98,14 +108,13 @@ class ChainRegistrar:
                 deadline=(header.timestamp if header else 0) + SIGNATURE_SECONDS,
             )
             signature = sign_registration(request, node, self._network.chain_id, registry.address)
-            await sender.transact(
-                registry.register(node.address, endpoint, ZERO_ADDRESS, request.deadline, bytes(signature))
-            )
-            log.info("registered %s at %s", node.address, endpoint)
+            call = registry.register(node.address, endpoint, ZERO_ADDRESS, request.deadline, bytes(signature))
+            sent.append(await sender.send(call))
+            log.info("registering %s at %s", node.address, endpoint)
         elif await self._known_endpoint(rpc, registry) != endpoint:
             await self._check_gas(rpc, sender)
-            await sender.transact(registry.update_endpoint(node.address, endpoint))
-            log.info("%s is now at %s", node.address, endpoint)
+            sent.append(await sender.send(registry.update_endpoint(node.address, endpoint)))
+            log.info("%s moves to %s", node.address, endpoint)
 
     async def _known_endpoint(self, rpc: Rpc, registry: Registry) -> str | None:
         """The last endpoint in the events of this node; they are few, and found by its topic."""
@@ -118,7 +127,7 @@ class ChainRegistrar:
                 return event.endpoint
         return None
 
-    async def _stake(self, rpc: Rpc, sender: Sender) -> None:
+    async def _stake(self, rpc: Rpc, sender: Sender, sent: list[Sent]) -> None:
         node = self._plan.node.address
         staking = Staking(rpc, self._network.contracts["staking"])
         token = Token(rpc, self._network.contracts["token"])
@@ -130,13 +139,18 @@ class ChainRegistrar:
         if held < missing:
             raise Unavailable(f"operator {sender.address} has {held} tokens, and its bond lacks {missing}")
         if await token.allowance(sender.address, staking.address) < missing:
-            await sender.transact(token.approve(staking.address, missing))
-        await sender.transact(staking.stake(node, missing))
-        log.info("bonded %d for %s", missing, node)
+            sent.append(await sender.send(token.approve(staking.address, missing)))
+        sent.append(await sender.send(staking.stake(node, missing)))
+        log.info("bonding %d for %s", missing, node)
 
     async def _check_gas(self, rpc: Rpc, sender: Sender) -> None:
         if not await rpc.balance(sender.address):
             raise Unavailable(f"operator {sender.address} has nothing to pay gas with")
+
+
+async def _wait(sender: Sender, sent: list[Sent]) -> None:
+    for transaction in sent:
+        await sender.wait(transaction)
 
 
 def sign_registration(request: RegisterNode, node: Key, chain_id: int, registry: Address) -> Signature:

@@ -162,6 +162,12 @@ class SumTree:
             padded = [*below, scheme.empty] if len(below) % 2 else below
             self._levels.append([scheme.join(padded[i], padded[i + 1]) for i in range(0, len(padded), 2)])
 
+    def copy(self) -> SumTree:
+        """A tree that changes without this one."""
+        twin = SumTree(self.scheme)
+        twin._levels = [list(row) for row in self._levels]
+        return twin
+
     def __len__(self) -> int:
         return len(self._levels[0])
 

@@ -62,7 +62,7 @@ class ListView:
     def copy(self) -> ListView:
         """A view that changes on its own; costs pointers, not hashes."""
         view = ListView(self.number, {}, 0)
-        view.tree._levels = [list(level) for level in self.tree._levels]
+        view.tree = self.tree.copy()
         view.empty = list(self.empty)
         return view
 

@@ -41,14 +41,17 @@ MIGRATIONS = [
     CREATE INDEX entries_from ON entries (lease, from_number);
     CREATE INDEX entries_to ON entries (lease, to_number) WHERE to_number IS NOT NULL;
     CREATE TABLE shards (
-        lease BLOB NOT NULL, root BLOB NOT NULL, size INTEGER NOT NULL, leaves BLOB NOT NULL,
-        arrived INTEGER NOT NULL, corrupt INTEGER NOT NULL DEFAULT 0, UNIQUE (lease, root)
+        lease BLOB NOT NULL, root BLOB NOT NULL, size INTEGER NOT NULL, arrived INTEGER NOT NULL,
+        named INTEGER NOT NULL DEFAULT 0, corrupt INTEGER NOT NULL DEFAULT 0, leaves BLOB NOT NULL,
+        UNIQUE (lease, root)
     );
-    CREATE INDEX shards_arrived ON shards (arrived);
+    CREATE INDEX shards_waiting ON shards (arrived) WHERE named = 0;
+    CREATE INDEX shards_figures ON shards (corrupt, lease, root, size);
     CREATE TABLE records (
-        lease BLOB NOT NULL, hash BLOB NOT NULL, body BLOB NOT NULL, arrived INTEGER NOT NULL, UNIQUE (lease, hash)
+        lease BLOB NOT NULL, hash BLOB NOT NULL, arrived INTEGER NOT NULL, named INTEGER NOT NULL DEFAULT 0,
+        body BLOB NOT NULL, UNIQUE (lease, hash)
     );
-    CREATE INDEX records_arrived ON records (arrived);
+    CREATE INDEX records_waiting ON records (arrived) WHERE named = 0;
     CREATE TABLE committed (lease BLOB PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID;
     """
 ]
@@ -220,9 +223,19 @@ class Lists:
 
     async def leases(self) -> list[Hash]:
         """Every lease of which anything is stored."""
-        query = "SELECT lease FROM deltas UNION SELECT lease FROM shards UNION SELECT lease FROM committed"
-        rows = await self._sql.read(lambda c: c.execute(query).fetchall())
-        return [Hash(row[0]) for row in rows]
+
+        def work(c: Any) -> list[bytes]:
+            found, last = [], b""  # from one lease to the next by index: not through all shards
+            while (row := c.execute(query, (last, last)).fetchone())[0] is not None:
+                last = row[0]
+                found.append(last)
+            return found
+
+        query = (
+            "SELECT min(lease) FROM (SELECT min(lease) AS lease FROM shards WHERE lease > ? "
+            "UNION ALL SELECT min(lease) FROM deltas WHERE lease > ?)"
+        )
+        return [Hash(lease) for lease in await self._sql.read(work)]
 
     async def drop(self, lease: Hash) -> None:
         """A lease has ended: forget its list. Its shards are garbage from now on."""
@@ -230,7 +243,7 @@ class Lists:
         def work(c: Any) -> None:
             for table in ("deltas", "entries", "records", "committed"):
                 c.execute(f"DELETE FROM {table} WHERE lease = ?", (lease,))
-            c.execute("UPDATE shards SET arrived = 0 WHERE lease = ?", (lease,))
+            c.execute("UPDATE shards SET named = 0, arrived = 0 WHERE lease = ?", (lease,))
 
         async with self._locks.of(lease):
             await self._sql.write(work)
@@ -239,27 +252,18 @@ class Lists:
 
     async def find_garbage(self, now: int, limit: int = 1000) -> list[tuple[Hash, bytes]]:
         """Shards that no list names and that have lingered."""
-        query = (
-            "SELECT lease, root FROM shards s WHERE arrived < ? AND NOT EXISTS "
-            "(SELECT 1 FROM entries e WHERE e.lease = s.lease AND e.root = s.root) LIMIT ?"
-        )
+        query = "SELECT lease, root FROM shards WHERE named = 0 AND arrived < ? LIMIT ?"
         rows = await self._sql.read(lambda c: c.execute(query, (now - LINGER, limit)).fetchall())
         return [(Hash(lease), root) for lease, root in rows]
 
     async def forget(self, lease: Hash, root: bytes, now: int) -> bool:
         """Forget a shard if it is still garbage; its bytes may then be deleted."""
-        query = (
-            "DELETE FROM shards WHERE lease = ? AND root = ? AND arrived < ? AND NOT EXISTS "
-            "(SELECT 1 FROM entries e WHERE e.lease = shards.lease AND e.root = shards.root)"
-        )
+        query = "DELETE FROM shards WHERE lease = ? AND root = ? AND named = 0 AND arrived < ?"
         return await self._sql.write(lambda c: bool(c.execute(query, (lease, root, now - LINGER)).rowcount))
 
     async def forget_records(self, now: int) -> None:
         """Forget segment records that no list names and that have lingered."""
-        query = (
-            "DELETE FROM records WHERE arrived < ? AND NOT EXISTS "
-            "(SELECT 1 FROM entries e WHERE e.lease = records.lease AND e.record = records.hash)"
-        )
+        query = "DELETE FROM records WHERE named = 0 AND arrived < ?"
         await self._sql.write(lambda c: c.execute(query, (now - LINGER,)).rowcount)
 
     async def inventory(self) -> list[tuple[Hash, bytes]]:
@@ -352,6 +356,8 @@ def _apply(c: Any, delta: Delta, added: Sequence[tuple[int, ShardEntry]], remove
             "VALUES (?, ?, ?, ?, ?, ?, ?)",
             (lease, position, number, entry.record, entry.index, entry.root, entry.size),
         )
+        c.execute("UPDATE shards SET named = 1 WHERE lease = ? AND root = ?", (lease, entry.root))
+        c.execute("UPDATE records SET named = 1 WHERE lease = ? AND hash = ?", (lease, entry.record))
 
 
 def _check_held(c: Any, lease: Hash, entry: ShardEntry) -> None:
@@ -375,11 +381,14 @@ def _check_held(c: Any, lease: Hash, entry: ShardEntry) -> None:
 
 def _prune(c: Any, lease: Hash, number: int) -> None:
     over = "lease = ? AND to_number IS NOT NULL AND to_number <= ?"
-    c.execute(
-        f"UPDATE shards SET arrived = 0 WHERE lease = ? AND root IN (SELECT root FROM entries WHERE {over})",
-        (lease, lease, number),
-    )
+    gone = c.execute(f"SELECT root, record FROM entries WHERE {over}", (lease, number)).fetchall()
     c.execute(f"DELETE FROM entries WHERE {over}", (lease, number))
+    for table, column, field, at in (("shards", "root", "root", 0), ("records", "hash", "record", 1)):
+        c.executemany(
+            f"UPDATE {table} SET named = 0, arrived = 0 WHERE lease = ? AND {column} = ? AND NOT EXISTS "
+            f"(SELECT 1 FROM entries e WHERE e.lease = {table}.lease AND e.{field} = {table}.{column})",
+            [(lease, row[at]) for row in gone],
+        )
     c.execute("DELETE FROM deltas WHERE lease = ? AND number < ?", (lease, number))
     c.execute("INSERT OR REPLACE INTO committed (lease, number) VALUES (?, ?)", (lease, number))
 

@@ -22,6 +22,7 @@ from freehold.protocol.errors import (
     MalformedMessage,
     Overloaded,
     Refused,
+    Unavailable,
     WrongSignature,
 )
 from freehold.protocol.messages import STREAM
@@ -35,6 +36,7 @@ from freehold.services.storage.terms import NAME, UNITS_PER_STREAM_PRICE
 BLOCK = 1 << 20  # bytes written and hashed in one go
 OVERHEAD = 1 << 20  # a shard may be this much longer than a segment's plaintext
 AT_ONCE = 64  # uploads in flight; more are asked to come again
+BODY_SECONDS = 300  # for one body to arrive: a slow sender does not keep its place for good
 
 T = TypeVar("T")
 
@@ -141,7 +143,8 @@ class Receiver:
         hasher = ShardHasher()
         incoming = await in_thread(self._context.files.begin, key_of(lease, root), size)
         try:
-            await self._write(request, incoming, hasher, size)
+            async with asyncio.timeout(BODY_SECONDS):
+                await self._write(request, incoming, hasher, size)
             if hasher.size != size or hasher.root() != root:
                 raise Corrupt(
                     f"the {hasher.size} bytes that arrived are not shard {root} of {size} bytes", shard=str(root)
@@ -156,6 +159,8 @@ class Receiver:
             except asyncio.CancelledError:
                 await asyncio.wait([task])
                 raise
+        except TimeoutError:
+            raise Unavailable(f"the body did not arrive within {BODY_SECONDS} s") from None
         finally:
             incoming.abort()
         self.received_bytes += size

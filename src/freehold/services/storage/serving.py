@@ -29,6 +29,7 @@ VOUCHER_HEADER, SERVED_HEADER = "Freehold-Voucher", "Freehold-Served"
 VALID_SECONDS = 300  # how long a signed header can be held against the node
 AT_ONCE = 16  # shards in memory; further requests wait
 PIECE = 1 << 20
+BODY_SECONDS = 120  # for one shard to be taken: a slow reader does not keep its place for good
 
 
 class Sender:
@@ -94,10 +95,11 @@ class Sender:
         try:
             await response.prepare(request)
             view = memoryview(data)
-            while sent < len(data):
-                await response.write(view[sent : sent + PIECE])
-                sent = min(len(data), sent + PIECE)
-            await response.write_eof()
+            async with asyncio.timeout(BODY_SECONDS):
+                while sent < len(data):
+                    await response.write(view[sent : sent + PIECE])
+                    sent = min(len(data), sent + PIECE)
+                await response.write_eof()
         finally:
             self.sent_bytes += sent
             if sent < len(data):
