@@ -1,4 +1,4 @@
-"""What every `Heads` must do. A test module gives the fixture `make`: heads over one place, as if by another process."""
+"""What every `Heads` must do. `make` gives heads over one place, as if in another process each time."""
 
 from __future__ import annotations
 

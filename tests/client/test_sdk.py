@@ -25,6 +25,7 @@ from freehold.protocol.errors import (
     Unavailable,
     WrongPassphrase,
 )
+from freehold.services.storage import upload
 from freehold.services.storage.client_sources import SourceChanged
 from tests.client.world import SEGMENT, Node, World, world
 
@@ -85,9 +86,9 @@ def test_any_n_minus_k_nodes_may_fail_and_not_one_more(tmp_path: Path, harm: str
                 net.node[3].spoil()
             with pytest.raises(Unavailable if harm == "gone" else Corrupt, match=r"needs 3 good shards and has 2"):
                 await client.get("fh://demo/file", tmp_path / "never")
-            assert [path.name for path in tmp_path.glob("*never*")] == []
 
     asyncio.run(scenario())
+    assert [path.name for path in tmp_path.glob("*never*")] == []
 
 
 def liar(first: list[Node]) -> Callable[[Node], Any]:
@@ -377,5 +378,63 @@ def test_costs_are_known_before(tmp_path: Path) -> None:
             assert 6 * 2**20 <= cost.stored_bytes < 6.1 * 2**20
             assert cost.per_day <= 24 * cost.per_hour <= cost.per_day + 24 * 6
             assert 0 < cost.read_once < cost.per_30_days
+
+    asyncio.run(scenario())
+
+
+def hanging(bad: list[Node]) -> Callable[[Node], Any]:
+    """Nodes that take a shard's request and never answer."""
+
+    def wrap(node: Node) -> Any:
+        @web.middleware
+        async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+            if node in bad and "/shards/" in request.path:
+                await asyncio.Event().wait()
+            return await handler(request)
+
+        return middleware
+
+    return wrap
+
+
+def test_a_node_that_hangs_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upload, "PATIENCE_SECONDS", 0.3)
+
+    async def scenario() -> None:
+        bad: list[Node] = []
+        async with world(tmp_path / "net", nodes=7, wrap=hanging(bad)) as net, net.client() as client:
+            bad.append(net.node[0])
+            await put_and_get(client, tmp_path)
+
+    asyncio.run(scenario())
+
+
+def test_a_failure_without_a_spare_records_nothing(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        bad: dict[Node, int] = {}
+        async with world(tmp_path / "net", nodes=6, wrap=failing(bad, "shards")) as net, net.client() as client:
+            bad[net.node[0]] = 3
+            with pytest.raises(InsufficientOperators, match=r"5 operators.*the disk is full"):
+                await client.put(write(tmp_path / "source"), "fh://demo/file")
+            assert client.buckets() == []
+            bad.clear()
+            await put_and_get(client, tmp_path)
+            await client.rm("fh://demo/file")
+            assert listed_bytes(net) == 0
+
+    asyncio.run(scenario())
+
+
+def test_removal_while_a_node_is_away_is_made_up_for(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path / "net", nodes=6) as net, net.client() as client:
+            await put_and_get(client, tmp_path)
+            await net.node[0].stop()
+            assert set(await client.rm("fh://demo/file")) == {net.node[0].key.address}
+            assert listed_bytes(net) > 0
+            await net.node[0].start()
+            await put_and_get(client, tmp_path, 10)
+            await client.rm("fh://demo/file")
+            assert listed_bytes(net) == 0
 
     asyncio.run(scenario())

@@ -166,7 +166,13 @@ class Member:
                    "signature": str(signature)})  # fmt: skip
 
     async def _status(self, _: web.Request) -> web.Response:
-        return ok({"member": str(self.key.address), "epoch": self.memory.epoch})
+        return ok(
+            {
+                "member": str(self.key.address),
+                "epoch": self.memory.epoch,
+                "last_report": {"epoch": str(self.memory.epoch - 1)},
+            }
+        )
 
     async def _client(self, request: web.Request) -> web.Response:
         if int(request.match_info["epoch"]) != self.memory.epoch - 1:
@@ -267,14 +273,12 @@ class World:
         return account
 
     def client(self, number: int = 0, *, credits: int = 1000 * ONE, home: str = "home", **options: Any) -> Freehold:
-        return Freehold(
-            self.network, self.account(number, credits), home=self.folder / home, directory=self, **options
-        )
+        return Freehold(self.network, self.account(number, credits), home=self.folder / home, directory=self, **options)
 
 
 @asynccontextmanager
 async def world(folder: Path, nodes: int = 8, **settings: Any) -> AsyncIterator[World]:
-    """A running world with 4 members. Settings: `parameters`, `allowance`, `operator`, `wrap` (middleware of a node)."""
+    """A running world with 4 members. Settings: `parameters`, `allowance`, `operator`, `wrap` (a node's middleware)."""
     settings.setdefault("parameters", parameters())
     async with AsyncExitStack() as stack:
         memory, keys = Memory(), [key("member", i) for i in range(4)]

@@ -51,7 +51,10 @@ def snapshot(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="module")
-def network(snapshot: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNetwork]:
-    """A network of the module's own, ended with it."""
-    with running(tmp_path_factory.mktemp("network"), snapshot) as started:
+def network(
+    request: pytest.FixtureRequest, snapshot: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningNetwork]:
+    """A network of the module's own, with the module's SETTINGS, ended with it."""
+    settings = getattr(request.module, "SETTINGS", {})
+    with running(tmp_path_factory.mktemp("network"), snapshot, **settings) as started:
         yield started

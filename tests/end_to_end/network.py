@@ -75,7 +75,7 @@ def wait_for(look: Callable[[], T | None], what: str, deadline: float = DEADLINE
 def get_json(url: str) -> Any:
     """The `data` of a GET's envelope; None where nobody answers, or with an error."""
     try:
-        with urllib.request.urlopen(url, timeout=5) as response:
+        with urllib.request.urlopen(url, timeout=2) as response:
             return json.load(response)["data"]
     except (urllib.error.URLError, OSError, ValueError, KeyError):
         return None
@@ -90,6 +90,7 @@ class RunningNetwork:
         self.info: dict[str, Any] = {}
         self._settings = home / "settings.json"
         self._process: subprocess.Popen[str] | None = None
+        self._restarted: list[subprocess.Popen[str]] = []
         home.mkdir(parents=True, exist_ok=True)
         self._settings.write_text(json.dumps(QUICK | settings))
 
@@ -124,13 +125,14 @@ class RunningNetwork:
         """Ctrl-C, and nothing remains."""
         if self._process is None:
             return
+        for own in self._restarted:
+            own.terminate()
+            own.communicate(timeout=DEADLINE)
         session, process = self._process.pid, self._process
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
         code = process.wait(timeout=DEADLINE)
-        if process.stdout is not None:
-            process.stdout.close()
-        self._process = None
+        self._forget()
         left = processes_of(session)
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
@@ -148,11 +150,19 @@ class RunningNetwork:
         for pid in processes_of(session):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        self.supervisor.wait(timeout=DEADLINE)
-        if self.supervisor.stdout is not None:
-            self.supervisor.stdout.close()
         wait_for(lambda: not processes_of(session), "every process is gone")
-        self._process = None
+        self._forget()
+
+    def kill_supervisor(self) -> None:
+        """SIGKILL to the supervisor alone; what it had started is for the next start to end."""
+        self.supervisor.kill()
+        self._forget()
+
+    def _forget(self) -> None:
+        process, self._process = self.supervisor, None
+        process.wait(timeout=DEADLINE)
+        if process.stdout is not None:
+            process.stdout.close()
 
     def run(self, *arguments: str, stdin: str = "", timeout: float = DEADLINE, **environment: str) -> Outcome:
         """The real command line, as another process."""
@@ -192,16 +202,23 @@ class RunningNetwork:
         self.signal(name, signal.SIGKILL)
         wait_for(lambda: not is_listening(self.urls()[name]), f"{name} is gone")
 
+    def restart(self, name: str) -> None:
+        """Start a program again as an operator would, by `freehold oracle run` or `freehold node run`."""
+        config = self.local / "processes" / name / "config.json"
+        kind = "oracle" if name.startswith("member") else "node"
+        self._restarted.append(self.launch(kind, "run", "--config", str(config)))
+        wait_for(lambda: get_json(f"{self.urls()[name]}/readyz"), f"{name} is back")
+
     def log(self, name: str) -> str:
         """The end of a program's log; `up` is the supervisor's."""
         path = self.home / "up.log" if name == "up" else self.local / "logs" / f"{name}.log"
         return path.read_text(errors="replace")[-4000:] if path.exists() else ""
 
     def reported(self) -> int:
-        """The last epoch that any member knows as accepted."""
+        """The last epoch that any member has committed."""
         members = [url for name, url in self.urls().items() if name.startswith("member")]
         answers = [answer for url in members if (answer := get_json(f"{url}/v1/status"))]
-        return max((int(answer["epoch"]) - 1 for answer in answers), default=0)
+        return max((int(answer["last_report"]["epoch"]) for answer in answers if answer["last_report"]), default=0)
 
     def stored_bytes(self) -> int:
         """What is in all nodes' directories, finished or not."""

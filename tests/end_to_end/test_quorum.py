@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
-import subprocess
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +12,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from freehold.chain.contracts.oracle import EVENTS, EquivocationRecorded
 from freehold.market.network import Network
 from freehold.protocol.messages import Observation, Report, ViewChange, Vote
 from freehold.protocol.typed import canonical_json
 from freehold.protocol.units import Hash
-from tests.end_to_end.network import RunningNetwork, get_json, wait_for
+from tests.end_to_end.network import DEADLINE, RunningNetwork, get_json, wait_for
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -78,39 +79,31 @@ def message_of(message: Observation | Vote | ViewChange) -> bytes:
 def test_a_lying_member_changes_nothing_and_is_found_out(network: RunningNetwork, tmp_path: Path) -> None:
     network.kill("member-4")
     honest = [network.urls()[f"member-{i}"] for i in (1, 2, 3)]
+
+    def lie_and_look() -> bool:
+        for lie in lying_member(network):
+            for url in honest:
+                with contextlib.suppress(OSError):
+                    urllib.request.urlopen(urllib.request.Request(f"{url}/v1/messages", lie), timeout=10).close()
+        return any(get_json(f"{url}/v1/status")["equivocations"] for url in honest)
+
     try:
-        for _ in range(3):
-            for lie in lying_member(network):
-                for url in honest:
-                    with contextlib.suppress(OSError):
-                        urllib.request.urlopen(urllib.request.Request(f"{url}/v1/messages", lie), timeout=10).close()
-            epoch = network.wait_epochs(1)
-            check_replays(network, epoch)
-        known = [get_json(f"{url}/v1/status")["equivocations"] for url in honest]
-        assert any(known), "two signatures for one view were seen by nobody"
+        wait_for(lie_and_look, "two signatures for one view are seen")
+        wait_for(lambda: equivocations(network), "they are shown to the contract")
+        lie_and_look()
+        check_replays(network, network.wait_epochs(2))
         store(network, tmp_path, "despite")
     finally:
-        restart(network, "member-4")
+        network.restart("member-4")
 
 
-def restart(network: RunningNetwork, name: str) -> None:
-    """Start a program again the way an operator would, by `freehold oracle run`."""
-    config = network.local / "processes" / name / "config.json"
-    kind = "oracle" if name.startswith("member") else "node"
-    process = network.launch(kind, "run", "--config", str(config))
-    BACK.append(process)
-    wait_for(lambda: get_json(f"{network.urls()[name]}/readyz"), f"{name} is back")
-
-
-BACK: list[subprocess.Popen[str]] = []
-
-
-@pytest.fixture(scope="module", autouse=True)
-def end_what_was_restarted() -> Iterator[None]:
-    yield
-    for process in BACK:
-        process.terminate()
-        process.communicate(timeout=30)
+def equivocations(network: RunningNetwork) -> list[object]:
+    """The contract's events of members that signed twice."""
+    (topic,) = [topic for topic, event in EVENTS.items() if event.kind is EquivocationRecorded]
+    at = str(Network.load(network.local / "network.json").contracts["oracle"])
+    found = network.rpc("eth_getLogs", {"address": at, "topics": [f"0x{topic.hex()}"], "fromBlock": "0x0"})
+    assert isinstance(found, list)
+    return found
 
 
 def test_two_members_down_stop_the_epochs_and_nothing_acknowledged_is_lost(
@@ -119,24 +112,26 @@ def test_two_members_down_stop_the_epochs_and_nothing_acknowledged_is_lost(
     store(network, tmp_path, "acknowledged")
     network.kill("member-1")
     network.signal("member-3", signal.SIGSTOP)
+    (tmp_path / "patient").write_text("patient" * 1000)
+    upload = network.launch("cp", str(tmp_path / "patient"), "fh://demo/patient", "--yes", "--json")
     try:
-        down = any_status(network, "member-2")
+        down = network.reported()
         height = chain_height(network)
         wait_for(lambda: chain_height(network) > height + 4 * LENGTH, "four epochs' time has passed")
-        assert any_status(network, "member-2") <= down + 1
-        refused = network.run("cp", str(tmp_path / "acknowledged"), "fh://demo/refused", "--yes", "--json")
-        assert refused.error["retryable"]
+        assert network.reported() <= down + 1
+        assert upload.poll() is None, "nothing is acknowledged without a quorum"
+        network.signal("member-3", signal.SIGCONT)
+        network.restart("member-1")
+        out, _ = upload.communicate(timeout=2 * DEADLINE)
     finally:
         network.signal("member-3", signal.SIGCONT)
-        restart(network, "member-1")
-    epoch = network.wait_epochs(3)
-    check_replays(network, epoch)
+        if upload.poll() is None:
+            upload.kill()
+            upload.communicate()
+    assert json.loads(out)["success"], out
+    check_replays(network, network.wait_epochs(2))
     names = {o["path"] for o in network.ask("ls", "fh://demo")["objects"]}
-    assert names == {f"fh://demo/{name}" for name in ("before", "meanwhile", "despite", "acknowledged")}
+    assert names == {f"fh://demo/{name}" for name in ("before", "meanwhile", "despite", "acknowledged", "patient")}
     held = sum(row["holds"] for row in network.ask("operator", "list")["operators"])
     listed = sum(entry["size"] for entry in network.ask("ls", "fh://demo")["objects"])
     assert held >= 2 * listed
-
-
-def any_status(network: RunningNetwork, name: str) -> int:
-    return int(get_json(f"{network.urls()[name]}/v1/status")["epoch"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tests.end_to_end.network import DEADLINE, RunningNetwork, wait_for
 
 SIZE = 64 * 2**20
 TOKEN = 10**18
+SETTINGS = {"restart": True}
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -234,6 +236,14 @@ def test_a_second_network_in_one_home_is_refused(network: RunningNetwork) -> Non
     second = network.run("up", "--json")
     assert second.error["code"] == "conflict"
     assert str(network.supervisor.pid) in second.error["message"]
+
+
+def test_a_program_that_dies_is_started_again_and_it_is_said(network: RunningNetwork) -> None:
+    dead = network.pid("operator-8")
+    network.signal("operator-8", signal.SIGKILL)
+    wait_for(lambda: network.pid("operator-8") != dead, "the supervisor starts it again")
+    wait_for(lambda: network.ask("status")["healthy"], "it is healthy again")
+    assert "operator-8 was ended by signal 9; starting it again" in network.log("up")
 
 
 def test_piped_commands_show_no_progress_bar(network: RunningNetwork, folder: Path, stored: str) -> None:

@@ -1,9 +1,8 @@
-"""What survives: n - k operators gone, a node killed in the middle of an upload, everything killed at once. In order."""
+"""What survives: n - k operators gone, a node killed during an upload, everything killed at once. In order."""
 
 from __future__ import annotations
 
 import json
-import signal
 from pathlib import Path
 
 import pytest
@@ -105,8 +104,7 @@ def test_silence_is_explained_and_never_slashed(network: RunningNetwork, stored:
 def test_the_supervisor_alone_is_killed_and_leaves_nothing_behind_that_matters(
     network: RunningNetwork, folder: Path, stored: str
 ) -> None:
-    network.supervisor.send_signal(signal.SIGKILL)
-    network.supervisor.wait(timeout=DEADLINE)
+    network.kill_supervisor()
     network.start()
     assert network.ask("status")["healthy"]
     assert fetch(network, folder) == stored

@@ -87,9 +87,7 @@ def test_a_lost_book_goes_on_after_the_committed_number(tmp_path: Path) -> None:
 def test_two_processes_at_once_both_get_their_locks(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with world(tmp_path / "net", nodes=1) as net, net.client(credits=100) as one, net.client() as two:
-            await asyncio.gather(
-                one._leases.reserve({LEASE: Want(10, 10)}), two._leases.reserve({OTHER: Want(20, 20)})
-            )
+            await asyncio.gather(one._leases.reserve({LEASE: Want(10, 10)}), two._leases.reserve({OTHER: Want(20, 20)}))
             assert await one._leases.caps() == await two._leases.caps() == {LEASE: 10, OTHER: 20}
             assert last_number(net) == 2
 

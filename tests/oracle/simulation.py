@@ -108,6 +108,7 @@ class Faults(NamedTuple):
 
 
 HOSTILE = Faults()
+QUIET = Faults(calm=6_000, drop=0, duplicate=0, slow=60, partition=0, crash=0)
 CRASHING = Faults(drop=0.02, duplicate=0.02, slow=80, partition=0.02, crash=0.03, down=800)
 
 

@@ -16,11 +16,10 @@ from freehold.oracle.effects import Effect
 from tests.oracle.byzantine import KINDS, With
 from tests.oracle.invariants import check
 from tests.oracle.memo import remember
-from tests.oracle.simulation import CRASHING, HOSTILE, Faults, Host, World, forget_settled
+from tests.oracle.simulation import CRASHING, HOSTILE, QUIET, Faults, Host, World, forget_settled
 
-QUIET = Faults(calm=6_000, drop=0, duplicate=0, slow=60, partition=0, crash=0)
-SOAK = 20 if os.environ.get("FREEHOLD_SOAK") else 1
-SCHEDULES = 50
+SCHEDULES = 40
+SOAK_SCHEDULES = 100_000
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +33,7 @@ def memory() -> Iterator[None]:
 def seeds(count: int) -> list[int]:
     if "FREEHOLD_SEED" in os.environ:
         return [int(os.environ["FREEHOLD_SEED"])]
-    return random.SystemRandom().sample(range(10**9), count * SOAK) if SOAK > 1 else list(range(count))
+    return list(range(count))
 
 
 def run(seed: int, faults: Faults, kind: type[Host] = Host, load: int = 6) -> World:
@@ -47,7 +46,7 @@ def run(seed: int, faults: Faults, kind: type[Host] = Host, load: int = 6) -> Wo
     return world
 
 
-@pytest.mark.timeout(120 * SOAK)
+@pytest.mark.timeout(120)
 def test_honest_members_on_a_bad_net() -> None:
     worlds = [run(seed, HOSTILE) for seed in seeds(4 * SCHEDULES)]
     if len(worlds) > 100:
@@ -56,19 +55,34 @@ def test_honest_members_on_a_bad_net() -> None:
         assert held > len(worlds), "the schedules hardly do anything"
 
 
-@pytest.mark.timeout(120 * SOAK)
+@pytest.mark.timeout(120)
 def test_honest_members_that_crash() -> None:
     for seed in seeds(2 * SCHEDULES):
         run(seed, CRASHING, load=14)
 
 
-@pytest.mark.timeout(120 * SOAK)
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_one_member_lies(kind: type[Host]) -> None:
     for seed in seeds(SCHEDULES):
         run(seed, HOSTILE, kind)
     for seed in seeds(SCHEDULES // 2):
         run(seed, CRASHING, kind, load=10)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(12 * 3600)
+def test_random_schedules_at_length() -> None:
+    draw = random.SystemRandom()
+    for _ in range(SOAK_SCHEDULES):
+        run(
+            draw.randrange(10**9),
+            draw.choice([HOSTILE, CRASHING]),
+            draw.choice([Host, *KINDS]),
+            load=draw.randint(2, 16),
+        )
+        if draw.random() < 0.01:
+            forget_settled()
 
 
 class CutOnce(Host):

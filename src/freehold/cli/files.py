@@ -82,8 +82,8 @@ async def _agree_on_cost(program: Program, client: Freehold, jobs: list[Job], *,
     what = f"{len(jobs)} files, {format_size(size)}" if len(jobs) != 1 else f"{jobs[0].name}, {format_size(size)}"
     if not jobs:
         return
-    estimate = await client.estimate(size, jobs[0].remote)
     if upload:
+        estimate = await client.estimate(size, jobs[0].remote)
         stored = format_size(estimate.stored_bytes)
         program.note(f"{what}: stored as {stored}; {estimate.operators} operators offer room")
         program.note(
@@ -93,8 +93,16 @@ async def _agree_on_cost(program: Program, client: Freehold, jobs: list[Job], *,
         await wait_for_credits(program, client, 1)
         confirm(program, "Upload it?", yes=yes)
     else:
-        program.note(f"{what}: reading it costs {format_amount(estimate.read_once)} credits")
+        program.note(f"{what}: reading it costs about {format_amount(await quote_read(client, size))} credits")
         confirm(program, "Download it?", yes=yes)
+
+
+async def quote_read(client: Freehold, size: int) -> int:
+    """Credits for reading `size` bytes at the dearest of the operators that answer now."""
+    from freehold.services.storage.terms import UNITS_PER_VOUCHER_PRICE
+
+    offers = [candidate.offer.voucher_price for candidate in (await client.survey()).candidates]
+    return -(-size * max(offers, default=0) // UNITS_PER_VOUCHER_PRICE)
 
 
 async def _transfer(program: Program, client: Freehold, job: Job, *, upload: bool) -> int:

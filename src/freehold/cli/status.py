@@ -63,7 +63,7 @@ async def _status(program: Program) -> dict[str, Any]:
             listed += await _nodes(connection, names)
         processes = await asyncio.gather(*(check_process(connection, *item) for item in listed))
         epoch = await _epoch(connection) if chain["healthy"] else None
-    problems = _problems(processes, chain, epoch, network.parameters.epoch_length)
+    problems = _problems(processes, chain, epoch)
     return {
         "network": network.name,
         "file": str(program.settings.path("network")),
@@ -76,6 +76,7 @@ async def _status(program: Program) -> dict[str, Any]:
 
 
 async def _chain(connection: Connection) -> dict[str, Any]:
+    """The chain's head; one that looks old is stale only if no new block comes while one looks."""
     from freehold.protocol.errors import FreeholdError
 
     facts: dict[str, Any] = {"url": connection.network.rpc_url, "chain_id": connection.network.chain_id}
@@ -86,7 +87,12 @@ async def _chain(connection: Connection) -> dict[str, Any]:
     if head is None:
         return facts | {"healthy": False, "why": "it has no blocks"}
     age = max(0, int(time.time()) - head.timestamp)
-    return facts | {"healthy": True, "why": "", "block": head.number, "time": head.timestamp, "age": age}
+    stale = age > STALE_LENGTHS * max(connection.network.parameters.epoch_length, 10)
+    until = time.monotonic() + ANSWER_SECONDS
+    while stale and time.monotonic() < until:
+        await asyncio.sleep(0.2)
+        stale = await connection.rpc.block_number() == head.number
+    return facts | {"healthy": True, "why": "", "block": head.number, "age": age, "stale": stale}
 
 
 async def _nodes(connection: Connection, names: dict[str, dict[str, str]]) -> list[tuple[str, str, str, str]]:
@@ -131,11 +137,11 @@ async def _epoch(connection: Connection) -> dict[str, Any]:
     return facts | {"step": newest["step"], "view": newest["view"]}
 
 
-def _problems(processes: list[dict[str, Any]], chain: dict[str, Any], epoch: Any, length: int) -> list[str]:
+def _problems(processes: list[dict[str, Any]], chain: dict[str, Any], epoch: Any) -> list[str]:
     problems = [f"{p['name']} at {p['url']}: {p['why']}" for p in processes if not p["healthy"]]
     if not chain["healthy"]:
         problems.insert(0, f"the chain at {chain['url']}: {chain['why']}")
-    elif chain["age"] > STALE_LENGTHS * max(length, 10):
+    elif chain["stale"]:
         problems.append(f"the chain's newest block is {chain['age']} s old")
     members = [p for p in processes if p["kind"] == "member"]
     down = sum(not p["healthy"] for p in members)

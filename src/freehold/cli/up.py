@@ -66,20 +66,22 @@ async def _up(program: Program, files: LocalFiles, settings: LocalSettings) -> N
     program.note(f"{'starting' if fresh else 'resuming'} the local network in {files.root}")
     running = asyncio.ensure_future(_run(program, network, began))
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, running.cancel)
+
+    def stop() -> None:
+        program.note("stopping")
+        running.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, stop)
     with contextlib.suppress(asyncio.CancelledError):
         await running
+    program.note("stopped; `freehold up` resumes from here")
 
 
 async def _run(program: Program, network: LocalNetwork, began: float) -> None:
     async with network:
         _announce(program, network, time.monotonic() - began)
-        try:
-            await network.run()
-        finally:
-            program.note("stopping")
-    program.note("stopped; `freehold up` resumes from here")
+        await network.run()
 
 
 def _announce(program: Program, network: LocalNetwork, seconds: float) -> None:

@@ -25,7 +25,15 @@ from freehold.market.view import ClientView, read_view
 from freehold.market.vouchers import Vouchers
 from freehold.net.client import Dial
 from freehold.protocol.batches import LEASE, RESERVATION, encode_batch, make_batch
-from freehold.protocol.errors import Corrupt, EpochClosed, FreeholdError, InsufficientCredits, Refused, Unavailable, WrongSignature
+from freehold.protocol.errors import (
+    Corrupt,
+    EpochClosed,
+    FreeholdError,
+    InsufficientCredits,
+    Refused,
+    Unavailable,
+    WrongSignature,
+)
 from freehold.protocol.keys import Key, is_signed_by
 from freehold.protocol.messages import STREAM, VOUCHER, Lease, Lock, Reservation
 from freehold.protocol.parameters import Parameters

@@ -8,8 +8,9 @@ do not add up, so the sender asks again until Q name the same one.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from freehold.net.client import Dial, Peer
@@ -21,11 +22,15 @@ from freehold.protocol.messages import Acknowledgement, Certificate, Holding
 from freehold.protocol.typed import Domain, canonical_json
 from freehold.protocol.units import Address, Hash, Signature
 
-ATTEMPTS = 8
+PATIENCE_SECONDS = 40.0  # after which no further attempt is begun
 PAUSE_SECONDS = 0.25  # doubles up to a few seconds: members that just closed an epoch catch up in between
 ANSWER_SECONDS = 10.0
+GRACE_SECONDS = 0.2  # for the others, once enough have answered: a member that hangs must not hold up everything
 
 Answer = tuple[Address, Any]
+Answers = list[Answer]
+Errors = list[FreeholdError]
+Enough = Callable[[Answers, Errors], bool]
 
 
 class Held(NamedTuple):
@@ -51,7 +56,8 @@ class Quorum:
         """
         data, subject, pause = encode_batch(batch), batch.subject, PAUSE_SECONDS
         failure: FreeholdError = Unavailable("no member was asked")
-        for _ in range(ATTEMPTS):
+        until = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < until:
             try:
                 certificate = await self._acknowledge(data, subject)
                 holdings, epoch = await self._hold(certificate)
@@ -65,7 +71,10 @@ class Quorum:
         raise failure
 
     async def _acknowledge(self, data: bytes, subject: Hash) -> Certificate:
-        answers, errors = await self._all(lambda peer: peer.post_bytes("/v1/batches", data))
+        answers, errors = await self._all(
+            lambda peer: peer.post_bytes("/v1/batches", data),
+            lambda answers, _: self._is_quorum(self._signatures(answers, subject, Acknowledgement)),
+        )
         by_epoch = self._signatures(answers, subject, Acknowledgement)
         for epoch, signatures in sorted(by_epoch.items(), reverse=True):
             if len(signatures) >= quorum(len(self.members)):
@@ -77,7 +86,10 @@ class Quorum:
 
     async def _hold(self, certificate: Certificate) -> tuple[dict[Address, Signature], int]:
         value = certificate.to_json()
-        answers, errors = await self._all(lambda peer: peer.post_json("/v1/certificates", value))
+        answers, errors = await self._all(
+            lambda peer: peer.post_json("/v1/certificates", value),
+            lambda answers, _: self._is_quorum(self._signatures(answers, certificate.subject, Holding)),
+        )
         by_epoch = self._signatures(answers, certificate.subject, Holding)
         for epoch, signatures in sorted(by_epoch.items(), reverse=True):
             if len(signatures) >= quorum(len(self.members)):
@@ -98,8 +110,11 @@ class Quorum:
                 by_epoch[signed.epoch][member] = signature
         return by_epoch
 
-    async def _all(self, ask: Callable[[Peer], Awaitable[Any]]) -> tuple[list[Answer], list[FreeholdError]]:
-        """Ask every member at once; go on when all have answered or their time is over."""
+    def _is_quorum(self, by_epoch: Mapping[int, Mapping[Address, Signature]]) -> bool:
+        return any(len(signatures) >= quorum(len(self.members)) for signatures in by_epoch.values())
+
+    async def _all(self, ask: Callable[[Peer], Awaitable[Any]], enough: Enough) -> tuple[Answers, Errors]:
+        """Ask every member at once; go on when all have answered, soon after `enough` have, or their time is over."""
 
         async def one(member: Address) -> Answer | FreeholdError:
             try:
@@ -110,9 +125,24 @@ class Quorum:
             except TimeoutError:
                 return Unavailable(f"{self._peers[member].url} took more than {ANSWER_SECONDS:.0f} s")
 
-        results = await asyncio.gather(*(one(member) for member in self.members))
-        answers = [r for r in results if not isinstance(r, FreeholdError)]
-        return answers, [r for r in results if isinstance(r, FreeholdError)]
+        pending = {asyncio.create_task(one(member)) for member in self.members}
+        answers: Answers = []
+        errors: Errors = []
+        grace: float | None = None
+        try:
+            while pending:
+                done, pending = await asyncio.wait(pending, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+                results = [task.result() for task in done]
+                answers += [r for r in results if not isinstance(r, FreeholdError)]
+                errors += [r for r in results if isinstance(r, FreeholdError)]
+                if grace is not None and not done:
+                    break
+                grace = GRACE_SECONDS if enough(answers, errors) else None
+        finally:
+            for task in pending:
+                task.cancel()
+            await asyncio.gather(*pending, return_exceptions=True)
+        return answers, errors
 
     def _failure(self, errors: Sequence[FreeholdError], what: str) -> FreeholdError:
         """What more than f members refuse with; otherwise that too few answered."""
@@ -125,16 +155,23 @@ class Quorum:
 
     async def ask(self, path: str) -> list[Answer]:
         """What each member that answers says at `path`."""
-        answers, errors = await self._all(lambda peer: peer.get_json(path))
+        answers, errors = await self._all(
+            lambda peer: peer.get_json(path), lambda answers, _: len(answers) >= quorum(len(self.members))
+        )
         if not answers and errors:
             raise errors[0]
         return answers
 
     async def agree(self, path: str) -> Any:
         """What f+1 members say in the same words at `path`: at least one of them is honest."""
-        answers, errors = await self._all(lambda peer: peer.get_json(path))
-        counts = Counter(canonical_json(value) for _, value in answers)
         needed = faults(len(self.members)) + 1
+
+        def enough(answers: Answers, errors: Errors) -> bool:
+            counts = Counter(canonical_json(value) for _, value in answers)
+            return max(counts.values(), default=0) >= needed or sum(e.code == "not_found" for e in errors) >= needed
+
+        answers, errors = await self._all(lambda peer: peer.get_json(path), enough)
+        counts = Counter(canonical_json(value) for _, value in answers)
         for text, count in counts.most_common(1):
             if count >= needed:
                 return next(value for _, value in answers if canonical_json(value) == text)
@@ -150,5 +187,6 @@ class Quorum:
             try:
                 return await self._peers[member].get_bytes(path)
             except FreeholdError as error:
-                failure = error
+                if isinstance(failure, Unavailable):
+                    failure = error  # what a member says tells more than that another is away
         raise failure

@@ -38,7 +38,7 @@ async def read_epoch(quorum: Quorum) -> int:
     needed = faults(len(quorum.members)) + 1
     if len(epochs) < needed:
         raise Unavailable(f"{len(epochs)} of {len(quorum.members)} members answer, {needed} are needed")
-    return max(0, epochs[needed - 1] - 1)
+    return epochs[needed - 1]
 
 
 async def read_view(quorum: Quorum, client: Address) -> ClientView:
@@ -48,9 +48,9 @@ async def read_view(quorum: Quorum, client: Address) -> ClientView:
         epoch = await read_epoch(quorum)
         try:
             return parse_view(epoch, client, await quorum.agree(f"/v1/state/{epoch}/clients/{client}"))
-        except NotFound:
-            return ClientView(epoch, new_client(client), {}, {})
-        except Unavailable as error:
+        except (NotFound, Unavailable) as error:
+            if epoch == 0 and isinstance(error, NotFound):
+                return ClientView(0, new_client(client), {}, {})
             failure = error
         await asyncio.sleep(PAUSE_SECONDS * 2**attempt)
     raise failure
@@ -74,5 +74,7 @@ def parse_view(epoch: int, client: Address, value: Any) -> ClientView:
 
 
 def _epoch(value: Any) -> int:
-    epoch = value.get("epoch") if isinstance(value, dict) else None
-    return epoch if type(epoch) is int else 0
+    """The epoch that this member has committed; the open one may be two ahead while one is being settled."""
+    report = value.get("last_report") if isinstance(value, dict) else None
+    epoch = report.get("epoch") if isinstance(report, dict) else None
+    return epoch if type(epoch) is int else int(epoch) if isinstance(epoch, str) and epoch.isdigit() else 0

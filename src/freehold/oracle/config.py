@@ -74,7 +74,7 @@ class MemberConfig:
             return Key(decode_keyfile_json(json.loads(self.wallet.read_text()), self._passphrase().encode()))
         except FileNotFoundError:
             raise NotFound(f"there is no wallet at {self.wallet}") from None
-        except ValueError as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             if "MAC" in str(error):
                 raise WrongPassphrase(f"the wallet {self.wallet.name} does not open with this passphrase") from None
             raise InvalidInput(f"{self.wallet} is no wallet: {error}") from None

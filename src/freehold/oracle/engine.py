@@ -36,7 +36,7 @@ from freehold.oracle.store import Store
 from freehold.protocol.batches import Batch, decode_batch
 from freehold.protocol.bundle import Bundle, decode_bundle
 from freehold.protocol.epoch import Settlement, certified_subjects, settle
-from freehold.protocol.errors import FreeholdError, Overloaded
+from freehold.protocol.errors import FreeholdError, Overloaded, Unavailable
 from freehold.protocol.units import Hash
 
 log = logging.getLogger(__name__)
@@ -89,6 +89,9 @@ class Engine:
             for task in [loop, *self._tasks]:
                 task.cancel()
             await asyncio.gather(loop, *self._tasks, return_exceptions=True)
+            for future in self._replies.values():
+                if not future.done():
+                    future.set_exception(Unavailable("this member is stopping"))
 
     async def _run(self) -> None:
         while True:
@@ -159,7 +162,7 @@ class Engine:
             batch = await asyncio.to_thread(decode_batch, data, self._store.kinds, self.member.setup.domain)
             found = (batch, data) if batch.subject == effect.subject else None
         except FreeholdError as error:
-            log.info("batch %s from %s: %s", effect.subject, effect.peer, error.message)
+            log.debug("batch %s from %s: %s", effect.subject, effect.peer, error.message)
         self.handle(BatchFetched(effect.subject, effect.peer, found))
 
     async def _fetch_bundle(self, effect: FetchBundle) -> None:
@@ -168,7 +171,7 @@ class Engine:
             data = await self._peers.fetch_bundle(effect.peer, effect.epoch)
             found = await asyncio.to_thread(decode_bundle, data, self.member.setup.judges)
         except FreeholdError as error:
-            log.info("bundle %d from %s: %s", effect.epoch, effect.peer, error.message)
+            log.debug("bundle %d from %s: %s", effect.epoch, effect.peer, error.message)
         self.handle(BundleFetched(effect.epoch, effect.peer, found))
 
     async def _settle(self, effect: Settle) -> None:

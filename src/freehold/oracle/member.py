@@ -107,6 +107,7 @@ class Member:
         self._unsigned = 0
         self._price = 0
         self._now = 0
+        self._has_time = False
         for record, batch in records:
             self._restore(record, batch)
         self._snapshot_block = self.chain.block.number
@@ -235,7 +236,7 @@ class Member:
             self._out.append(Persist(tuple(records)))
 
     def _on_tick(self, now: int) -> None:
-        self._now = now
+        self._now, self._has_time = now, True
         self._fetching.on_tick(now)
         if self.round is not None and self.is_level:
             self.round.on_tick(now)
@@ -311,7 +312,7 @@ class Member:
         """Commit what the chain has taken, close the epoch when its anchor is final, settle what waits for it."""
         while self._backlog and not self.fault and self._commit_head():
             continue
-        if self.is_level and self.round is None and self.chain.anchor is not None:
+        if self.is_level and self.round is None and self.chain.anchor is not None and self._has_time:
             self._open_round()
         if self._settling is None and not self.fault:
             self._start_settling()

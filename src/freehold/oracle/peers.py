@@ -10,11 +10,13 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 from freehold.net.client import Dial
 from freehold.oracle.events import PeerMessage
 from freehold.protocol.batches import BATCH_LIMIT
 from freehold.protocol.errors import FreeholdError, Unavailable
+from freehold.protocol.typed import canonical_json
 from freehold.protocol.units import Address, Hash
 
 log = logging.getLogger(__name__)
@@ -23,6 +25,12 @@ QUEUE = 256  # messages that wait for one peer; the oldest go first
 SEND_SECONDS = 10.0
 FETCH_SECONDS = 60.0
 BUNDLE_LIMIT = 2**30
+
+
+@lru_cache(maxsize=64)
+def encode_message(message: PeerMessage) -> bytes:
+    """A message as `server.parse_message` takes it; once for all the peers that it goes to."""
+    return canonical_json({"type": type(message).__name__, "message": message.to_json()})
 
 
 class Peers:
@@ -53,10 +61,9 @@ class Peers:
             waiting.clear()
             while queue:
                 message = queue.popleft()
-                value = {"type": type(message).__name__, "message": message.to_json()}
                 try:
                     async with asyncio.timeout(SEND_SECONDS):
-                        await self._dial.peer(self._url(member)).post_json("/v1/messages", value)
+                        await self._dial.peer(self._url(member)).post_bytes("/v1/messages", encode_message(message))
                     self._recovered(member)
                 except (FreeholdError, TimeoutError) as error:
                     self._failed(member, error)

@@ -45,10 +45,10 @@ LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 TICK_SECONDS = 0.1
 
 
-async def run(config: MemberConfig, stopping: asyncio.Event, key: Key | None = None) -> None:
-    """Run a member until `stopping` is set, under `key` or the one in its wallet. Raises what keeps it from running."""
+async def run(config: MemberConfig, stopping: asyncio.Event, own_key: Key | None = None) -> None:
+    """Run a member until `stopping` is set, under `own_key` or its wallet's. Raises what keeps it from running."""
     network = Network.load(config.network)
-    key = key or await asyncio.to_thread(config.open_wallet)
+    key = await asyncio.to_thread(config.open_wallet) if own_key is None else own_key
     setup = make_setup(network, key, config.view_timeout)
     config.data.mkdir(parents=True, exist_ok=True, mode=0o700)
     async with AsyncExitStack() as stack:

@@ -27,19 +27,21 @@ from aiohttp import web
 from freehold.net.server import ok, read_body, read_json
 from freehold.oracle.effects import Signed
 from freehold.oracle.engine import Engine
-from freehold.oracle.events import BatchReceived, CertificateReceived, MessageReceived
+from freehold.oracle.events import BatchReceived, CertificateReceived, MessageReceived, PeerMessage
 from freehold.oracle.status import Status
 from freehold.oracle.store import Store, Summary
 from freehold.oracle.views import Views
 from freehold.protocol.batches import BATCH_LIMIT, decode_batch
 from freehold.protocol.errors import InvalidInput, MalformedMessage, Overloaded
 from freehold.protocol.messages import Certificate, Manifest, Observation, ViewChange, Vote
+from freehold.protocol.typed import parse_json
 from freehold.protocol.units import Address, Hash
 
 MESSAGES: dict[str, type[Observation] | type[Manifest] | type[ViewChange] | type[Vote]] = {
     kind.__name__: kind for kind in (Observation, Manifest, ViewChange, Vote)
 }
 MESSAGE_LIMIT = 64 * 2**20  # a manifest with Q observations of all certificates
+SMALL = 64 * 2**10  # bytes of JSON that are parsed at once; more is parsed in a thread
 INCOMING_LIMIT = 256 * 2**20  # bytes of bodies that are being read at once
 REPORTS_LIMIT = 1000  # in one answer
 
@@ -107,32 +109,28 @@ class Api:
 
     async def post_message(self, request: web.Request) -> web.Response:
         async with self._room(request, MESSAGE_LIMIT):
-            value = await read_json(request, MESSAGE_LIMIT)
-            kind = MESSAGES.get(str(value.get("type")))
-            if kind is None:
-                raise MalformedMessage(f"a message is one of {', '.join(MESSAGES)}")
+            data = await read_body(request, MESSAGE_LIMIT)
+            message = await asyncio.to_thread(parse_message, data) if len(data) > SMALL else parse_message(data)
             self._status.messages += 1
-            self._engine.handle(MessageReceived(kind.from_json(value.get("message"))))
+            self._engine.handle(MessageReceived(message))
         return ok({})
 
     async def get_status(self, _: web.Request) -> web.Response:
         return ok(self._status.to_json())
 
     async def get_open(self, _: web.Request) -> web.Response:
-        """The epoch after the last committed one; its beacon is null until its block is final."""
-        member = self._engine.member
-        last, chain = member.committed.report, member.chain
-        epoch = member.committed.epoch + 1
+        """The epoch after the last one that is durable here; its beacon is null until its block is final."""
+        last, chain = self._store.last, self._engine.member.chain
+        epoch = last.report.epoch + 1 if last else 1
         beacon = chain.beacon if chain.epoch == epoch else None
-        summary = await self._store.summary(last.epoch) if last else None
         return ok(
             {
                 "epoch": epoch,
                 "beacon": str(beacon.hash) if beacon else None,
                 "beacon_block": beacon.number if beacon else None,
-                "report": last.to_json() if last else None,
-                "signers": summary.signers if summary else 0,
-                "signatures": f"0x{summary.signatures.hex()}" if summary else "0x",
+                "report": last.report.to_json() if last else None,
+                "signers": last.signers if last else 0,
+                "signatures": f"0x{last.signatures.hex()}" if last else "0x",
                 "anchor_time": chain.anchor_time if chain.epoch == epoch else None,
             }
         )
@@ -162,6 +160,15 @@ class Api:
     async def get_account(self, request: web.Request) -> web.Response:
         epoch = _number(request.query.get("epoch", str(self._engine.member.committed.epoch)), "epoch")
         return ok(await self._views.account(epoch, Address(request.match_info["address"])))
+
+
+def parse_message(data: bytes) -> PeerMessage:
+    """A member's message: {"type": its class, "message": its fields}. MalformedMessage."""
+    value = parse_json(data)
+    kind = MESSAGES.get(str(value.get("type"))) if isinstance(value, dict) else None
+    if kind is None:
+        raise MalformedMessage(f"a message is an object with a type, one of {', '.join(MESSAGES)}")
+    return kind.from_json(value.get("message"))
 
 
 def _number(text: str, what: str) -> int:

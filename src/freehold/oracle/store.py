@@ -1,7 +1,7 @@
 """A member's disk: records in SQLite, batches, bundles and states as blobs.
 
     oracle.sqlite    records, and what each committed epoch came to
-    blobs/           batch.SUBJECT   bundle.EPOCH   state.EPOCH.TABLE
+    blobs/           batch.SUBJECT   bundle.EPOCH   state.EPOCH
 
 A blob is written before the row that speaks of it, and removed after it; what a kill leaves in between is removed at
 the next start. Invariant: once `write` or `commit` returned, all of it survives a power cut; if it was cut short,
@@ -11,6 +11,7 @@ none of it is seen.
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,8 +22,8 @@ from freehold.oracle.effects import Commit
 from freehold.oracle.member import Committed
 from freehold.oracle.records import BATCH, Record
 from freehold.protocol.batches import Batch, Kinds, decode_batch, kinds_of
-from freehold.protocol.bundle import encode_bundle
-from freehold.protocol.errors import Corrupt, DiskFull, NotFound
+from freehold.protocol.bundle import encode_bundle, replay
+from freehold.protocol.errors import Corrupt, DiskFull, MalformedMessage, NotFound
 from freehold.protocol.messages import Report
 from freehold.protocol.service import Judge
 from freehold.protocol.state import TABLES, State
@@ -32,6 +33,8 @@ from freehold.protocol.units import Hash
 from freehold.store.blobs import Blobs
 from freehold.store.sql import Database
 
+log = logging.getLogger(__name__)
+
 MIGRATIONS = [
     """
     CREATE TABLE records (kind TEXT, key TEXT, epoch INTEGER NOT NULL, data BLOB, PRIMARY KEY (kind, key));
@@ -40,6 +43,7 @@ MIGRATIONS = [
                          transaction_hash TEXT NOT NULL);
     """
 ]
+STATES = 64  # how many epochs' states are kept: claims are proven against at most the 63rd before the last (Ledger)
 RESERVE = 64 * 2**20  # bytes of the allowance that batches leave for what settling writes
 
 
@@ -55,7 +59,10 @@ class Summary(NamedTuple):
 
 
 class Store:
-    """`allowance` bounds the blobs, in bytes; bundles and states are kept for `epochs` epochs."""
+    """`allowance` bounds the blobs, in bytes; bundles are kept for `epochs` epochs.
+
+    `last` is the newest epoch that is durably committed: what others may be told of.
+    """
 
     def __init__(
         self, directory: Path, allowance: int, epochs: int, domain: Domain, judges: Mapping[str, Judge]
@@ -69,6 +76,7 @@ class Store:
         self._epochs, self._domain, self._judges = epochs, domain, judges
         self._kinds = kinds_of(judges)
         self._transactions: dict[int, str] = {}
+        self.last: Summary | None = None
 
     def close(self) -> None:
         """Finish what is queued."""
@@ -105,17 +113,16 @@ class Store:
     async def commit(self, effect: Commit) -> None:
         """Make an epoch, its bundle, the state after it, and the records durable, all or none."""
         bundle, settlement, epoch = effect.bundle, effect.settlement, effect.bundle.report.epoch
-        made = await asyncio.to_thread(self._put_epoch, effect)
-        verdicts = canonical_json(dict(Counter(verdict.reason for verdict in settlement.verdicts)))
-        row = (
-            epoch,
-            bundle.report.to_bytes(),
+        await asyncio.to_thread(self._put_epoch, effect)
+        summary = Summary(
+            bundle.report,
             bundle.signers,
             bundle.signatures,
-            verdicts,
+            dict(Counter(verdict.reason for verdict in settlement.verdicts)),
             len(settlement.payments),
             self._transactions.pop(epoch, ""),
         )
+        row = (epoch, summary.report.to_bytes(), *summary[1:3], canonical_json(summary.verdicts), *summary[4:])
         await self._put_batches(effect.records)
 
         def work(connection: sqlite3.Connection) -> None:
@@ -123,23 +130,19 @@ class Store:
             connection.execute("INSERT OR REPLACE INTO epochs VALUES (?,?,?,?,?,?,?)", row)
 
         await self._database.write(work)
+        self.last = summary
         await self._drop_batches(effect.records)
-        await asyncio.to_thread(self._drop_epochs, epoch - self._epochs, made)
+        await asyncio.to_thread(self._drop_epoch, epoch)
 
-    def _put_epoch(self, effect: Commit) -> set[str]:
+    def _put_epoch(self, effect: Commit) -> None:
         epoch = effect.bundle.report.epoch
-        blobs = {f"bundle.{epoch}": encode_bundle(effect.bundle)}
-        for name, table in effect.settlement.state.tables().items():
-            blobs[f"state.{epoch}.{name}"] = table.encode()
-        for key, data in blobs.items():
-            self._blobs.put(key, [data])
-        return set(blobs)
+        self._blobs.put(f"bundle.{epoch}", [encode_bundle(effect.bundle)])
+        self._blobs.put(f"state.{epoch}", [encode_state(effect.settlement.state)])
 
-    def _drop_epochs(self, over: int, made: set[str]) -> None:
-        for key in list(self._blobs.list_keys()):
-            kind, _, rest = key.partition(".")
-            if kind in ("bundle", "state") and key not in made and int(rest.partition(".")[0]) <= over:
-                self._blobs.delete(key)
+    def _drop_epoch(self, last: int) -> None:
+        """What is over when `last` is committed."""
+        self._blobs.delete(f"bundle.{last - self._epochs}")
+        self._blobs.delete(f"state.{last - STATES}")
 
     async def _put_batches(self, records: Sequence[Record]) -> None:
         new = [r for r in records if r.kind == BATCH and r.data is not None and not self._blobs.has(_batch_key(r.key))]
@@ -160,10 +163,19 @@ class Store:
         last = await self._database.read(lambda c: c.execute("SELECT MAX(epoch) FROM epochs").fetchone()[0])
         committed = None
         if last is not None:
-            committed = Committed(await self.state(last), (await self.summary(last)).report)
+            self.last = await self.summary(last)
+            committed = Committed(await asyncio.to_thread(self._last_state, last), self.last.report)
         records = await asyncio.to_thread(lambda: list(self._with_batches(rows)))
         await asyncio.to_thread(self._sweep, {_batch_key(r.key) for r in rows if r.kind == BATCH}, last or 0)
         return committed, records
+
+    def _last_state(self, epoch: int) -> State:
+        """The state after an epoch; should its blob be gone or damaged, what the bundle replays to."""
+        try:
+            return self._state(epoch)
+        except (NotFound, Corrupt) as error:
+            log.warning("%s; replaying its bundle", error.message)
+            return replay(self._blobs.read(f"bundle.{epoch}"), self._judges).state
 
     def _with_batches(self, rows: Sequence[Record]) -> Iterator[tuple[Record, Batch | None]]:
         for row in rows:
@@ -173,12 +185,11 @@ class Store:
             yield row, batch
 
     def _sweep(self, batches: set[str], last: int) -> None:
-        """Remove what a kill has left: batches without a record, an epoch that was not committed."""
+        """Remove what a kill has left: batches without a record, an epoch that was not committed, one that is over."""
+        keeps = {"bundle": range(last - self._epochs + 1, last + 1), "state": range(last - STATES + 1, last + 1)}
         for key in list(self._blobs.list_keys()):
             kind, _, rest = key.partition(".")
-            if (kind == "batch" and key not in batches) or (
-                kind in ("bundle", "state") and int(rest.partition(".")[0]) > last
-            ):
+            if key not in batches if kind == "batch" else int(rest) not in keeps[kind]:
                 self._blobs.delete(key)
 
     async def batch_bytes(self, subject: Hash) -> bytes:
@@ -204,17 +215,10 @@ class Store:
         return await asyncio.to_thread(self._state, epoch)
 
     def _state(self, epoch: int) -> State:
-        kinds = dict(TABLES) | {f"service.{judge.name}": judge.state_kind for judge in self._judges.values()}
-        prefix = f"state.{epoch}."
-        tables: dict[str, Table[Any]] = {}
-        for key in [key for key in self._blobs.list_keys() if key.startswith(prefix)]:
-            name = key.removeprefix(prefix)
-            if name not in kinds:
-                raise Corrupt(f"the state of epoch {epoch} has a table {name!r} that this release does not know")
-            tables[name] = Table.decode(kinds[name], self._blobs.read(key))
-        if not tables:
-            raise NotFound(f"this member has no state of epoch {epoch}", epoch=epoch)
-        return State.from_tables(tables)
+        try:
+            return decode_state(self._blobs.read(f"state.{epoch}"), self._judges)
+        except NotFound:
+            raise NotFound(f"this member has no state of epoch {epoch}", epoch=epoch) from None
 
     async def summary(self, epoch: int) -> Summary:
         """What a committed epoch came to. NotFound."""
@@ -234,9 +238,26 @@ class Store:
             for report, signers, signatures, verdicts, payments, transaction in rows
         ]
 
-    async def records(self, kind: str) -> list[Record]:
-        """All records of one kind."""
-        return [record for record in await self._database.read(_all_records) if record.kind == kind]
+
+def encode_state(state: State) -> bytes:
+    """A state in one piece: 4 bytes length of the header ‖ [[table, size], ...] as canonical JSON ‖ the tables."""
+    tables = {name: table.encode() for name, table in state.tables().items()}
+    header = canonical_json([[name, len(data)] for name, data in tables.items()])
+    return len(header).to_bytes(4) + header + b"".join(tables.values())
+
+
+def decode_state(data: bytes, judges: Mapping[str, Judge]) -> State:
+    """The state behind `encode_state`'s form. Corrupt where it is none that this release knows."""
+    kinds = dict(TABLES) | {f"service.{judge.name}": judge.state_kind for judge in judges.values()}
+    at = 4 + int.from_bytes(data[:4])
+    tables: dict[str, Table[Any]] = {}
+    try:
+        for name, size in parse_json(data[4:at]):
+            tables[name] = Table.decode(kinds[name], data[at : at + size])
+            at += size
+    except (MalformedMessage, KeyError, TypeError, ValueError) as error:
+        raise Corrupt(f"the stored state does not decode: {error}") from None
+    return State.from_tables(tables)
 
 
 def _batch_key(subject: str) -> str:

@@ -7,6 +7,7 @@ A file is read by offset, as often as needed. Invariant: what was uploaded is th
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from typing import Protocol
 
@@ -38,13 +39,13 @@ class FileSource:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._handle = os.open(path, os.O_RDONLY)
+            self._handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe must not be waited for
         except FileNotFoundError:
             raise NotFound(f"there is no file {path}") from None
         except OSError as error:
             raise InvalidInput(f"{path} cannot be read: {error.strerror}") from None
         status = os.fstat(self._handle)
-        if not os.path.isfile(path):
+        if not stat.S_ISREG(status.st_mode):
             self.close()
             raise InvalidInput(f"{path} is not a regular file")
         self._identity = _identity(status)

@@ -1,0 +1,154 @@
+"""The member's disk: what `write` and `commit` returned is there after any restart, and nothing in part."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from freehold.oracle.effects import Commit
+from freehold.oracle.member import Committed
+from freehold.oracle.records import BATCH, HELD, Record
+from freehold.oracle.store import RESERVE, Store, decode_state, encode_state
+from freehold.protocol.batches import encode_batch
+from freehold.protocol.bundle import Bundle, replay
+from freehold.protocol.epoch import settle
+from freehold.protocol.errors import Corrupt, DiskFull, NotFound
+from freehold.protocol.typed import keccak
+from tests.oracle.memo import remember
+from tests.oracle.simulation import DOMAIN, QUIET, World
+
+ALLOWANCE = 1 << 30
+
+
+def open_store(path: Path, allowance: int = ALLOWANCE, epochs: int = 2) -> Store:
+    return Store(path, allowance, epochs, DOMAIN, {})
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    with pytest.MonkeyPatch.context() as patch:
+        remember(patch)
+        return World(11, QUIET, target=4, load=12).run()
+
+
+def commits(world: World) -> list[Commit]:
+    bundles: list[Bundle] = [world.hosts[0].bundles[e] for e in sorted(world.hosts[0].bundles)]
+    return [
+        Commit(b, settle(b.state, b.manifest, b.batches, b.anchor, {}, DOMAIN), (Record(HELD, str(i), i, b"held"),))
+        for i, b in enumerate(bundles)
+    ]
+
+
+def test_records_and_batches_come_back(tmp_path: Path, world: World) -> None:
+    asyncio.run(records_and_batches(tmp_path, world))
+
+
+async def records_and_batches(tmp_path: Path, world: World) -> None:
+    batch = next(iter(world.batches.values()))
+    data = encode_batch(batch)
+    records = [Record(BATCH, str(batch.subject), 3, data), Record(HELD, "a", 3, b"one"), Record(HELD, "b", 4, b"two")]
+    store = open_store(tmp_path)
+    await store.write(records)
+    await store.write([Record(HELD, "a", 3, None), Record(BATCH, str(batch.subject), 4, data)])
+    store.close()
+    store = open_store(tmp_path)
+    committed, found = await store.load()
+    assert committed is None
+    assert sorted((r.kind, r.key, r.epoch) for r, _ in found) == [(BATCH, str(batch.subject), 4), (HELD, "b", 4)]
+    assert next(b for r, b in found if r.kind == BATCH) == batch
+    assert await store.batch_bytes(batch.subject) == data
+    assert store.batch(batch.subject) == batch
+    assert store.batch(keccak(b"none")) is None
+    await store.write([Record(BATCH, str(batch.subject), 4, None)])
+    assert store.used_bytes == 0
+    store.close()
+
+
+def test_epochs_come_back_and_go_after_their_time(tmp_path: Path, world: World) -> None:
+    asyncio.run(epochs(tmp_path, world))
+
+
+async def epochs(tmp_path: Path, world: World) -> None:
+    made = commits(world)
+    store = open_store(tmp_path)
+    store.note_transaction(made[0].bundle.report.epoch, keccak(b"transaction"))
+    for commit in made:
+        await store.commit(commit)
+    store.close()
+    store = open_store(tmp_path)
+    committed, _ = await store.load()
+    last = made[-1]
+    assert isinstance(committed, Committed)
+    assert committed.report == last.bundle.report
+    assert committed.state == last.settlement.state
+    assert [s.report.epoch for s in await store.summaries(1, 100)] == list(range(1, len(made) + 1))
+    assert (await store.summary(1)).transaction == str(keccak(b"transaction"))
+    assert sum((await store.summary(1)).verdicts.values()) == len(made[0].settlement.verdicts)
+    for commit in made[-2:]:
+        epoch = commit.bundle.report.epoch
+        assert replay(await store.bundle(epoch), {}).report == commit.bundle.report
+        assert await store.state(epoch) == commit.settlement.state
+    with pytest.raises(NotFound):
+        await store.bundle(1)
+    assert await store.state(1) == made[0].settlement.state
+    with pytest.raises(NotFound):
+        await store.state(100)
+    with pytest.raises(NotFound):
+        await store.summary(100)
+    store.close()
+
+
+def test_what_a_kill_left_in_between_is_swept(tmp_path: Path, world: World) -> None:
+    asyncio.run(sweep(tmp_path, world))
+
+
+async def sweep(tmp_path: Path, world: World) -> None:
+    first, second = commits(world)[:2]
+    store = open_store(tmp_path)
+    await store.commit(first)
+    kept = store.used_bytes
+    store._put_epoch(second)
+    await store._put_batches([Record(BATCH, str(keccak(b"x")), 1, b"no record speaks of it")])
+    assert store.used_bytes > kept
+    store.close()
+    store = open_store(tmp_path)
+    committed, records = await store.load()
+    assert committed is not None
+    assert committed.epoch == 1
+    assert [record for record, _ in records] == list(first.records)
+    assert store.used_bytes == kept
+    store.close()
+
+
+def test_a_lost_state_is_replayed(tmp_path: Path, world: World) -> None:
+    asyncio.run(lost_state(tmp_path, world))
+
+
+async def lost_state(tmp_path: Path, world: World) -> None:
+    first = commits(world)[0]
+    store = open_store(tmp_path)
+    await store.commit(first)
+    store._blobs.put("state.1", [b"damaged"])
+    committed, _ = await store.load()
+    assert committed is not None
+    assert committed.state == first.settlement.state
+    store.close()
+
+
+def test_a_state_keeps_its_words_and_damage_is_told(world: World) -> None:
+    state = commits(world)[-1].settlement.state
+    data = encode_state(state)
+    assert decode_state(data, {}) == state
+    for cut in (data[:3], data[:40], data[:-1], b"\xff" + data[1:]):
+        with pytest.raises(Corrupt):
+            decode_state(cut, {})
+
+
+def test_a_full_disk_is_said_before_anything_is_taken(tmp_path: Path) -> None:
+    store = open_store(tmp_path, allowance=RESERVE + 10)
+    store.check_room(10)
+    with pytest.raises(DiskFull):
+        store.check_room(11)
+    store.close()
