@@ -33,7 +33,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "twin": (*JUDGED, "market"),
     "node": WORKED,
     "oracle": LOWER,  # judges, and never loads a provider
-    "client": WORKED,
+    "client": (*WORKED, "judging", "working"),  # buckets are storage's: the SDK calls its client half by name
     "working registry": (*LOWER, "working"),
     "working": (*LOWER, "judging"),
     "market": (*BASE, "net", "store", "chain"),

@@ -65,7 +65,7 @@ def test_the_designs_own_shape_passes(tmp_path: Path) -> None:
         ("services/disk/provider", "from freehold.client import buckets"),
         ("services/judging", "from freehold.services.disk import provider"),
         ("net/server", "from freehold.store import blobs"),
-        ("client/__init__", "from freehold.services.disk import client"),
+        ("node/__init__", "from freehold.services.disk import client"),
         ("oracle/__init__", "from freehold.services import working"),
         ("oracle/__init__", "import freehold.node"),
         ("node/__init__", "import importlib\nX = importlib.import_module('freehold.oracle')"),

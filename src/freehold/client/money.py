@@ -11,6 +11,7 @@ import time
 from typing import Any, NamedTuple
 
 from freehold.chain.contracts import Credits, Ledger, Token
+from freehold.chain.errors import Reverted
 from freehold.chain.rpc import Rpc
 from freehold.chain.transactor import Receipt, Sender
 from freehold.market.network import Network
@@ -21,6 +22,7 @@ from freehold.protocol.state import AccountState
 from freehold.protocol.units import ONE, Address, mul_div
 
 BUY_SECONDS = 600  # until when a purchase must be mined
+CLAIM_ATTEMPTS = 3
 
 
 class Balance(NamedTuple):
@@ -89,9 +91,19 @@ class Money:
     async def claim(self, account: Address | None = None) -> Claimed:
         """Bring an account's earnings to its payout address; anyone may."""
         who = account or self._key.address
+        for _ in range(CLAIM_ATTEMPTS - 1):
+            try:
+                return await self._claim(who)
+            except Reverted:
+                continue  # the next report became active in between, and the proof was against the one before
+        return await self._claim(who)
+
+    async def _claim(self, who: Address) -> Claimed:
         epoch = await self._ledger.due_epoch()
         if epoch == 0:
             raise Refused("no report has become active yet", hint="Claims open after the first dispute window.")
+        if epoch > await self._ledger.active_epoch():
+            await self._sender.transact(self._ledger.activate())
         row, proof = _parse_account(await self._quorum.agree(f"/v1/accounts/{who}?epoch={epoch}"))
         already = await self._ledger.paid(who)
         if row.tokens_earned <= already:

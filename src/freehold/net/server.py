@@ -21,6 +21,7 @@ SCHEMA_VERSION = 1
 JSON_LIMIT = 4 * 2**20
 SHUTDOWN_SECONDS = 2.0
 RETRY_AFTER = "1"
+READ_BYTES = 2**20  # taken from a connection at once: shards arrive in few pieces
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -117,7 +118,9 @@ class Server:
 
 async def serve(app: web.Application, host: str, port: int, ready_file: Path | None = None) -> Server:
     """Listen (port 0: any free one) and write `{"url", "pid"}` to `ready_file` once connections are taken."""
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS, handler_cancellation=True)
+    runner = web.AppRunner(
+        app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS, handler_cancellation=True, read_bufsize=READ_BYTES
+    )
     await runner.setup()
     site = web.TCPSite(runner, host, port)
     await site.start()

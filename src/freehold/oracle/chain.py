@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from freehold.chain.contracts import Credits, Oracle, Registry, Staking
+from freehold.chain.contracts import Credits, Ledger, Oracle, Registry, Staking
 from freehold.chain.contracts import credits as credits_events
 from freehold.chain.contracts import oracle as oracle_events
 from freehold.chain.contracts import registry as registry_events
@@ -114,6 +114,7 @@ class Submitter:
 
     def __init__(self, rpc: Rpc, network: Network, secret: bytes) -> None:
         self._oracle = Oracle(rpc, network.contracts["oracle"])
+        self._ledger = Ledger(rpc, network.contracts["ledger"])
         self._sender = Sender(rpc, secret, deadline=SUBMIT_SECONDS)
         self._busy = asyncio.Lock()
         self.submitted = 0
@@ -127,6 +128,7 @@ class Submitter:
             try:
                 if await self._oracle.last_report_hash() != effect.report.previous:
                     return
+                await self._activate()
                 report = _struct(effect.report)
                 await self._sender.transact(self._oracle.submit(report, effect.signers, effect.signatures))
                 self.submitted += 1
@@ -135,6 +137,11 @@ class Submitter:
             except ChainError as error:
                 self.failure = error.message
                 log.info("epoch %d: the report was not taken from here: %s", effect.report.epoch, error.message)
+
+    async def _activate(self) -> None:
+        """Activate what is due: the ring of pending reports must not fill, and earnings can be claimed."""
+        if await self._ledger.due_epoch() > await self._ledger.active_epoch():
+            await self._sender.send(self._ledger.activate())
 
     async def accuse(self, effect: Accuse) -> None:
         """Have the Oracle contract record an equivocation; somebody else may have done so."""

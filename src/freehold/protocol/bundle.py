@@ -101,6 +101,8 @@ def _unpack(data: bytes) -> dict[str, bytes]:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             files = {}
             for entry in archive.infolist():
+                if entry.compress_type != zipfile.ZIP_STORED:
+                    raise ReplayMismatch(f"{entry.filename}: compressed", first=entry.filename)
                 try:
                     files[entry.filename] = archive.read(entry)
                 except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:

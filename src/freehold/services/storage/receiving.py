@@ -33,7 +33,6 @@ from freehold.services.storage.segment_record import MAX_RECORD_BYTES, SegmentRe
 from freehold.services.storage.shard_tree import ShardHasher
 from freehold.services.storage.terms import NAME, UNITS_PER_STREAM_PRICE
 
-BLOCK = 1 << 20  # bytes written and hashed in one go
 OVERHEAD = 1 << 20  # a shard may be this much longer than a segment's plaintext
 AT_ONCE = 64  # uploads in flight; more are asked to come again
 BODY_SECONDS = 300  # for one body to arrive: a slow sender does not keep its place for good
@@ -166,24 +165,15 @@ class Receiver:
         self.received_bytes += size
 
     async def _write(self, request: web.Request, incoming: Arrival, hasher: ShardHasher, size: int) -> None:
-        block: list[bytes] = []
-        waiting = arrived = 0
-
-        def store() -> None:
-            for chunk in block:
-                incoming.write(chunk)
-                hasher.update(chunk)
-
+        # On the loop's own thread: hashing gives up the interpreter for every leaf, and a second thread that wants it
+        # back as often costs more than it brings. What blocks (the sync) runs in a thread.
+        arrived = 0
         async for chunk in request.content.iter_any():
-            block.append(chunk)
-            waiting += len(chunk)
             arrived += len(chunk)
             if arrived > size:
                 raise BodyTooLarge(f"more than the {size} bytes that were announced", limit=size)
-            if waiting >= BLOCK:
-                await in_thread(store)
-                block, waiting = [], 0
-        await in_thread(store)
+            incoming.write(chunk)
+            hasher.update(chunk)
 
     async def _finish(
         self, incoming: Arrival, lease: Hash, root: Hash, shard: Shard, record: tuple[Hash, bytes]
