@@ -8,18 +8,18 @@ from freehold.chain.abi import Call, Contract, EventType, Parameter
 from freehold.protocol.units import Address, Hash
 
 
-class OwnershipTransferred(NamedTuple):
-    """An event of the Token contract."""
-
-    previous_owner: Address
-    new_owner: Address
-
-
 class RoleMinterChanged(NamedTuple):
     """An event of the Token contract."""
 
     minter: Address
     status: bool
+
+
+class OwnershipTransferred(NamedTuple):
+    """An event of the Token contract."""
+
+    previous_owner: Address
+    new_owner: Address
 
 
 class Transfer(NamedTuple):
@@ -42,19 +42,19 @@ EVENTS = {
     entry.topic: entry
     for entry in (
         EventType(
-            OwnershipTransferred,
-            bytes.fromhex("8be0079c531659141344cd1fd0a4f28419497f9722a3daafe3b4186f6b6457e0"),
-            (
-                Parameter("address", indexed=True),
-                Parameter("address", indexed=True),
-            ),
-        ),
-        EventType(
             RoleMinterChanged,
             bytes.fromhex("bb6e183664bd7425a9e444072cb0f1c7f7c4d5486a36d7d24d0b0735687c2ef4"),
             (
                 Parameter("address", indexed=True),
                 Parameter("bool"),
+            ),
+        ),
+        EventType(
+            OwnershipTransferred,
+            bytes.fromhex("8be0079c531659141344cd1fd0a4f28419497f9722a3daafe3b4186f6b6457e0"),
+            (
+                Parameter("address", indexed=True),
+                Parameter("address", indexed=True),
             ),
         ),
         EventType(
