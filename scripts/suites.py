@@ -27,7 +27,7 @@ SLOW = float(os.environ.get("FREEHOLD_TEST_SLOW", "1"))
 TEST_DEADLINE = 60  # seconds for one test that names none of its own
 STOP_GRACE = 20  # seconds for pytest to end its fixtures once interrupted
 
-PURE = ("protocol", "market", "services", "tooling")
+PURE = ("protocol", "market", "services", "tooling", "docs", "oracle/test_simulation.py")
 APART = ("contracts", "end_to_end", "servers")
 WITHOUT_COMPILER = ("-p", "no:boa_test")  # titanoboa's plugin loads Vyper into every worker
 NO_TESTS = 5  # pytest's exit code where nothing was collected
@@ -60,12 +60,13 @@ def get_lint_commands() -> Iterator[Command]:
 
 def get_unit_commands() -> Iterator[Command]:
     entries = sorted(path.name for path in TESTS.iterdir() if is_tests(path))
-    pure = [name for name in entries if name in PURE]
+    pure = [name for name in PURE if is_tests(TESTS / name)]
     rest = [name for name in entries if name not in PURE + APART]
     if pure:
         yield build_pytest(pure, "-n", "2", *WITHOUT_COMPILER)
     if rest:
-        yield build_pytest(rest, *WITHOUT_COMPILER)
+        ignored = [f"--ignore=tests/{name}" for name in pure if "/" in name]
+        yield build_pytest(rest, *ignored, *WITHOUT_COMPILER)
 
 
 def is_tests(path: Path) -> bool:

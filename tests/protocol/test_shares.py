@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import msgspec
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from freehold.protocol.emission import compute_schedule
@@ -77,8 +77,8 @@ def test_paying_oneself_always_loses(
     payments, clients, parameters, pool = epoch
     for paid in compute_shares(payments, clients, frozenset(NODES), pool, parameters).payments:
         assert paid.earned + paid.subsidy <= paid.released
-        assume(paid.burned)
-        assert paid.earned + paid.subsidy < paid.released
+        if paid.burned:
+            assert paid.earned + paid.subsidy < paid.released
 
 
 def test_the_cost_basis_is_released_in_proportion_and_the_last_credit_takes_the_rest() -> None:

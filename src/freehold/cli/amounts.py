@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from decimal import Decimal, InvalidOperation
 
 import click
 
 from freehold.protocol.units import AMOUNT_LIMIT, ONE
 
 BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+_AMOUNT = re.compile(r"(?P<whole>[0-9]{1,12})(\.(?P<places>[0-9]{1,18}))?")
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
 
 
@@ -66,13 +66,13 @@ class AmountType(click.ParamType[int]):
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
-        try:
-            scaled = Decimal(str(value).replace(",", "").replace("_", "")) * ONE
-        except InvalidOperation:
-            self.fail(f"{value!r} is not a number", param, ctx)
-        if not scaled.is_finite() or scaled != scaled.to_integral_value() or not 0 < scaled < AMOUNT_LIMIT:
-            self.fail(f"{value!r} is not an amount: above 0, at most 18 decimal places", param, ctx)
-        return int(scaled)
+        match = _AMOUNT.fullmatch(str(value).replace(",", "").replace("_", ""))
+        if match is None:
+            self.fail(f"{value!r} is not an amount: a number with at most 18 decimal places", param, ctx)
+        scaled = int(match["whole"]) * ONE + int(f"{match['places'] or '':0<18}")
+        if not 0 < scaled < AMOUNT_LIMIT:
+            self.fail(f"{value!r} is not an amount: above 0, below 2**96 base units", param, ctx)
+        return scaled
 
 
 class AddressType(click.ParamType[str]):
