@@ -115,9 +115,9 @@ def show_epoch(data: dict[str, Any]) -> None:
     click.echo("  verdicts        " + (", ".join(f"{c} {r}" for r, c in data["verdicts"].items()) or "none"))
     if data["payments"]:
         print_table(
-            ["  OPERATOR", "CLIENT", "CREDITS", "EARNED", "SUBSIDY"],
+            ["  OPERATOR", "CLIENT", "PAID BY", "CREDITS", "EARNED", "SUBSIDY"],
             [
-                [f"  {p['name']}", short(p["client"])]
+                [f"  {p['name']}", short(p["client"]), p["mode"]]
                 + [format_exact(int(p[key])) for key in ("credits", "earned", "subsidy")]
                 for p in data["payments"]
             ],
@@ -138,12 +138,14 @@ async def _show(program: Program, number: int) -> dict[str, Any]:
     from freehold.cli.connection import connect, fetch_bundle, known_names, name_of
     from freehold.cli.reports import find_accepted
     from freehold.protocol.bundle import decode_bundle, replay
+    from freehold.protocol.messages import MODES
     from freehold.services.judging import JUDGES
 
     names = known_names(program)
     async with connect(program) as connection:
         data = await fetch_bundle(connection, number)
         bundle, settlement = decode_bundle(data, JUDGES), replay(data, JUDGES)
+        leases = {**bundle.state.leases, **settlement.state.leases}
         event = await find_accepted(connection, number)
         active = await connection.ledger.due_epoch()
         return {
@@ -156,7 +158,10 @@ async def _show(program: Program, number: int) -> dict[str, Any]:
             "observers": [str(o.member) for o in bundle.manifest.observations],
             "signers": [str(m) for i, m in enumerate(bundle.members) if bundle.signers >> i & 1],
             "verdicts": dict(Counter(v.reason for v in settlement.verdicts)),
-            "payments": [p.to_json() | {"name": name_of(names, str(p.operator))} for p in settlement.payments],
+            "payments": [
+                p.to_json() | {"name": name_of(names, str(p.operator)), "mode": MODES[leases[p.lease].mode]}
+                for p in settlement.payments
+            ],
         }
 
 

@@ -11,6 +11,7 @@ from freehold.protocol.units import UNSIGNED, Address, Amount, Hash, Signature, 
 
 STREAM = 1  # paid at a rate while the work is proven
 VOUCHER = 2  # paid by what the client signed for as it consumed
+MODES = {STREAM: "stream", VOUCHER: "voucher"}
 
 
 class Offer(Message, frozen=True):
