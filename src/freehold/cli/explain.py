@@ -16,7 +16,7 @@ from freehold.protocol.emission import compute_schedule
 from freehold.protocol.epoch import Settlement, make_context
 from freehold.protocol.errors import NotFound, ReplayMismatch
 from freehold.protocol.merkle import ACCOUNTS, SumNode, is_sum_proof
-from freehold.protocol.messages import STREAM
+from freehold.protocol.messages import MODES, STREAM
 from freehold.protocol.parameters import MILLION
 from freehold.protocol.reservations import new_client
 from freehold.protocol.service import Judge
@@ -136,8 +136,8 @@ class Explanation:
 
     def _payment(self, payment: Payment) -> dict[str, Any]:
         previous, after, parameters = self.bundle.state, self.settlement.state, self.bundle.anchor.parameters
-        lease_before, lease = previous.leases.get(payment.lease), after.leases.get(payment.lease)
-        stream = (lease or lease_before) is not None and (lease or lease_before).mode == STREAM  # type: ignore[union-attr]
+        lease_before = previous.leases.get(payment.lease)
+        mode = ({**previous.leases, **after.leases})[payment.lease].mode
         settled = lease_before.settled if lease_before else 0
         lock = after.locks.get(payment.lease)
         release = self._release(payment)
@@ -149,7 +149,7 @@ class Explanation:
         _must("subsidy", subsidy, payment.subsidy)
         _must("earned", earned, payment.earned)
         units = self.judges[payment.service].units_per_price
-        if stream:
+        if mode == STREAM:
             _must("owed", mul_div(payment.measure, payment.price, units), payment.owed)
         return {
             "lease": str(payment.lease),
@@ -157,7 +157,7 @@ class Explanation:
             "node": str(payment.node),
             "operator": str(payment.operator),
             "service": payment.service,
-            "mode": "stream" if stream else "voucher",
+            "mode": MODES[mode],
             "measure": payment.measure,
             "price": str(payment.price),
             "units": units,
