@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
+from contextlib import closing
 from io import FileIO
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from bench.rates import Rates
 from freehold.services.storage import codec, shard_tree
 from freehold.services.storage.codec import SEGMENT_BYTES, SegmentKeys, VerifiedShard, Workspace
 from freehold.services.storage.segment_record import SegmentRecord
-from freehold.store.disk import RealDisk
+from freehold.store.disk import File, RealDisk
 
 NODES, K, N = 8, 3, 6
 IN_FLIGHT = 3
@@ -119,7 +120,7 @@ class Client:
                 group.create_task(self._send(len(self._segments), encoded, space, spaces))
                 self._segments.append((encoded.record(), keys, size))
 
-    async def download(self, target: FileIO) -> None:
+    async def download(self, target: File) -> None:
         """Fetch segments ahead, decode and write them in their order."""
         arriving = [asyncio.create_task(self._fetch(i)) for i in range(min(IN_FLIGHT, len(self._segments)))]
         space = Workspace()
@@ -128,6 +129,7 @@ class Client:
             if i + IN_FLIGHT < len(self._segments):
                 arriving.append(asyncio.create_task(self._fetch(i + IN_FLIGHT)))
             await asyncio.to_thread(self._decode, i, shards, space, target)
+        await asyncio.to_thread(target.sync)
 
     async def _send(
         self, i: int, encoded: codec.EncodedSegment, space: Workspace, spaces: asyncio.Queue[Workspace]
@@ -153,7 +155,7 @@ class Client:
             data = await response.read()
         return await asyncio.to_thread(codec.verify_shard, self._segments[i][0], j, data)
 
-    def _decode(self, i: int, shards: list[VerifiedShard], space: Workspace, target: FileIO) -> None:
+    def _decode(self, i: int, shards: list[VerifiedShard], space: Workspace, target: File) -> None:
         record, keys, size = self._segments[i]
         target.write(codec.decode_verified(record, shards, size, keys, CONTEXT, space))
 
@@ -170,7 +172,7 @@ def measure(path: Path, ports: list[str]) -> dict[str, float]:
     size = path.stat().st_size
     back = path.with_suffix(".back")
     try:
-        with path.open("rb", buffering=0) as source, back.open("wb", buffering=0) as target:
+        with path.open("rb", buffering=0) as source, closing(RealDisk().create(back)) as target:
             upload, download = asyncio.run(transfer(source, target, ports))
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         if digest(back) != digest(path):
@@ -180,7 +182,7 @@ def measure(path: Path, ports: list[str]) -> dict[str, float]:
     return {"upload": size / upload, "download": size / download, "memory": memory}
 
 
-async def transfer(source: FileIO, target: FileIO, ports: list[str]) -> tuple[float, float]:
+async def transfer(source: FileIO, target: File, ports: list[str]) -> tuple[float, float]:
     """Seconds up and seconds down."""
     async with aiohttp.ClientSession(read_bufsize=BUFFER, connector=aiohttp.TCPConnector(limit=0)) as session:
         client = Client(session, ports)

@@ -12,12 +12,11 @@ given there is never half a file.
 from __future__ import annotations
 
 import asyncio
-import io
 import os
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, closing
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -42,6 +41,7 @@ from freehold.protocol.errors import FreeholdError, InvalidInput, NotFound
 from freehold.protocol.units import Address
 from freehold.services.storage.client import DAYS, Context, Estimate, StorageClient
 from freehold.services.storage.client_sources import FileSource
+from freehold.store.disk import RealFile
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 Path_ = ObjectPath | str
@@ -143,13 +143,13 @@ class Freehold:
         report = _add_up(progress, reading.size)
         temporary = local.with_name(f".{local.name}.{secrets.token_hex(4)}.part")
         try:
-            with _create(temporary) as file:
+            with closing(_create(temporary)) as file:
                 async with aclosing(reading.read()) as views:
                     async for view in views:
-                        await asyncio.to_thread(_write, file, view)
+                        await asyncio.to_thread(file.write, view)
                         if report is not None:
                             report(len(view))
-                await asyncio.to_thread(os.fsync, file.fileno())
+                await asyncio.to_thread(file.sync)
             await asyncio.to_thread(temporary.replace, local)
         finally:
             temporary.unlink(missing_ok=True)
@@ -247,16 +247,10 @@ def _add_up(progress: Progress | None, total: int) -> Callable[[int], None] | No
     return add
 
 
-def _create(path: Path) -> io.FileIO:
+def _create(path: Path) -> RealFile:
     try:
-        return io.FileIO(path, "x")
+        return RealFile(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
     except FileNotFoundError:
         raise NotFound(f"there is no directory {path.parent}") from None
     except OSError as error:
         raise InvalidInput(f"{path.parent} cannot be written to: {error.strerror}") from None
-
-
-def _write(file: io.FileIO, view: memoryview) -> None:
-    at = 0
-    while at < len(view):
-        at += file.write(view[at:])
