@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,6 +100,9 @@ def _announce(program: Program, network: LocalNetwork, seconds: float) -> None:
     click.echo("\nThese accounts come from the public mnemonic below: throwaway, for this machine's chain only.")
     click.echo(f"  {data['mnemonic']}")
     click.echo("\nIn a second terminal:\n")
+    own = Path(sys.executable).with_name("activate")
+    if shutil.which("freehold") is None and own.exists():
+        click.echo(f"  source {own}")
     for command in data["next"]:
         click.echo(f"  {command}")
     click.echo("\nCtrl-C stops it; `freehold up` resumes it; `freehold up --fresh` starts over.\n")
