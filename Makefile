@@ -87,8 +87,9 @@ bench: dev ## one benchmark: make bench NAME=storage
 	@test -n "$(NAME)" || { echo "usage: make bench NAME=storage" >&2; exit 2; }
 	@$(PY) -m bench.run $(NAME) $(ARGS)
 
-docs: dev ## write what is generated into docs/: the command reference and the gas table
+docs: dev ## write what is generated into docs/: the command reference, the picture, the gas table
 	@$(PY) scripts/command_reference.py
+	@$(PY) scripts/terminal_picture.py
 	@$(PY) scripts/gas_table.py
 
 lock: dev ## compile the locks again; ARGS=--upgrade for newer versions

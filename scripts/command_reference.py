@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from freehold.cli.main import cli
+from freehold.cli.main import main as cli
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "commands.md"
 WIDTH = 100
@@ -26,11 +26,12 @@ def walk(command: click.Command, context: click.Context) -> Iterator[click.Conte
         for name in command.list_commands(context):
             child = command.get_command(context, name)
             if child is not None and not child.hidden:
-                yield from walk(child, click.Context(child, info_name=name, parent=context, max_content_width=WIDTH))
+                yield from walk(child, click.Context(child, info_name=name, parent=context))
 
 
 def build_page(command: click.Command) -> str:
-    top = click.Context(command, info_name="freehold", max_content_width=WIDTH, terminal_width=WIDTH)
+    settings = {**command.context_settings, "max_content_width": WIDTH, "terminal_width": WIDTH}
+    top = click.Context(command, info_name="freehold", **settings)
     sections = [
         f"\n## `{context.command_path}`\n\n```text\n{context.command.get_help(context).rstrip()}\n```\n"
         for context in walk(command, top)

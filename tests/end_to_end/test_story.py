@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.docs.pages import get_story
 from tests.end_to_end.files import hash_of, make_file
 from tests.end_to_end.network import DEADLINE, RunningNetwork, wait_for
 
@@ -250,3 +251,27 @@ def test_piped_commands_show_no_progress_bar(network: RunningNetwork, folder: Pa
     done = network.run("cp", "fh://demo/data.bin", str(folder / "again.bin"), "--yes")
     assert done.code == 0
     assert "\r" not in done.stderr + done.stdout
+
+
+def test_the_commands_of_the_readme_work_in_the_order_in_which_it_has_them(
+    network: RunningNetwork, folder: Path, paid: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    digest = make_file(folder / "any-real-file", 2**20)
+    before, said = tokens_of(network, "operator-1"), []
+    for words in get_story():
+        at_epoch = words[0] in ("epoch", "why") and words[-1].isdigit()
+        typed = [*words[:-1], str(paid["epoch"])] if at_epoch else words
+        done = network.run(*typed, *(["--yes"] if words[0] == "cp" else []))  # nobody answers its question here
+        assert done.code == 0, (typed, done)
+        assert done.stdout
+        said.append((" ".join(words), done.stdout))
+    assert hash_of(folder / "back") == digest
+    told = dict(said)
+    assert told["status"].rstrip().endswith("all is well")
+    assert "fh://demo/any-real-file" in told["ls fh://demo"]
+    assert "operator-8" in told["operator list"]
+    assert str(paid["epoch"]) in told["epoch list"]
+    assert "equals the report that the chain accepted" in told["epoch replay 3"]
+    claimed = tokens_of(network, "operator-1") > before
+    assert claimed == told["claim --as operator-1"].startswith("claimed")
