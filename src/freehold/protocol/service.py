@@ -1,8 +1,9 @@
 """The service seam: what a new kind of infrastructure has to be.
 
 One folder `services/<name>/` and one line in each of two registries. The judging half (`Judge`: terms, proof,
-score) is pure and is all that replay, members and the twin load; the working half (`Provider`, `Client`) runs in
-nodes and clients and gets a context of interfaces.
+score) is pure and is all that replay, members and the twin load; the working half (`Provider`) runs in nodes and gets a
+context of interfaces (`services/seam.py`). What a client does differs too much from service to service for an
+interface of its own: the SDK names a service's client half.
 
 An epoch asks a judge three things, in this order:
 
