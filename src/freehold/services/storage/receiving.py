@@ -129,6 +129,8 @@ class Receiver:
 
     async def _is_here(self, lease: Hash, root: Hash, record: tuple[Hash, bytes]) -> bool:
         async with self._locks.of(root):
+            if await self._lists.shard(lease, root) is None:  # as a rule; no need to wait for others' commits
+                return False
             if not await self._lists.touch(lease, root, record, self._context.clock()):
                 return False
             if await in_thread(self._context.files.has, key_of(lease, root)):
