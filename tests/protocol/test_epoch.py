@@ -210,7 +210,7 @@ def reservation(number: int, locks: dict[Hash, int], signer: Any = CLIENT) -> Re
         client=CLIENT.address,
         number=number,
         locks=tuple(Lock(lease=k, amount=v) for k, v in locks.items()),
-        deadline=10**9,
+        deadline=10**7,
     )
     return signed(row, client_signature=signer)
 
@@ -229,16 +229,16 @@ def reservation(number: int, locks: dict[Hash, int], signer: Any = CLIENT) -> Re
 )
 def test_a_reservation_promises_no_more_than_was_paid_in(make: Any, reason: str) -> None:
     world = busy_world()
-    locks = {lock.lease: lock.amount for lock in world.state.locks.values()}
+    locks = {lock.lease: lock.amount for lock in world.state.locks[CLIENT.address].values()}
     world.settle([world.batch("reservation", [make(locks)], CLIENT)])
     assert reasons(world, "reservation") == [reason]
     if reason != GOOD:
-        assert {lock.lease: lock.amount for lock in world.state.locks.values()} == locks
+        assert {lock.lease: lock.amount for lock in world.state.locks[CLIENT.address].values()} == locks
 
 
 def test_a_lock_may_fall_two_reports_after_its_lease_closed() -> None:
     world = busy_world()
-    locks = {lock.lease: lock.amount for lock in world.state.locks.values()}
+    locks = {lock.lease: lock.amount for lock in world.state.locks[CLIENT.address].values()}
     closed = min(locks)
     world.settle([world.batch("close", [signed(Close(lease=closed), client_signature=CLIENT)], CLIENT)])
     rest = {k: v for k, v in locks.items() if k != closed}

@@ -163,7 +163,7 @@ class World:
             mode=mode,
             price=price,
             number=number,
-            deadline=10**9,
+            deadline=10**7,
         )
         lease = signed(lease, client_signature=client, node_signature=node)
         if mode == STREAM:
@@ -176,7 +176,7 @@ class World:
             client=client.address,
             number=number,
             locks=tuple(Lock(lease=k, amount=v) for k, v in sorted(locks.items())),
-            deadline=10**9,
+            deadline=10**7,
         )
         return self.batch("reservation", [signed(row, client_signature=client)], client)
 

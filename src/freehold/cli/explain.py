@@ -13,7 +13,7 @@ from typing import Any
 
 from freehold.protocol.bundle import Bundle, decode_bundle, replay
 from freehold.protocol.emission import compute_schedule
-from freehold.protocol.epoch import Settlement, make_context
+from freehold.protocol.epoch import Settlement, compute_owed, make_context
 from freehold.protocol.errors import NotFound, ReplayMismatch
 from freehold.protocol.merkle import ACCOUNTS, SumNode, is_sum_proof
 from freehold.protocol.messages import MODES, STREAM
@@ -139,7 +139,7 @@ class Explanation:
         lease_before = previous.leases.get(payment.lease)
         mode = ({**previous.leases, **after.leases})[payment.lease].mode
         settled = lease_before.settled if lease_before else 0
-        lock = after.locks.get(payment.lease)
+        lock = after.locks.get(payment.client, {}).get(payment.lease)
         release = self._release(payment)
         caps = mul_div(payment.burned, parameters.beta, MILLION) if self._is_bonded(payment.node) else 0
         wanted = self._wanted()
@@ -150,7 +150,7 @@ class Explanation:
         _must("earned", earned, payment.earned)
         units = self.judges[payment.service].units_per_price
         if mode == STREAM:
-            _must("owed", mul_div(payment.measure, payment.price, units), payment.owed)
+            _must("owed", compute_owed(payment.measure, payment.price, units), payment.owed)
         return {
             "lease": str(payment.lease),
             "client": str(payment.client),

@@ -14,7 +14,7 @@ anybody hears of it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from freehold.oracle.records import BATCH, HELD, RESERVED, Record
@@ -179,17 +179,17 @@ class Gathering:
         self._reserved[key] = Reserved(epoch, batch.subject)
         return [Record(RESERVED, f"{row.client} {row.number}", epoch, bytes(batch.subject))]
 
-    def _latest(self, client: Address, state: State, epoch: int, below: int) -> tuple[int, dict[Hash, LockState]]:
+    def _latest(self, client: Address, state: State, epoch: int, below: int) -> tuple[int, Mapping[Hash, LockState]]:
         """A client's newest reservation below a number, and its locks: in the state, or certified for `epoch`."""
         last = state.clients.get(client, new_client(client)).reservation
-        locks = {k: v for k, v in state.locks.items() if v.client == client}
+        locks = state.locks.get(client, {})
         while last + 1 < below:
             candidates = self._numbered.get((client, last + 1), ())
             held = [s for s in candidates if s in self.held and self.held[s].epoch == epoch]
             kept = self.batches[held[0]] if held else None
             if kept is None or kept.reservation is None:
                 break
-            last, locks = last + 1, locks_of(kept.reservation)
+            last, locks = last + 1, locks_of(kept.reservation, locks, epoch)
         return last, locks
 
     def hold(self, certificate: Certificate, epoch: int) -> list[Record]:

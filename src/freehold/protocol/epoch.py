@@ -39,7 +39,7 @@ from freehold.protocol.state import (
 )
 from freehold.protocol.tables import Table
 from freehold.protocol.typed import Domain, Message
-from freehold.protocol.units import ZERO_HASH, Address, Hash, check_amount, mul_div
+from freehold.protocol.units import AMOUNT_LIMIT, ZERO_HASH, Address, Hash, check_amount, mul_div
 from freehold.protocol.verdicts import (
     CLOSED_LEASE,
     EXPIRED,
@@ -47,6 +47,7 @@ from freehold.protocol.verdicts import (
     KNOWN,
     SUPERSEDED,
     UNKNOWN_LEASE,
+    UNLOCKED,
     UNREGISTERED_NODE,
     WRONG_EPOCH,
     WRONG_MODE,
@@ -57,6 +58,8 @@ from freehold.protocol.verdicts import (
 )
 
 NO_NODE = Address(bytes(20))
+LEASE_SECONDS = 366 * 86_400  # a lease's deadline lies at most this far ahead: its row is kept until then
+HOLDINGS_LIMIT = 2**64 - 1
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class Draft:
     domain: Domain
     clients: dict[Address, ClientState] = field(default_factory=dict)
     leases: dict[Hash, LeaseState] = field(default_factory=dict)
-    locks: dict[Hash, LockState] = field(default_factory=dict)
+    locks: dict[Address, Mapping[Hash, LockState]] = field(default_factory=dict)  # by client, by lease
     services: dict[str, Table[Any]] = field(default_factory=dict)
     verdicts: list[Verdict] = field(default_factory=list)
     contributions: list[Contribution] = field(default_factory=list)
@@ -98,6 +101,11 @@ class Draft:
         """Who is paid for a node's work: its operator now, or the last one that is known."""
         known = self.registered.get(node) or self.previous.operators.get(node)
         return known.operator if known else node
+
+    def lock_of(self, client: Address, lease: Hash) -> int:
+        """What a client has locked for a lease."""
+        lock = self.locks.get(client, {}).get(lease)
+        return lock.amount if lock else 0
 
     def say(self, kind: str, row: Message, reason: str, lease: Hash = ZERO_HASH, measure: int = 0) -> None:
         """Keep the market's verdict on a row."""
@@ -218,14 +226,12 @@ def process_reservations(draft: Draft, rows: Table[Reservation], timely: set[Has
     context = ReservationContext(draft.domain, draft.anchor.parameters)
     for row in sorted(rows, key=lambda r: (r.client, r.number, r.row_hash())):
         client = draft.clients.get(row.client, new_client(row.client))
-        locks = {k: v for k, v in draft.locks.items() if v.client == row.client}
+        locks = draft.locks.get(row.client, {})
         reason = WRONG_EPOCH
         if row.row_hash() in timely:
             reason = judge_reservation(draft.previous, locks, client.reservation, row, context)
         if reason == GOOD:
-            for lease in locks:
-                del draft.locks[lease]
-            draft.locks |= locks_of(row)
+            draft.locks[row.client] = locks_of(row, locks, draft.epoch)
             draft.clients[row.client] = msgspec.structs.replace(client, reservation=row.number)
         draft.say(RESERVATION, row, reason)
 
@@ -255,12 +261,14 @@ def process_leases(draft: Draft, rows: Table[Lease], judges: Mapping[str, Judge]
 def _judge_lease(draft: Draft, row: Lease, judges: Mapping[str, Judge]) -> str:
     if row.struct_hash() in draft.leases:
         return KNOWN
-    if row.deadline < draft.anchor.anchor_time:
+    if not draft.anchor.anchor_time <= row.deadline <= draft.anchor.anchor_time + LEASE_SECONDS:
         return EXPIRED
     if row.mode not in (STREAM, BY_VOUCHER) or row.service not in judges:
         return WRONG_MODE
     if row.node not in draft.registered:
         return UNREGISTERED_NODE
+    if not draft.lock_of(row.client, row.struct_hash()):
+        return UNLOCKED
     if not is_signed_by(row, row.client_signature, row.client, draft.domain):
         return WRONG_SIGNATURE
     return GOOD if is_signed_by(row, row.node_signature, row.node, draft.domain) else WRONG_SIGNATURE
@@ -299,9 +307,14 @@ def compute_streams(draft: Draft, judges: Mapping[str, Judge]) -> list[Payment]:
     for contribution in draft.contributions:
         lease = draft.leases[contribution.lease]
         if lease.mode == STREAM:
-            owed = mul_div(contribution.measure, lease.price, judges[lease.service].units_per_price)
+            owed = compute_owed(contribution.measure, lease.price, judges[lease.service].units_per_price)
             payments.append(_payment(draft, lease, owed, contribution.measure))
     return payments
+
+
+def compute_owed(measure: int, price: int, units: int) -> int:
+    """floor(measure x price / units), and no more than an amount can be: any lock is far below that."""
+    return min(mul_div(measure, price, units), AMOUNT_LIMIT - 1)
 
 
 def process_vouchers(draft: Draft, rows: Table[Voucher]) -> list[Payment]:
@@ -331,8 +344,7 @@ def _judge_voucher(draft: Draft, row: Voucher) -> str:
 
 
 def _payment(draft: Draft, lease: LeaseState, owed: int, measure: int) -> Payment:
-    lock = draft.locks.get(lease.lease)
-    cap = lock.amount if lock is not None and lock.client == lease.client else 0
+    cap = draft.lock_of(lease.client, lease.lease)
     return Payment(
         lease=lease.lease,
         client=lease.client,
@@ -341,7 +353,7 @@ def _payment(draft: Draft, lease: LeaseState, owed: int, measure: int) -> Paymen
         service=lease.service,
         measure=measure,
         price=lease.price,
-        owed=check_amount(owed),
+        owed=owed,
         credits=min(owed, max(0, cap - lease.settled)),
         released=0,
         earned=0,
@@ -393,7 +405,7 @@ def process_settled(draft: Draft, payments: Sequence[Payment]) -> None:
         )
     for key, lease in list(draft.leases.items()):
         over = lease.closed and draft.epoch > lease.closed + draft.anchor.parameters.lock_release
-        if over and lease.deadline < draft.anchor.anchor_time and key not in draft.locks:
+        if over and lease.deadline < draft.anchor.anchor_time and not draft.lock_of(lease.client, key):
             del draft.leases[key]
 
 
@@ -433,7 +445,7 @@ def compute_operators(draft: Draft, judges: Mapping[str, Judge]) -> dict[Address
             node=node,
             operator=draft.operator_of(node),
             bond=record.bond if record else 0,
-            holdings=holdings.get(node, 0),
+            holdings=min(holdings.get(node, 0), HOLDINGS_LIMIT),
             reputation=known.reputation if known else 0,
         )
     return operators

@@ -54,13 +54,25 @@ def _parents(level: list[bytes]) -> list[bytes]:
 
 def row_proof(hashes: Sequence[bytes], index: int) -> list[Hash]:
     """The siblings of row `index`, bottom up; levels where it is carried up have none."""
-    level, proof = row_leaves(hashes), []
-    while len(level) > 1:
-        sibling = index ^ 1
-        if sibling < len(level):
-            proof.append(Hash(level[sibling]))
-        level, index = _parents(level), index // 2
-    return proof
+    return RowTree(hashes).proof(index)
+
+
+class RowTree:
+    """The tree over row hashes, its levels computed once: for many proofs."""
+
+    def __init__(self, hashes: Iterable[bytes]) -> None:
+        self._levels = [row_leaves(hashes)]
+        while len(self._levels[-1]) > 1:
+            self._levels.append(_parents(self._levels[-1]))
+
+    def proof(self, index: int) -> list[Hash]:
+        """The siblings of row `index`, bottom up; levels where it is carried up have none."""
+        proof = []
+        for level in self._levels[:-1]:
+            if index ^ 1 < len(level):
+                proof.append(Hash(level[index ^ 1]))
+            index //= 2
+        return proof
 
 
 def verify_row(root: Hash, count: int, index: int, row_hash: bytes, proof: Sequence[bytes]) -> bool:

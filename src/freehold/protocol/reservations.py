@@ -6,10 +6,12 @@ manifest certifies. A lock falls only with the node's signature, or `lock_releas
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
+from freehold.protocol.certificates import CERTIFICATE_EPOCHS
 from freehold.protocol.keys import is_signed_by
-from freehold.protocol.messages import LockRelease, Reservation
+from freehold.protocol.messages import Lock, LockRelease, Reservation
 from freehold.protocol.parameters import Parameters
 from freehold.protocol.state import ClientState, LockState, State
 from freehold.protocol.typed import Domain
@@ -20,8 +22,11 @@ from freehold.protocol.verdicts import (
     LOCK_FELL,
     OVERCOMMITTED,
     RESERVATION_GAP,
+    TOO_MANY_LOCKS,
     WRONG_SIGNATURE,
 )
+
+LOCKS_LIMIT = 1000  # in one reservation
 
 
 class ReservationContext(NamedTuple):
@@ -41,45 +46,63 @@ def compute_commitment(state: State, reservation: Reservation) -> int:
     total = 0
     for lock in reservation.locks:
         lease = state.leases.get(lock.lease)
-        total += max(0, lock.amount - (lease.settled if lease else 0))
+        own = lease is not None and lease.client == reservation.client
+        total += max(0, lock.amount - (lease.settled if lease is not None and own else 0))
     return total
 
 
 def judge_reservation(
-    state: State, locks: dict[Hash, LockState], last: int, reservation: Reservation, context: ReservationContext
+    state: State,
+    locks: Mapping[Hash, LockState],
+    last: int,
+    reservation: Reservation,
+    context: ReservationContext,
 ) -> str:
     """GOOD, or the reason why not. `locks` are the client's latest, `last` is its latest number."""
     client = reservation.client
+    if len(reservation.locks) > LOCKS_LIMIT:
+        return TOO_MANY_LOCKS
     if not is_signed_by(reservation, reservation.client_signature, client, context.domain):
         return WRONG_SIGNATURE
     if reservation.number != last + 1:
         return RESERVATION_GAP
-    if len({lock.lease for lock in reservation.locks}) != len(reservation.locks):
+    wanted = {lock.lease: lock for lock in reservation.locks}
+    if len(wanted) != len(reservation.locks):
         return DUPLICATE_LOCK
-    if any(not _may_fall(state, old, reservation, context) for old in locks.values()):
+    if any(not _may_fall(state, old, wanted.get(old.lease), reservation, context) for old in locks.values()):
         return LOCK_FELL
     credits = state.clients.get(client, new_client(client))
-    if compute_commitment(state, reservation) > credits.paid_in - credits.spent:
+    if not credits.paid_in or compute_commitment(state, reservation) > credits.paid_in - credits.spent:
         return OVERCOMMITTED
     return GOOD
 
 
-def _may_fall(state: State, old: LockState, reservation: Reservation, context: ReservationContext) -> bool:
-    new = next((lock for lock in reservation.locks if lock.lease == old.lease), None)
+def _may_fall(
+    state: State, old: LockState, new: Lock | None, reservation: Reservation, context: ReservationContext
+) -> bool:
     if new is not None and new.amount >= old.amount:
         return True
-    lease = state.leases.get(old.lease)
-    if lease and lease.closed and state.epoch.epoch >= lease.closed + context.parameters.lock_release:
+    lease, epoch = state.leases.get(old.lease), state.epoch.epoch
+    if lease is None or lease.client != old.client:
+        # No node can be serving under it: a lease that its node knows to be covered is in the state by then.
+        return epoch >= old.since + CERTIFICATE_EPOCHS
+    if lease.closed and epoch >= lease.closed + context.parameters.lock_release:
         return True
-    if new is None or lease is None:
-        return lease is None and old.amount == 0
+    if new is None:
+        return False
     release = LockRelease(client=reservation.client, number=reservation.number, lease=old.lease, amount=new.amount)
     return is_signed_by(release, new.node_signature, lease.node, context.domain)
 
 
-def locks_of(reservation: Reservation) -> dict[Hash, LockState]:
-    """The locks that a reservation sets, by lease."""
+def locks_of(reservation: Reservation, before: Mapping[Hash, LockState], epoch: int) -> dict[Hash, LockState]:
+    """The locks that a reservation counted in `epoch` sets, by lease; a lock of nothing is none."""
     return {
-        lock.lease: LockState(lease=lock.lease, client=reservation.client, amount=lock.amount)
+        lock.lease: LockState(
+            lease=lock.lease,
+            client=reservation.client,
+            amount=lock.amount,
+            since=before[lock.lease].since if lock.lease in before else epoch,
+        )
         for lock in reservation.locks
+        if lock.amount
     }

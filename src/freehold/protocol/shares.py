@@ -60,12 +60,14 @@ def compute_shares(
         spent[payment.client] += payment.credits
     releases: dict[Address, int] = {}
     for address, credits in spent.items():
+        if not credits:
+            continue
         client = after[address]
         releases[address] = compute_release(client, credits)
         after[address] = msgspec.structs.replace(
             client, spent=client.spent + credits, released=client.released + releases[address]
         )
-    split = [_split(p, releases[p.client], spent[p.client], parameters) for p in payments]
+    split = [_split(p, releases.get(p.client, 0), spent[p.client], parameters) for p in payments]
     caps = [mul_div(p.burned, parameters.beta, MILLION) if p.node in bonded else 0 for p in split]
     wanted = sum(caps)
     subsidies = caps if wanted <= pool else [mul_div(pool, cap, wanted) for cap in caps]

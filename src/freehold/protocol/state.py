@@ -56,11 +56,15 @@ class ClientState(Message, frozen=True):
 
 
 class LockState(Message, frozen=True):
-    """The lifetime cap that the client's latest reservation sets for a lease."""
+    """The lifetime cap that the client's latest reservation sets for a lease; `since`: the epoch that first had one.
+
+    Its key is client and lease: what one client locks says nothing about another's lease.
+    """
 
     lease: Hash
     client: Address
     amount: Amount
+    since: Uint64
 
 
 class LeaseState(Message, frozen=True):
@@ -148,7 +152,7 @@ class State:
     accounts: tuple[AccountState, ...] = ()
     clients: Mapping[Address, ClientState] = field(default_factory=dict)
     leases: Mapping[Hash, LeaseState] = field(default_factory=dict)
-    locks: Mapping[Hash, LockState] = field(default_factory=dict)
+    locks: Mapping[Address, Mapping[Hash, LockState]] = field(default_factory=dict)  # by client, by lease
     operators: Mapping[Address, OperatorState] = field(default_factory=dict)
     services: Mapping[str, Table[Message]] = field(default_factory=dict)
 
@@ -159,7 +163,7 @@ class State:
             "accounts": self.accounts,
             "clients": [self.clients[k] for k in sorted(self.clients)],
             "leases": [self.leases[k] for k in sorted(self.leases)],
-            "locks": [self.locks[k] for k in sorted(self.locks)],
+            "locks": [own[lease] for _, own in sorted(self.locks.items()) for lease in sorted(own)],
             "operators": [self.operators[k] for k in sorted(self.operators)],
         }
         own = {name: Table.of(TABLES[name], rows[name]) for name in TABLES}
@@ -176,7 +180,7 @@ class State:
             accounts=_rows(tables["accounts"], AccountState),
             clients={row.client: row for row in _rows(tables["clients"], ClientState)},
             leases={row.lease: row for row in _rows(tables["leases"], LeaseState)},
-            locks={row.lease: row for row in _rows(tables["locks"], LockState)},
+            locks=_by_client(_rows(tables["locks"], LockState)),
             operators={row.node: row for row in _rows(tables["operators"], OperatorState)},
             services={n.removeprefix("service."): t for n, t in tables.items() if n.startswith("service.")},
         )
@@ -198,6 +202,13 @@ def _rows(table: Table[Any], kind: type[M]) -> tuple[M, ...]:
     if table.kind is not kind:
         raise Corrupt(f"a table of {table.kind.__name__} where {kind.__name__} belongs")
     return table.rows
+
+
+def _by_client(rows: tuple[LockState, ...]) -> dict[Address, dict[Hash, LockState]]:
+    locks: dict[Address, dict[Hash, LockState]] = {}
+    for row in rows:
+        locks.setdefault(row.client, {})[row.lease] = row
+    return locks
 
 
 def _only(table: Table[Any]) -> EpochState:

@@ -27,6 +27,9 @@ UNREGISTERED_NODE = "unregistered_node"
 RESERVATION_GAP = "reservation_gap"  # not the number after the last one
 LOCK_FELL = "lock_fell"  # a lock is smaller without the node's release
 DUPLICATE_LOCK = "duplicate_lock"
+TOO_MANY_LOCKS = "too_many_locks"
+UNLOCKED = "unlocked"  # the client has locked nothing for this lease
+TOO_LARGE = "too_large"  # more than one lease may hold
 OVERCOMMITTED = "overcommitted"  # locks exceed the credits the client has
 
 

@@ -17,12 +17,13 @@ from freehold.protocol.service import Context, Rows
 from freehold.protocol.state import LeaseState
 from freehold.protocol.tables import Table
 from freehold.protocol.typed import Message
-from freehold.protocol.units import ZERO_HASH, Address, Hash, check_measure
+from freehold.protocol.units import MEASURE_LIMIT, ZERO_HASH, Address, Hash, check_measure
 from freehold.protocol.verdicts import (
     GOOD,
     KNOWN,
     SILENT,
     SLEPT,
+    TOO_LARGE,
     UNKNOWN_LEASE,
     UNOBLIGED,
     WRONG_EPOCH,
@@ -34,6 +35,8 @@ from freehold.protocol.verdicts import (
 from freehold.services.storage.proof import draw_openings, group_lists, judge_proof
 from freehold.services.storage.terms import (
     DELTA,
+    LIST_BYTES_LIMIT,
+    LIST_COUNT_LIMIT,
     NAME,
     PROOF,
     UNITS_PER_STREAM_PRICE,
@@ -143,9 +146,16 @@ def _judge_delta(row: Delta, lease: LeaseState | None, known: ListState | None, 
         return WRONG_MODE
     if known is not None and row.number <= known.number:
         return KNOWN
+    if row.size > compute_size_limit(context) or row.count > LIST_COUNT_LIMIT:
+        return TOO_LARGE
     if not is_signed_by(row, row.client_signature, lease.client, context.domain):
         return WRONG_SIGNATURE
     return GOOD if is_signed_by(row, row.node_signature, lease.node, context.domain) else WRONG_SIGNATURE
+
+
+def compute_size_limit(context: Context) -> int:
+    """Bytes that a list may have, so that keeping it for a whole epoch is still a measure."""
+    return min(LIST_BYTES_LIMIT, (MEASURE_LIMIT - 1) // context.parameters.epoch_length)
 
 
 def _contributions(verdicts: Table[Verdict], context: Context) -> list[Contribution]:

@@ -16,6 +16,9 @@ TIB = 2**40
 UNITS_PER_STREAM_PRICE = TIB * 3600  # a stream's price is for a tebibyte kept for an hour, in byte-seconds
 UNITS_PER_VOUCHER_PRICE = TIB  # a voucher's price is for a tebibyte sent
 
+LIST_BYTES_LIMIT = 2**50  # what one client may keep at one node: bytes x seconds of an epoch stay a measure
+LIST_COUNT_LIMIT = 2**40
+
 DELTA, PROOF = "storage.delta", "storage.proof"
 
 WRONG_LEASE = "wrong_lease"  # an opening from another lease than the one drawn
