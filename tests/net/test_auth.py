@@ -96,3 +96,12 @@ def test_nonces_are_forgotten_when_they_expire_and_bounded_before(monkeypatch: p
         checks.check(signed(), "PUT", "/v1/x", BODY)
     now[0] += WINDOW + 1
     assert checks.check(signed(now=int(now[0])), "PUT", "/v1/x", BODY) == SENDER.address
+
+
+def test_only_those_who_may_send_pass_and_use_up_nonces() -> None:
+    closed = Guard(RECIPIENT, DOMAIN, lambda: NOW, {SENDER.address})
+    stranger = authorize(Key(b"\x03" * 32), "PUT", "/v1/x", BODY, RECIPIENT, DOMAIN, NOW, Hash(os.urandom(32)))
+    with pytest.raises(Wrong):
+        closed.check(stranger, "PUT", "/v1/x", BODY)
+    assert not closed._nonces
+    assert closed.check(signed(), "PUT", "/v1/x", BODY) == SENDER.address

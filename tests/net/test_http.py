@@ -11,10 +11,19 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from freehold.net.client import Dial, Peer
-from freehold.net.server import make_app, ok, read_body, read_json, serve
+from freehold.net import server as net_server
+from freehold.net.client import ERROR_LIMIT, JSON_LIMIT, Dial, Peer
+from freehold.net.server import Room, make_app, ok, read_body, read_json, serve
 from freehold.protocol import errors
-from freehold.protocol.errors import FreeholdError, InsufficientCredits, MalformedMessage, Unavailable
+from freehold.protocol.errors import (
+    Corrupt,
+    DeadlineExpired,
+    FreeholdError,
+    InsufficientCredits,
+    MalformedMessage,
+    Overloaded,
+    Unavailable,
+)
 
 LIMIT = 1000
 
@@ -40,7 +49,38 @@ async def crash(request: web.Request) -> web.Response:
     raise RuntimeError("secret")
 
 
-ROUTES = [web.post("/echo", echo), web.post("/parse", parse), web.get("/fail/{code}", fail), web.get("/crash", crash)]
+ROOM = Room(LIMIT)
+
+
+async def keep(request: web.Request) -> web.Response:
+    with ROOM.share() as share:
+        return ok({"size": len(await read_body(request, LIMIT, share)), "used": ROOM.used})
+
+
+async def rant(request: web.Request) -> web.Response:
+    error = InsufficientCredits("x" * int(request.match_info["size"]))
+    return web.json_response({"errors": [error.to_json()]}, status=error.status)
+
+
+async def send_on(request: web.Request) -> web.Response:
+    raise web.HTTPFound("/healthz")
+
+
+async def talk(request: web.Request) -> web.Response:
+    return ok("x" * int(request.match_info["size"]))
+
+
+ROUTES = [
+    web.post("/echo", echo),
+    web.post("/parse", parse),
+    web.get("/fail/{code}", fail),
+    web.get("/crash", crash),
+    web.post("/keep", keep),
+    web.get("/rant/{size}", rant),
+    web.get("/elsewhere", send_on),
+    web.get("/talk/{size}", talk),
+    web.post("/talk/{size}", talk),
+]
 
 
 def run(use: Callable[[Peer, Path], Awaitable[None]], tmp_path: Path, is_ready: bool = True) -> None:
@@ -85,6 +125,73 @@ def test_bodies_are_bounded_to_the_byte(tmp_path: Path) -> None:
         with pytest.raises(errors.BodyTooLarge):
             async with peer.request("POST", "/echo", data=chunks(LIMIT + 1)):
                 pass
+
+    run(use, tmp_path)
+
+
+def test_bytes_are_counted_as_they_arrive_and_given_back(tmp_path: Path) -> None:
+    async def use(peer: Peer, _: Path) -> None:
+        held = [asyncio.Event() for _ in range(4)]
+
+        async def announce(part: asyncio.Event) -> Any:
+            yield b"x"
+            part.set()
+            await asyncio.Event().wait()
+
+        idle = [asyncio.create_task(peer.post_bytes("/keep", announce(e), {"Content-Length": "900"})) for e in held]
+        for event in held:
+            await event.wait()
+        while ROOM.used < len(held):  # noqa: ASYNC110 - the server's loop is this one
+            await asyncio.sleep(0)
+        most = LIMIT - len(held)
+        assert await peer.post_bytes("/keep", b"x" * most) == {"size": most, "used": LIMIT}
+        with pytest.raises(Overloaded):
+            await peer.post_bytes("/keep", b"x" * (most + 1))
+        for task in idle:
+            task.cancel()
+        await asyncio.gather(*idle, return_exceptions=True)
+
+    run(use, tmp_path)
+    assert ROOM.used == 0
+
+
+def test_a_body_that_does_not_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def endless() -> Any:
+        yield b"x"
+        await asyncio.Event().wait()
+
+    async def use(peer: Peer, _: Path) -> None:
+        with pytest.raises(DeadlineExpired):
+            async with peer.request("POST", "/keep", data=endless()):
+                pass
+
+    monkeypatch.setattr(net_server, "BODY_SECONDS", 0.05)
+    run(use, tmp_path)
+    assert ROOM.used == 0
+
+
+def test_answers_are_bounded(tmp_path: Path) -> None:
+    async def use(peer: Peer, _: Path) -> None:
+        with pytest.raises(InsufficientCredits):
+            await peer.get_json(f"/rant/{ERROR_LIMIT - 1000}")
+        with pytest.raises(Unavailable, match="answered 402"):
+            await peer.get_json(f"/rant/{ERROR_LIMIT}")
+        assert len(await peer.get_json(f"/talk/{JSON_LIMIT - 1000}")) == JSON_LIMIT - 1000
+        assert len(await peer.get_json(f"/talk/{JSON_LIMIT}", 2 * JSON_LIMIT)) == JSON_LIMIT
+        with pytest.raises(Corrupt):
+            await peer.get_json(f"/talk/{JSON_LIMIT}")
+        with pytest.raises(Corrupt):
+            await peer.post_json(f"/talk/{JSON_LIMIT}", {})
+        with pytest.raises(Corrupt):
+            await peer.post_bytes(f"/talk/{JSON_LIMIT}", b"")
+
+    run(use, tmp_path)
+
+
+def test_redirects_are_not_followed(tmp_path: Path) -> None:
+    async def use(peer: Peer, _: Path) -> None:
+        with pytest.raises(Unavailable, match="answered 302"):
+            await peer.get_json("/elsewhere")
 
     run(use, tmp_path)
 

@@ -7,7 +7,7 @@ the network's EIP-712 domain; so a request cannot be replayed to another node, l
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 
 from freehold.protocol.errors import DeadlineExpired, MalformedMessage, NonceReused, Overloaded, WrongSignature
 from freehold.protocol.keys import Key, recover
@@ -32,10 +32,19 @@ def authorize(
 
 
 class Guard:
-    """Checks signed requests at one recipient; remembers nonces until they expire."""
+    """Checks signed requests at one recipient; remembers nonces until they expire.
 
-    def __init__(self, address: Address, domain: Domain, clock: Callable[[], float]) -> None:
-        self._address = address
+    Where `senders` are given, nobody else passes, nor uses up any of the memory for nonces.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        domain: Domain,
+        clock: Callable[[], float],
+        senders: Container[Address] | None = None,
+    ) -> None:
+        self._address, self._senders = address, senders
         self._domain = domain
         self._clock = clock
         self._nonces: set[Hash] = set()
@@ -65,6 +74,8 @@ class Guard:
             method=method, path=path, body=body_hash, recipient=self._address, nonce=nonce, deadline=deadline
         )
         sender = recover(request.digest(self._domain), signature)
+        if self._senders is not None and sender not in self._senders:
+            raise WrongSignature("the request is not signed by anybody who may send it")
         self._nonces.add(nonce)
         heapq.heappush(self._expiry, (deadline, nonce))
         return sender

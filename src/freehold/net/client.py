@@ -15,7 +15,9 @@ from freehold.protocol.typed import canonical_json, parse_json
 
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 60.0  # without a byte arriving
-ANSWER_LIMIT = 256 * 2**20
+BYTES_LIMIT = 256 * 2**20  # of an answer that is raw bytes: bundles are the largest
+JSON_LIMIT = 4 * 2**20  # of an answer in the envelope; who expects more says so
+ERROR_LIMIT = 64 * 2**10
 JSON_HEADERS = {"Content-Type": "application/json"}
 BYTES_HEADERS = {"Content-Type": "application/octet-stream"}
 
@@ -70,12 +72,17 @@ class Peer:
     async def request(
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, data: Any = None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """A streaming exchange; `path` is sent as it is written. A non-2xx answer raises its typed error."""
+        """A streaming exchange; `path` is sent as it is written. A non-2xx answer raises its typed error.
+
+        Redirects are not followed: a peer must not choose whom this process asks.
+        """
         target = yarl.URL(self.url + path, encoded=True)
         try:
-            async with self._dial.session.request(method, target, headers=headers, data=data) as response:
+            async with self._dial.session.request(
+                method, target, headers=headers, data=data, allow_redirects=False
+            ) as response:
                 if response.status >= 300:
-                    raise _error_of(await response.read(), response.status, self.url)
+                    raise await _error_of(response, self.url)
                 yield response
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:
             reason = str(error) or type(error).__name__
@@ -83,24 +90,24 @@ class Peer:
         except aiohttp.ClientError as error:
             raise Unavailable(f"{self.url}: {error}", url=self.url) from None
 
-    async def get_bytes(self, path: str, limit: int = ANSWER_LIMIT) -> bytes:
+    async def get_bytes(self, path: str, limit: int = BYTES_LIMIT) -> bytes:
         """A GET's whole body, at most `limit` bytes."""
         async with self.request("GET", path) as response:
             return await _read(response, limit)
 
-    async def get_json(self, path: str) -> Any:
-        """The `data` of a GET's envelope."""
-        return _data_of(await self.get_bytes(path))
+    async def get_json(self, path: str, limit: int = JSON_LIMIT) -> Any:
+        """The `data` of a GET's envelope, which has at most `limit` bytes."""
+        return _data_of(await self.get_bytes(path, limit))
 
     async def post_json(self, path: str, value: object) -> Any:
         """The `data` of a POST's envelope."""
         async with self.request("POST", path, headers=JSON_HEADERS, data=canonical_json(value)) as response:
-            return _data_of(await _read(response, ANSWER_LIMIT))
+            return _data_of(await _read(response, JSON_LIMIT))
 
-    async def post_bytes(self, path: str, data: bytes) -> Any:
+    async def post_bytes(self, path: str, data: bytes, headers: Mapping[str, str] | None = None) -> Any:
         """The `data` of a POST's envelope; the body are raw bytes."""
-        async with self.request("POST", path, headers=BYTES_HEADERS, data=data) as response:
-            return _data_of(await _read(response, ANSWER_LIMIT))
+        async with self.request("POST", path, headers=BYTES_HEADERS | dict(headers or {}), data=data) as response:
+            return _data_of(await _read(response, JSON_LIMIT))
 
 
 async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
@@ -122,8 +129,8 @@ def _data_of(body: bytes) -> Any:
     return value["data"]
 
 
-def _error_of(body: bytes, status: int, url: str) -> FreeholdError:
+async def _error_of(response: aiohttp.ClientResponse, url: str) -> FreeholdError:
     try:
-        return FreeholdError.from_json(parse_json(body)["errors"][0])
-    except (MalformedMessage, KeyError, IndexError, TypeError, AttributeError):
-        return Unavailable(f"{url} answered {status}", url=url, status=status)
+        return FreeholdError.from_json(parse_json(await _read(response, ERROR_LIMIT))["errors"][0])
+    except (Corrupt, MalformedMessage, KeyError, IndexError, TypeError, AttributeError):
+        return Unavailable(f"{url} answered {response.status}", url=url, status=response.status)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
-from freehold.protocol.errors import BodyTooLarge, FreeholdError, MalformedMessage
+from freehold.protocol.errors import BodyTooLarge, DeadlineExpired, FreeholdError, MalformedMessage, Overloaded
 from freehold.protocol.typed import parse_json
 
 log = logging.getLogger(__name__)
@@ -20,6 +22,7 @@ log = logging.getLogger(__name__)
 SCHEMA_VERSION = 1
 JSON_LIMIT = 4 * 2**20
 SHUTDOWN_SECONDS = 2.0
+BODY_SECONDS = 30.0  # for a whole body to arrive
 RETRY_AFTER = "1"
 READ_BYTES = 2**20  # taken from a connection at once: shards arrive in few pieces
 
@@ -57,22 +60,67 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return failure(FreeholdError("internal error; see the log of this process"))
 
 
-async def read_body(request: web.Request, limit: int) -> bytes:
-    """The whole body, at most `limit` bytes: BodyTooLarge before more is read."""
+class Room:
+    """Memory for bodies: bytes that have arrived and are still in use, over all requests that share it."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.used = 0
+
+    @contextmanager
+    def share(self) -> Iterator[Share]:
+        """One request's part of it; given back at the end."""
+        share = Share(self)
+        try:
+            yield share
+        finally:
+            self.used -= share.size
+
+    def take(self, size: int) -> None:
+        """Overloaded where so many bytes more do not fit."""
+        if self.used + size > self._limit:
+            raise Overloaded("too many bytes are arriving at once")
+        self.used += size
+
+
+class Share:
+    """What one request has taken of a Room: only bytes that are here, never what a header announces."""
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
+        self.size = 0
+
+    def take(self, size: int) -> None:
+        """Overloaded where so many bytes more do not fit."""
+        self._room.take(size)
+        self.size += size
+
+
+async def read_body(request: web.Request, limit: int, share: Share | None = None) -> bytes:
+    """The whole body, at most `limit` bytes: BodyTooLarge before more is read.
+
+    DeadlineExpired where it takes too long, Overloaded where the room that `share` is of is used up.
+    """
     if (request.content_length or 0) > limit:
         raise BodyTooLarge(f"the body has more than {limit} bytes", limit=limit)
     chunks, size = [], 0
-    async for chunk in request.content.iter_any():
-        size += len(chunk)
-        if size > limit:
-            raise BodyTooLarge(f"the body has more than {limit} bytes", limit=limit)
-        chunks.append(chunk)
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.content.iter_any():
+                size += len(chunk)
+                if size > limit:
+                    raise BodyTooLarge(f"the body has more than {limit} bytes", limit=limit)
+                if share is not None:
+                    share.take(len(chunk))
+                chunks.append(chunk)
+    except TimeoutError:
+        raise DeadlineExpired(f"the body took more than {BODY_SECONDS:g} s", hint="Send it faster.") from None
     return b"".join(chunks)
 
 
-async def read_json(request: web.Request, limit: int = JSON_LIMIT) -> dict[str, Any]:
+async def read_json(request: web.Request, limit: int = JSON_LIMIT, share: Share | None = None) -> dict[str, Any]:
     """The body as a JSON object; MalformedMessage for anything else."""
-    value = parse_json(await read_body(request, limit))
+    value = parse_json(await read_body(request, limit, share))
     if not isinstance(value, dict):
         raise MalformedMessage("the body must be a JSON object")
     return value
