@@ -24,7 +24,7 @@ from freehold.protocol.errors import (
     WrongSignature,
 )
 from freehold.protocol.keys import is_signed_by
-from freehold.protocol.messages import STREAM, VOUCHER, Lease, Offer
+from freehold.protocol.messages import STREAM, VOUCHER, Close, Lease, Offer
 from freehold.protocol.typed import Domain
 from freehold.protocol.units import Hash
 from freehold.protocol.verdicts import GOOD, KNOWN
@@ -464,5 +464,53 @@ def test_a_lease_in_another_mode_keeps_nothing(tmp_path: Path) -> None:
         path = f"/v1/storage/0x{'11' * 32}/plan"
         with pytest.raises(NotFound):
             await node.peer.post_json(path, {"add": [entry.to_json()], "remove": []})
+
+    run(tmp_path, scenario)
+
+
+async def fetched(node: Hosted, storage: Any, shard: Shard, amount: int) -> None:
+    await storage.get_shard(shard.root, memoryview(bytearray(shard.data)), node.pay(storage, amount), lambda n: None)
+
+
+def test_what_was_served_is_paid_though_the_client_closes_its_lease(tmp_path: Path) -> None:
+    async def scenario(node: Hosted) -> None:
+        storage = await node.open()
+        shard = Shard(40_000, 1)
+        await listed(storage, [shard])
+        await node.loop.step()
+        assert set(node.quorum.settle()) == {GOOD}
+        await node.loop.step()
+        await fetched(node, storage, shard, 40_000)
+        close = Close(lease=storage.leases.voucher_id)
+        close = msgspec.structs.replace(close, client_signature=CLIENT.sign(close, DOMAIN))
+        assert GOOD in node.quorum.settle(node.world.batch("close", [close], CLIENT))
+        assert node.world.state.leases[storage.leases.voucher_id].closed
+        await node.loop.step()
+        assert "voucher" in [batch.header.kind for batch in node.quorum.batches]
+        assert node.quorum.settle()[0] == GOOD
+        assert node.world.state.leases[storage.leases.voucher_id].settled == 40_000
+
+    run(tmp_path, scenario)
+
+
+def test_vouchers_that_came_since_are_sent_once_more_before_the_epoch_ends(tmp_path: Path) -> None:
+    async def scenario(node: Hosted) -> None:
+        storage = await node.open()
+        shard = Shard(10_000, 1)
+        await listed(storage, [shard])
+        node.now = node.world.anchor(node.quorum.epoch).anchor_time - 6
+
+        async def step() -> list[int]:
+            node.quorum.batches = []
+            await node.loop.step()
+            batches = [batch for batch in node.quorum.batches if batch.header.kind == "voucher"]
+            return [row.amount for batch in batches for row in batch.table]
+
+        assert await step() == []
+        await fetched(node, storage, shard, 10_000)
+        assert await step() == []  # not yet
+        node.now += 1
+        assert await step() == [10_000]
+        assert await step() == []
 
     run(tmp_path, scenario)

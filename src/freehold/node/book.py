@@ -161,12 +161,11 @@ class Book:
         return await self._sql.read(lambda c: _progress(c, "committed"))
 
     async def unsettled_vouchers(self) -> list[Voucher]:
-        """Vouchers that would pay more than is settled."""
+        """Vouchers that would pay more than is settled; also of closed leases, as long as the state has them: a client
+        may close its lease right after it was served."""
         query = f"SELECT {_COLUMNS} FROM leases WHERE voucher IS NOT NULL ORDER BY lease"
         entries = await self._sql.read(lambda c: [_parse(row) for row in c.execute(query)])
-        return [
-            e.voucher for e in entries if e.voucher and min(e.voucher.amount, e.lock) > e.settled and not _is_closed(e)
-        ]
+        return [e.voucher for e in entries if e.voucher and min(e.voucher.amount, e.lock) > e.settled]
 
     async def unknown_leases(self, now: int) -> list[Lease]:
         """Covered leases that no committed state has yet, and that one may still take."""

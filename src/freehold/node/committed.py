@@ -6,7 +6,7 @@ signatures; and every row must prove itself against the report's state root. Tha
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -24,11 +24,15 @@ from freehold.services.judging import JUDGES
 
 
 class OpenEpoch(NamedTuple):
-    """The epoch that gathers evidence; `report` is that of the one before, None at the very first."""
+    """The epoch that gathers evidence; `report` is that of the one before, None at the very first.
+
+    `anchor_time` (chain time, seconds) is when the epoch ends at the earliest; None while f+1 members do not say.
+    """
 
     epoch: int
     beacon: Hash | None
     report: Report | None
+    anchor_time: int | None
 
 
 class NodeView(NamedTuple):
@@ -56,10 +60,15 @@ async def read_open(quorum_: Quorum) -> OpenEpoch:
     failure: FreeholdError = Unavailable("no member shows the last report with its signatures")
     for value in group:
         try:
-            return _parse_open(value, quorum_.members, quorum_.domain)
+            return _parse_open(value, quorum_.members, quorum_.domain)._replace(anchor_time=_anchor_time(group, needed))
         except (MalformedMessage, WrongSignature) as error:
             failure = error
     raise failure
+
+
+def _anchor_time(group: Sequence[dict[str, Any]], needed: int) -> int | None:
+    counts = Counter(value.get("anchor_time") for value in group if type(value.get("anchor_time")) is int)
+    return next((time for time, count in counts.items() if count >= needed), None)
 
 
 def _parse_open(value: dict[str, Any], members: Sequence[Address], domain: Domain) -> OpenEpoch:
@@ -69,7 +78,7 @@ def _parse_open(value: dict[str, Any], members: Sequence[Address], domain: Domai
         check_report(report, value.get("signers"), value.get("signatures"), members, domain)
     if (report.epoch if report else 0) != epoch - 1:
         raise MalformedMessage(f"epoch {epoch} is said to be open, without the report of the one before")
-    return OpenEpoch(epoch, Hash(beacon) if isinstance(beacon, str) else None, report)
+    return OpenEpoch(epoch, Hash(beacon) if isinstance(beacon, str) else None, report, None)
 
 
 def check_report(report: Report, signers: Any, signatures: Any, members: Sequence[Address], domain: Domain) -> None:

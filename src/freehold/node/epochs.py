@@ -4,7 +4,7 @@
     take over providers let go of what only older states had; locks and settled amounts into the book
     answer    each provider proves; the batches are certified and held, or sent again until the epoch is over
     send      leases, vouchers and deltas that the committed state lacks, once an epoch: stragglers, since clients send
-              theirs at once
+              theirs at once; and again, before the epoch ends, vouchers that have come since
 
 Invariant: what a node answers for comes from the committed state, never from its own memory; everything sent may be
 sent twice, and counts once.
@@ -27,12 +27,14 @@ from freehold.protocol.messages import Lease, Voucher
 from freehold.protocol.parameters import Parameters
 from freehold.protocol.service import Context
 from freehold.protocol.tables import Table
+from freehold.protocol.units import Hash
 from freehold.services.seam import HostedProvider
 
 log = logging.getLogger(__name__)
 
 ROWS_AT_ONCE = 5_000  # in one batch: well below what a batch may hold in bytes
 LONGEST_PAUSE = 5.0
+LAST_SECONDS = 60  # before the anchor, or a quarter of an epoch if that is less: vouchers are sent for the last time
 
 
 class EpochLoop:
@@ -59,6 +61,8 @@ class EpochLoop:
         self._view: NodeView | None = None
         self._proven = 0
         self._sent = 0
+        self._closing = 0
+        self._vouchers: dict[Hash, int] = {}
         self.epoch = 0
         self.failure: FreeholdError | None = Unavailable("the members have not been asked yet")
         self.batches_sent = 0
@@ -86,7 +90,7 @@ class EpochLoop:
         self.epoch = open_epoch.epoch
         view = await self._take_over(open_epoch)
         failures = []
-        for work in (self._answer(open_epoch, view), self._send(open_epoch)):
+        for work in (self._answer(open_epoch, view), self._send(open_epoch), self._send_last(open_epoch)):
             try:
                 await work
             except FreeholdError as error:
@@ -131,11 +135,27 @@ class EpochLoop:
         if self._sent >= open_epoch.epoch:
             return
         await self._certify(LEASE, Table.of(Lease, await self._book.unknown_leases(self._clock())))
-        await self._certify(VOUCHER, Table.of(Voucher, await self._book.unsettled_vouchers()))
+        self._vouchers = {}
+        await self._send_vouchers()
         for provider in self._providers.values():
             for kind, table in (await provider.collect()).items():
                 await self._certify(kind, table)
         self._sent = open_epoch.epoch
+
+    async def _send_last(self, open_epoch: OpenEpoch) -> None:
+        """Vouchers that came since the epoch began: what was served is paid before its lease can end."""
+        anchor_time = open_epoch.anchor_time
+        last = min(LAST_SECONDS, self._parameters.epoch_length // 4)
+        if self._closing >= open_epoch.epoch or anchor_time is None or self._clock() < anchor_time - last:
+            return
+        await self._send_vouchers()
+        self._closing = open_epoch.epoch
+
+    async def _send_vouchers(self) -> None:
+        vouchers = await self._book.unsettled_vouchers()
+        fresh = [voucher for voucher in vouchers if voucher.amount > self._vouchers.get(voucher.lease, 0)]
+        await self._certify(VOUCHER, Table.of(Voucher, fresh))
+        self._vouchers = {voucher.lease: voucher.amount for voucher in vouchers}
 
     async def _certify(self, kind: str, table: Table[Any]) -> None:
         for at in range(0, len(table), ROWS_AT_ONCE):
