@@ -72,7 +72,7 @@ class Memory:
     held: list[Hash] = field(default_factory=list)
     clients: dict[Address, ClientState] = field(default_factory=dict)
     leases: dict[Hash, LeaseState] = field(default_factory=dict)
-    locks: dict[Hash, LockState] = field(default_factory=dict)
+    locks: dict[Address, dict[Hash, LockState]] = field(default_factory=dict)
     pending: dict[Address, int] = field(default_factory=dict)
 
     def deltas(self) -> list[Delta]:
@@ -116,7 +116,7 @@ class Memory:
                 if batch.header.kind == RESERVATION:
                     known = self.clients.get(row.client, new_client(row.client)).reservation
                     if row.number == known + 1:
-                        self.locks = {k: v for k, v in self.locks.items() if v.client != row.client} | locks_of(row)
+                        self.locks[row.client] = locks_of(row, self.locks.get(row.client, {}), self.epoch)
                         self.clients[row.client] = ClientState(
                             client=row.client, reservation=row.number, paid_in=0, burned=0, spent=0, released=0
                         )
@@ -181,7 +181,7 @@ class Member:
         rows: dict[str, list[Any]] = {
             "clients": [row for row in state.clients.values() if row.client == client],
             "leases": [row for row in state.leases.values() if row.client == client],
-            "locks": [row for row in state.locks.values() if row.client == client],
+            "locks": list(state.locks.get(client, {}).values()),
         }
         return ok({"tables": [], "rows": {n: [{"row": r.to_json()} for r in listed] for n, listed in rows.items()}})
 

@@ -41,8 +41,10 @@ def state(paid_in: int = 100, reservation: int = 0, locks: dict[Hash, int] | Non
     client = new_client(CLIENT.address)
     fields = {name: getattr(client, name) for name in client.__struct_fields__}
     fields |= {"paid_in": paid_in, "reservation": reservation}
-    kept = {lease: LockState(lease=lease, client=CLIENT.address, amount=n) for lease, n in (locks or {}).items()}
-    return State(empty.epoch, clients={CLIENT.address: ClientState(**fields)}, locks=kept)
+    kept = {
+        lease: LockState(lease=lease, client=CLIENT.address, amount=n, since=1) for lease, n in (locks or {}).items()
+    }
+    return State(empty.epoch, clients={CLIENT.address: ClientState(**fields)}, locks={CLIENT.address: kept})
 
 
 def reserve(number: int, amount: int, signer: Key = CLIENT, lease: Hash = LEASE, **changes: Any) -> Batch:
