@@ -11,12 +11,12 @@ import asyncio
 import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from freehold.net.client import Dial, Peer
 from freehold.protocol.batches import Batch, encode_batch
 from freehold.protocol.certificates import check_certificate, faults, make_certificate, quorum
-from freehold.protocol.errors import FreeholdError, InvalidInput, MalformedMessage, Refused, Unavailable
+from freehold.protocol.errors import FreeholdError, InvalidInput, MalformedMessage, NotFound, Refused, Unavailable
 from freehold.protocol.keys import is_signed_by
 from freehold.protocol.messages import Acknowledgement, Certificate, Holding
 from freehold.protocol.typed import Domain, canonical_json
@@ -27,6 +27,7 @@ PAUSE_SECONDS = 0.25  # doubles up to a few seconds: members that just closed an
 ANSWER_SECONDS = 10.0
 GRACE_SECONDS = 0.2  # for the others, once enough have answered: a member that hangs must not hold up everything
 
+T = TypeVar("T")
 Answer = tuple[Address, Any]
 Answers = list[Answer]
 Errors = list[FreeholdError]
@@ -180,13 +181,13 @@ class Quorum:
             raise missing[0]
         raise Unavailable(f"fewer than {needed} members agree on {path}", answers=len(answers))
 
-    async def first_bytes(self, path: str) -> bytes:
-        """The bytes at `path` from the first member that has them; the caller checks them."""
+    async def first_good(self, path: str, check: Callable[[bytes], T]) -> T:
+        """What `check` makes of the bytes at `path` from the first member whose bytes it does not refuse (it raises)."""
         failure: FreeholdError = Unavailable("no member was asked")
         for member in self.members:
             try:
-                return await self._peers[member].get_bytes(path)
+                return check(await self._peers[member].get_bytes(path))
             except FreeholdError as error:
-                if isinstance(failure, Unavailable):
+                if isinstance(failure, Unavailable) or isinstance(error, NotFound):
                     failure = error  # what a member says tells more than that another is away
         raise failure

@@ -27,6 +27,7 @@ from freehold.services.storage.list_steps import Step, apply_steps
 from freehold.services.storage.terms import Delta, Served, ShardEntry
 
 VOUCHER_HEADER, SERVED_HEADER = "Freehold-Voucher", "Freehold-Served"
+PLAN_LIMIT = 16 * 2**20  # bytes of an answer: 4,096 steps, each with its siblings
 
 _PIECE = 256 << 10  # bytes handed to the transport at once
 _BYTES = "application/octet-stream"
