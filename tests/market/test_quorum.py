@@ -54,7 +54,7 @@ class FakeMember:
         check_certificate(certificate, ADDRESSES, DOMAIN)
         return await self._sign(Holding, certificate.subject)
 
-    async def get_json(self, path: str) -> Any:
+    async def get_json(self, path: str, limit: int = 0) -> Any:
         self.asked += 1
         await self.behave(self)
         return {"path": path}
@@ -153,9 +153,9 @@ def test_one_member_alone_is_not_believed() -> None:
 def test_bytes_come_from_the_first_that_has_them_and_a_members_word_outweighs_silence() -> None:
     away, none = raises(Unavailable("away")), raises(NotFound("none"))
     served = make_quorum([FakeMember(0, away), FakeMember(1, none), FakeMember(2), FakeMember(3, hangs)])
-    assert asyncio.run(served.first_bytes("/v1/x"))
+    assert asyncio.run(served.first_good("/v1/x", bytes))
     with pytest.raises(NotFound):
-        asyncio.run(make_quorum([FakeMember(i, none if i == 1 else away) for i in range(4)]).first_bytes("/v1/x"))
+        asyncio.run(make_quorum([FakeMember(i, none if i == 1 else away) for i in range(4)]).first_good("/v1/x", bytes))
 
 
 def test_asking_returns_once_a_quorum_has_answered() -> None:

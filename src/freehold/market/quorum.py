@@ -23,6 +23,7 @@ from freehold.protocol.typed import Domain, canonical_json
 from freehold.protocol.units import Address, Hash, Signature
 
 PATIENCE_SECONDS = 40.0  # after which no further attempt is begun
+ROWS_LIMIT = 64 * 2**20  # bytes of an answer: rows of the state with their proofs, of a node with 10,000 leases
 PAUSE_SECONDS = 0.25  # doubles up to a few seconds: members that just closed an epoch catch up in between
 ANSWER_SECONDS = 10.0
 GRACE_SECONDS = 0.2  # for the others, once enough have answered: a member that hangs must not hold up everything
@@ -157,7 +158,7 @@ class Quorum:
     async def ask(self, path: str) -> list[Answer]:
         """What each member that answers says at `path`."""
         answers, errors = await self._all(
-            lambda peer: peer.get_json(path), lambda answers, _: len(answers) >= quorum(len(self.members))
+            lambda peer: peer.get_json(path, ROWS_LIMIT), lambda answers, _: len(answers) >= quorum(len(self.members))
         )
         if not answers and errors:
             raise errors[0]
@@ -171,7 +172,7 @@ class Quorum:
             counts = Counter(canonical_json(value) for _, value in answers)
             return max(counts.values(), default=0) >= needed or sum(e.code == "not_found" for e in errors) >= needed
 
-        answers, errors = await self._all(lambda peer: peer.get_json(path), enough)
+        answers, errors = await self._all(lambda peer: peer.get_json(path, ROWS_LIMIT), enough)
         counts = Counter(canonical_json(value) for _, value in answers)
         for text, count in counts.most_common(1):
             if count >= needed:
@@ -182,7 +183,7 @@ class Quorum:
         raise Unavailable(f"fewer than {needed} members agree on {path}", answers=len(answers))
 
     async def first_good(self, path: str, check: Callable[[bytes], T]) -> T:
-        """What `check` makes of the bytes at `path` from the first member whose bytes it does not refuse (it raises)."""
+        """What `check` makes of the bytes at `path` from the first member whose bytes it does not refuse."""
         failure: FreeholdError = Unavailable("no member was asked")
         for member in self.members:
             try:

@@ -99,10 +99,10 @@ class Peer:
         """The `data` of a GET's envelope, which has at most `limit` bytes."""
         return _data_of(await self.get_bytes(path, limit))
 
-    async def post_json(self, path: str, value: object) -> Any:
-        """The `data` of a POST's envelope."""
+    async def post_json(self, path: str, value: object, limit: int = JSON_LIMIT) -> Any:
+        """The `data` of a POST's envelope, which has at most `limit` bytes."""
         async with self.request("POST", path, headers=JSON_HEADERS, data=canonical_json(value)) as response:
-            return _data_of(await _read(response, JSON_LIMIT))
+            return _data_of(await _read(response, limit))
 
     async def post_bytes(self, path: str, data: bytes, headers: Mapping[str, str] | None = None) -> Any:
         """The `data` of a POST's envelope; the body are raw bytes."""

@@ -99,7 +99,8 @@ class StorageNode:
         """
         positions = [shard.position for shard in remove]
         path = f"/v1/storage/{self.leases.stream_id}/plan"
-        answer = await self._peer.post_json(path, {"add": [entry.to_json() for entry in add], "remove": positions})
+        wanted = {"add": [entry.to_json() for entry in add], "remove": positions}
+        answer = await self._peer.post_json(path, wanted, PLAN_LIMIT)
         try:
             shown = self.check_delta(answer["delta"]) if answer["delta"] is not None else None
             steps = [Step.from_json(step) for step in answer["steps"]]
