@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from freehold.cli.bundles import check_bundle
 from freehold.cli.explain import explain
 from freehold.protocol.bundle import encode_bundle
 from freehold.protocol.errors import NotFound, ReplayMismatch
@@ -28,7 +29,7 @@ def world() -> World:
 
 
 def why(world: World, epoch: int, subject: Address) -> dict[str, Any]:
-    return explain(encode_bundle(world.bundles[epoch - 1]), subject)[0]
+    return explain(check_bundle(encode_bundle(world.bundles[epoch - 1]), epoch, None, None), subject)
 
 
 def test_a_paid_epoch_is_explained_from_evidence_to_proof(world: World) -> None:
@@ -83,7 +84,7 @@ def test_a_changed_bundle_explains_nothing(world: World) -> None:
     data = bytearray(encode_bundle(world.bundles[2]))
     data[len(data) // 2] ^= 1
     with pytest.raises(ReplayMismatch):
-        explain(bytes(data), OPERATORS[0])
+        check_bundle(bytes(data), 3, None, None)
 
 
 @pytest.fixture
@@ -101,11 +102,15 @@ def test_why_prints_every_step(world: World, bundle: Path, tmp_path: Path) -> No
         assert str(number) in shown.stdout
     assert str(world.settlements[2].report.accounts_root) in shown.stdout
     assert "4 x storage.proof: good" in shown.stdout
+    assert "not compared with a chain" in shown.stderr
 
 
 def test_replay_of_a_file_equals_what_was_signed(world: World, bundle: Path, tmp_path: Path) -> None:
     told = invoke(tmp_path, "epoch", "replay", "3", "--bundle", str(bundle), "--offline", "--json").data
     assert told["report"] == str(world.settlements[2].report.struct_hash())
+    assert told["on_chain"] is None
+    alone = invoke(tmp_path, "epoch", "replay", "3", "--bundle", str(bundle))
+    assert (alone.code, "NOT compared with a chain" in alone.stdout) == (0, True)
     other = invoke(tmp_path, "epoch", "replay", "4", "--bundle", str(bundle), "--offline", "--json")
     assert other.error["code"] == "replay_mismatch"
     assert other.error["details"]["first"] == "report.epoch"

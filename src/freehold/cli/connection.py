@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, TypeVar
@@ -18,7 +17,6 @@ from freehold.protocol.errors import MalformedMessage, NotFound
 from freehold.protocol.units import Address
 
 T = TypeVar("T")
-PUBLISH_SECONDS = 10.0
 
 
 class Connection(NamedTuple):
@@ -101,21 +99,3 @@ async def latest_epoch(connection: Connection) -> int:
             "no epoch has been reported yet", hint="The first takes one epoch's length; see `freehold status`."
         )
     return epoch
-
-
-async def fetch_bundle(connection: Connection, epoch: int) -> bytes:
-    """An epoch's bundle from the first member that has it; NotFound says which epochs there are.
-
-    Members keep a bundle once the chain's acceptance is final to them: a moment after the chain shows it.
-    """
-    until = time.monotonic() + PUBLISH_SECONDS
-    while True:
-        try:
-            return await connection.quorum.first_bytes(f"/v1/bundles/{epoch}")
-        except NotFound as error:
-            posted = await connection.ledger.posted_epoch()
-            if epoch > posted:
-                raise NotFound(f"epoch {epoch} is not reported yet; the last is {posted}") from error
-            if time.monotonic() > until:
-                raise
-        await asyncio.sleep(0.2)

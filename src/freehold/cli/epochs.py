@@ -12,8 +12,7 @@ from freehold.cli.output import Group, Program, print_table
 
 if TYPE_CHECKING:
     from freehold.chain.contracts.oracle import ReportAccepted
-    from freehold.cli.connection import Connection
-    from freehold.protocol.epoch import Settlement
+    from freehold.cli.bundles import Checked
 
 SHOWN = 20  # epochs that `list` shows unless told otherwise
 
@@ -105,7 +104,7 @@ def _row(event: ReportAccepted, active: int, verdicts: dict[str, int]) -> dict[s
 def show_epoch(data: dict[str, Any]) -> None:
     from freehold.cli.amounts import format_exact, short
 
-    click.echo(f"epoch {data['epoch']}: {data['status']}, {'as' if data['on_chain'] else 'NOT as'} the chain has it")
+    click.echo(f"epoch {data['epoch']}: {data['status']}, as the chain has it")
     money = {"tokens_earned", "credits_earned", "credits_spent", "subsidy", "revenue", "price"}
     for name, value in data["report"].items():
         click.echo(f"  {name:<15} {format_exact(int(value)) if name in money else value}")
@@ -135,23 +134,19 @@ def show(program: Program, number: int) -> dict[str, Any]:
 
 
 async def _show(program: Program, number: int) -> dict[str, Any]:
-    from freehold.cli.connection import connect, fetch_bundle, known_names, name_of
-    from freehold.cli.reports import find_accepted
-    from freehold.protocol.bundle import decode_bundle, replay
+    from freehold.cli.bundles import fetch_bundle
+    from freehold.cli.connection import connect, known_names, name_of
     from freehold.protocol.messages import MODES
-    from freehold.services.judging import JUDGES
 
     names = known_names(program)
     async with connect(program) as connection:
-        data = await fetch_bundle(connection, number)
-        bundle, settlement = decode_bundle(data, JUDGES), replay(data, JUDGES)
+        _, bundle, settlement = await fetch_bundle(connection, number)
         leases = {**bundle.state.leases, **settlement.state.leases}
-        event = await find_accepted(connection, number)
         active = await connection.ledger.due_epoch()
         return {
             "epoch": number,
             "status": "active" if number <= active else "pending",
-            "on_chain": event is not None and event.report_hash == settlement.report.struct_hash(),
+            "on_chain": True,
             "report": settlement.report.to_json(),
             "batches": len(bundle.batches),
             "rows": sum(len(batch.table) for batch in bundle.batches.values()),
@@ -171,7 +166,7 @@ def show_replay(data: dict[str, Any]) -> None:
     click.echo(f"  state root     {data['state_root']}")
     click.echo(f"  report         {data['report']}")
     if data["on_chain"] is None:
-        click.echo("  equals the report that a quorum signed; the chain was not asked (no network file)")
+        click.echo("  follows from its evidence; it was NOT compared with a chain: anybody can make such a file")
     else:
         click.echo("  equals the report that the chain accepted")
 
@@ -184,67 +179,42 @@ def show_replay(data: dict[str, Any]) -> None:
 @click.pass_obj
 def replay(program: Program, number: int, bundle: Path | None, save: Path | None, offline: bool) -> dict[str, Any]:
     """Recompute epoch NUMBER from its bundle alone and compare with the chain. Names the first difference."""
+    from freehold.cli.bundles import check_bundle, has_network
     from freehold.cli.connection import run
 
-    given = None if bundle is None else (bundle.read_bytes(), str(bundle))
-    if given is not None and offline:
-        return _recompute(*given, number)[0]
-    return run(_replay(program, number, given, save, offline))
+    given = None if bundle is None else bundle.read_bytes()
+    if given is not None and (offline or not has_network(program)):
+        program.warn("no chain was asked: this bundle is only consistent in itself")
+        return _describe(check_bundle(given, number, None, None), str(bundle), None)
+    return run(_replay(program, number, given, bundle, save, offline))
 
 
 async def _replay(
-    program: Program, number: int, given: tuple[bytes, str] | None, save: Path | None, offline: bool
+    program: Program, number: int, given: bytes | None, path: Path | None, save: Path | None, offline: bool
 ) -> dict[str, Any]:
     import asyncio
 
-    from freehold.cli.connection import connect, fetch_bundle
+    from freehold.cli.bundles import check_bundle, fetch_bundle, get_accepted
+    from freehold.cli.connection import connect
 
     async with connect(program) as connection:
-        if given is None:
-            given = await fetch_bundle(connection, number), "the bundle that a member publishes"
-            if save is not None:
-                await asyncio.to_thread(save.write_bytes, given[0])
-        result, settlement = _recompute(*given, number)
-        if offline:
-            return result
-        return result | {"on_chain": await compare_with_chain(connection, settlement)}
+        if given is not None:
+            accepted = await get_accepted(connection, number)
+            return _describe(check_bundle(given, number, connection.network, accepted), str(path), True)
+        checked = await fetch_bundle(connection, number, offline=offline)
+        if save is not None:
+            await asyncio.to_thread(save.write_bytes, checked.data)
+        return _describe(checked, "the bundle that a member publishes", None if offline else True)
 
 
-def _recompute(data: bytes, source: str, number: int) -> tuple[dict[str, Any], Settlement]:
-    from freehold.protocol.bundle import replay as recompute
-    from freehold.protocol.errors import ReplayMismatch
-    from freehold.services.judging import JUDGES
-
-    settlement = recompute(data, JUDGES)
-    report = settlement.report
-    if report.epoch != number:
-        raise ReplayMismatch(f"report.epoch: the bundle is of epoch {report.epoch}, not {number}", first="report.epoch")
+def _describe(checked: Checked, source: str, on_chain: bool | None) -> dict[str, Any]:
+    report = checked.settlement.report
     return {
-        "epoch": number,
+        "epoch": report.epoch,
         "source": source,
-        "bytes": len(data),
+        "bytes": len(checked.data),
         "accounts_root": str(report.accounts_root),
         "state_root": str(report.state_root),
         "report": str(report.struct_hash()),
-        "on_chain": None,
-    }, settlement
-
-
-async def compare_with_chain(connection: Connection, settlement: Settlement) -> bool:
-    """True if the chain accepted exactly this report; ReplayMismatch names the first field that differs."""
-    from freehold.cli.reports import find_accepted
-    from freehold.protocol.bundle import first_difference
-    from freehold.protocol.errors import NotFound, ReplayMismatch
-    from freehold.protocol.messages import Report
-
-    event = await find_accepted(connection, settlement.report.epoch)
-    if event is None:
-        raise NotFound(f"the chain has accepted no report for epoch {settlement.report.epoch}")
-    theirs = Report(**event.report._asdict())
-    name = first_difference(settlement.report, theirs)
-    if name is not None:
-        ours = getattr(settlement.report, name)
-        raise ReplayMismatch(
-            f"report.{name}: recomputed {ours}, on chain {getattr(theirs, name)}", first=f"report.{name}"
-        )
-    return True
+        "on_chain": on_chain,
+    }

@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from freehold.protocol.bundle import Bundle, decode_bundle, replay
+from freehold.cli.bundles import Checked
+from freehold.protocol.bundle import Bundle
 from freehold.protocol.emission import compute_schedule
 from freehold.protocol.epoch import Settlement, compute_owed, make_context
 from freehold.protocol.errors import NotFound, ReplayMismatch
@@ -32,14 +33,9 @@ REASONS = {
 }
 
 
-def explain(data: bytes, subject: Address) -> tuple[dict[str, Any], Hash]:
-    """The subject's part in the epoch of this bundle, and the hash of the report that follows from it.
-
-    ReplayMismatch if the bundle does not lead to its report, NotFound if it knows nobody of this address.
-    """
-    settlement = replay(data, JUDGES)
-    explanation = Explanation(decode_bundle(data, JUDGES), settlement, JUDGES, subject)
-    return explanation.to_json(), settlement.report.struct_hash()
+def explain(checked: Checked, subject: Address) -> dict[str, Any]:
+    """The subject's part in the epoch of this bundle. NotFound if it knows nobody of this address."""
+    return Explanation(checked.bundle, checked.settlement, JUDGES, subject).to_json()
 
 
 class Explanation:

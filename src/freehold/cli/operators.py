@@ -109,13 +109,11 @@ async def read_registrations(connection: Connection) -> dict[str, dict[str, str]
 
 async def read_state(connection: Connection, epoch: int) -> dict[str, dict[str, Any]]:
     """Operators by node and accounts by address after `epoch`, recomputed from its bundle; empty before the first."""
-    from freehold.cli.connection import fetch_bundle
-    from freehold.protocol.bundle import replay
-    from freehold.services.judging import JUDGES
+    from freehold.cli.bundles import fetch_bundle
 
     if epoch == 0:
         return {"operators": {}, "accounts": {}}
-    state = replay(await fetch_bundle(connection, epoch), JUDGES).state
+    state = (await fetch_bundle(connection, epoch)).settlement.state
     return {
         "operators": {str(node): row.to_json() for node, row in state.operators.items()},
         "accounts": {str(row.account): row.to_json() for row in state.accounts},

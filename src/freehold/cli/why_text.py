@@ -141,8 +141,7 @@ def _chain(chain: dict[str, Any] | None) -> None:
     if chain is None:
         return
     _title(7, "On chain")
-    same = "equals the report accepted on chain" if chain["equals"] else "is NOT the report accepted on chain"
-    click.echo(f"   this report {same}; it is {chain['status']}")
+    click.echo(f"   this report equals the report accepted on chain; it is {chain['status']}")
     click.echo(f"   claimed   {format_exact(int(chain['claimed']))} tokens so far, paid to {chain['payout']}")
     click.echo(f"   claimable {format_exact(int(chain['claimable']))} tokens now")
     if int(chain["later"]):
