@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from freehold.oracle.gathering import SENDER_LIMIT, STRANGERS_BYTES, STRANGERS_LIMIT, Gathering
+from freehold.oracle import quotas
+from freehold.oracle.gathering import Gathering
+from freehold.oracle.quotas import Quota, Standing
 from freehold.oracle.records import BATCH, HELD, RESERVED, Record
 from freehold.protocol.batches import CLOSE, RESERVATION, Batch, make_batch
 from freehold.protocol.certificates import CERTIFICATE_EPOCHS, make_certificate
@@ -26,14 +28,23 @@ from freehold.protocol.reservations import ReservationContext, new_client
 from freehold.protocol.state import ClientState, LockState, State, genesis
 from freehold.protocol.tables import Table
 from freehold.protocol.typed import keccak
-from freehold.protocol.units import ZERO_HASH, Hash
+from freehold.protocol.units import ZERO_HASH, Address, Hash
 from tests.oracle.fake_chain import PARAMETERS
-from tests.oracle.simulation import CLIENTS, DOMAIN, KEYS, MEMBERS
+from tests.oracle.simulation import CLIENTS, DOMAIN, KEYS, MEMBERS, NODE
 
 CLIENT, OTHER = CLIENTS
 CONTEXT = ReservationContext(DOMAIN, PARAMETERS)
 EPOCH, NOW = 5, 1_000
+SMALL = {
+    Standing.BONDED: Quota(batches=9, rows=90, size=900, held=9),
+    Standing.KNOWN: Quota(batches=3, rows=90, size=900, held=3),
+    Standing.STRANGE: Quota(batches=2, rows=90, size=900, held=2),
+}
 LEASE, SECOND = keccak(b"lease"), keccak(b"second")
+
+
+def known(_: Address) -> Standing:
+    return Standing.KNOWN
 
 
 def state(paid_in: int = 100, reservation: int = 0, locks: dict[Hash, int] | None = None) -> State:
@@ -67,7 +78,6 @@ def certify(batch: Batch, epoch: int = EPOCH) -> Certificate:
 def take(
     gathering: Gathering, batch: Batch, epoch: int = EPOCH, after: State | None = None, **options: Any
 ) -> list[Record]:
-    options = {"is_known": True} | options
     return gathering.acknowledge(batch, options.pop("data", b"data"), epoch, after or state(), NOW, **options)
 
 
@@ -91,7 +101,7 @@ LIMIT_CASES: dict[str, tuple[Batch, State, type[FreeholdError] | None]] = {
 @pytest.mark.parametrize("name", LIMIT_CASES)
 def test_reservations_at_their_limits(name: str) -> None:
     batch, after, refusal = LIMIT_CASES[name]
-    gathering = Gathering(CONTEXT)
+    gathering = Gathering(CONTEXT, known)
     if refusal is None:
         assert [record.kind for record in take(gathering, batch, after=after)] == [RESERVED, BATCH]
         return
@@ -102,12 +112,12 @@ def test_reservations_at_their_limits(name: str) -> None:
 
 def test_missing_credits_are_named() -> None:
     with pytest.raises(InsufficientCredits) as refused:
-        take(Gathering(CONTEXT), reserve(1, 130))
+        take(Gathering(CONTEXT, known), reserve(1, 130))
     assert refused.value.details["missing"] == "30"
 
 
 def test_one_reservation_a_number_and_epoch() -> None:
-    gathering = Gathering(CONTEXT)
+    gathering = Gathering(CONTEXT, known)
     first, second = reserve(1, 10), reserve(1, 11)
     take(gathering, first)
     assert take(gathering, first) == []
@@ -117,7 +127,7 @@ def test_one_reservation_a_number_and_epoch() -> None:
 
 
 def test_a_restart_remembers_which_reservation_it_was() -> None:
-    before, gathering = Gathering(CONTEXT), Gathering(CONTEXT)
+    before, gathering = Gathering(CONTEXT, known), Gathering(CONTEXT, known)
     batch = reserve(1, 10)
     records = take(before, batch) + before.hold(certify(batch), EPOCH)
     for record in records:
@@ -129,7 +139,7 @@ def test_a_restart_remembers_which_reservation_it_was() -> None:
 
 
 def test_numbers_follow_each_other_within_an_epoch_once_the_one_before_is_held() -> None:
-    gathering = Gathering(CONTEXT)
+    gathering = Gathering(CONTEXT, known)
     first, second = reserve(1, 10), reserve(2, 20)
     take(gathering, first)
     with pytest.raises(Conflict, match="held"):
@@ -142,9 +152,9 @@ def test_numbers_follow_each_other_within_an_epoch_once_the_one_before_is_held()
 
 def test_reservations_wait_for_the_report_of_the_epoch_before() -> None:
     with pytest.raises(EpochClosed) as refused:
-        Gathering(CONTEXT).acknowledge(reserve(1, 1), b"", EPOCH, None, NOW, is_known=True)
+        Gathering(CONTEXT, known).acknowledge(reserve(1, 1), b"", EPOCH, None, NOW)
     assert refused.value.details["epoch"] == EPOCH
-    Gathering(CONTEXT).acknowledge(close(1), b"", EPOCH, None, NOW, is_known=True)
+    Gathering(CONTEXT, known).acknowledge(close(1), b"", EPOCH, None, NOW)
 
 
 HOLD_CASES: dict[str, tuple[Batch, int, bool, bool]] = {
@@ -163,7 +173,7 @@ HOLD_CASES: dict[str, tuple[Batch, int, bool, bool]] = {
 def test_certificates_that_may_be_held(name: str) -> None:
     batch, named, is_here, passes = HOLD_CASES[name]
     epoch = 10 if "limit" in name or "to come" in name else EPOCH
-    gathering = Gathering(CONTEXT)
+    gathering = Gathering(CONTEXT, known)
     if is_here:
         take(gathering, batch, min(named, epoch))
     if passes:
@@ -178,7 +188,7 @@ def test_certificates_that_may_be_held(name: str) -> None:
 
 
 def test_what_is_committed_is_let_go_and_what_missed_is_kept() -> None:
-    gathering = Gathering(CONTEXT)
+    gathering = Gathering(CONTEXT, known)
     done, missed, void = close(1), close(2), reserve(1, 1)
     for batch in (done, missed, void):
         take(gathering, batch)
@@ -198,16 +208,83 @@ def test_what_is_committed_is_let_go_and_what_missed_is_kept() -> None:
     assert not gathering._numbered
 
 
-def test_senders_are_bounded() -> None:
-    gathering = Gathering(CONTEXT)
-    for i in range(STRANGERS_LIMIT):
-        take(gathering, close(i, OTHER), is_known=False)
+def standing_of(sender: Address) -> Standing:
+    return {CLIENT.address: Standing.KNOWN, NODE.address: Standing.BONDED}.get(sender, Standing.STRANGE)
+
+
+@pytest.fixture
+def gathering(monkeypatch: pytest.MonkeyPatch) -> Gathering:
+    """With small quotas: of CLIENT, of NODE, which is bonded, and of all others together."""
+    monkeypatch.setattr(quotas, "QUOTAS", SMALL)
+    return Gathering(CONTEXT, standing_of)
+
+
+def test_a_senders_batches_are_bounded_in_each_epoch_also_those_sent_again(gathering: Gathering) -> None:
+    for i in range(3):
+        take(gathering, close(i))
+    assert take(gathering, close(0)) == []
+    with pytest.raises(Overloaded, match="3 batches"):
+        take(gathering, close(3))
+    for i in range(3):
+        take(gathering, close(i), EPOCH + 1)
     with pytest.raises(Overloaded):
-        take(gathering, close(STRANGERS_LIMIT, OTHER), is_known=False)
+        take(gathering, close(3), EPOCH + 1)
+    take(gathering, close(3), EPOCH + 2)
+
+
+def test_a_senders_bytes_and_rows_are_bounded(gathering: Gathering) -> None:
+    take(gathering, close(0), data=bytes(600))
+    with pytest.raises(Overloaded, match="900 bytes"):
+        take(gathering, close(1), data=bytes(301))
+    take(gathering, close(1), data=bytes(300))
+    many = Table.of(Close, [Close(lease=keccak(i.to_bytes(4))) for i in range(91)])
+    with pytest.raises(Overloaded, match="90 rows"):
+        take(gathering, make_batch(CLOSE, many, CLIENT, DOMAIN), EPOCH + 1)
+
+
+def test_strangers_share_one_quota(gathering: Gathering) -> None:
+    take(gathering, close(0, OTHER))
+    take(gathering, close(1, KEYS[0]))
+    with pytest.raises(Overloaded):
+        take(gathering, close(2, KEYS[1]))
     with pytest.raises(Refused, match="bought no credits"):
-        take(gathering, close(0), EPOCH + 1, is_known=False, data=bytes(STRANGERS_BYTES + 1))
-    gathering._counts[CLIENT.address] = SENDER_LIMIT - 1
-    take(gathering, close(1), EPOCH + 1)
+        take(gathering, close(0, OTHER), EPOCH + 1, data=bytes(901))
+
+
+def test_a_senders_certificates_are_bounded_until_they_are_let_go(gathering: Gathering) -> None:
+    for epoch in (EPOCH, EPOCH + 1):
+        for i in range(2):
+            batch = close(2 * epoch + i)
+            take(gathering, batch, epoch)
+            if (epoch, i) == (EPOCH + 1, 1):
+                with pytest.raises(Overloaded):
+                    gathering.hold(certify(batch, epoch), epoch)
+                gathering.close(EPOCH, [close(2 * EPOCH).subject])
+            gathering.hold(certify(batch, epoch), epoch)
+
+
+def test_others_leave_room_for_bonded_nodes(gathering: Gathering, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quotas, "BATCHES_LIMIT", 4)
+    monkeypatch.setattr(quotas, "HELD_LIMIT", 4)
+    for batch in (close(0), close(1)):
+        take(gathering, batch)
+        gathering.hold(certify(batch), EPOCH)
     with pytest.raises(Overloaded):
-        take(gathering, close(2), EPOCH + 1)
-    take(gathering, close(2), EPOCH + 2)
+        take(gathering, close(2))
+    with pytest.raises(Overloaded):
+        gathering.hold(certify(close(3)), EPOCH)
+    for batch in (close(2, NODE), close(3, NODE)):
+        take(gathering, batch)
+        gathering.hold(certify(batch), EPOCH)
+    with pytest.raises(Overloaded):
+        take(gathering, close(4, NODE))
+
+
+def test_what_was_held_before_a_restart_is_let_go_like_the_rest(gathering: Gathering) -> None:
+    batch = close(0)
+    records = take(gathering, batch) + gathering.hold(certify(batch), EPOCH)
+    again = Gathering(CONTEXT, standing_of)
+    for record in records:
+        again.restore(record, batch if record.kind == BATCH else None)
+    assert again.close(EPOCH, [batch.subject])
+    assert not again._usage._holders

@@ -137,6 +137,11 @@ class ChainView:
         """Whether it is a live node or a client that has bought credits: somebody with something at stake."""
         return sender in self._nodes or sender in self._buyers
 
+    def is_bonded(self, sender: Address) -> bool:
+        """Whether it is a live node with the least bond or more."""
+        node = self._nodes.get(sender)
+        return node is not None and self._bonds.get((node.operator, sender), 0) >= self.parameters.minimum_bond
+
     def process_block(self, final: FinalBlock) -> AcceptedEpoch | None:
         """Fold the next final block; what was accepted in it, if anything. Corrupt if it is not the next one."""
         block = final.block

@@ -13,10 +13,10 @@ anybody hears of it.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
+from freehold.oracle.quotas import Standing, Usage
 from freehold.oracle.records import BATCH, HELD, RESERVED, Record
 from freehold.protocol.batches import RESERVATION, Batch
 from freehold.protocol.certificates import CERTIFICATE_EPOCHS
@@ -26,7 +26,6 @@ from freehold.protocol.errors import (
     EpochClosed,
     FreeholdError,
     InsufficientCredits,
-    Overloaded,
     Refused,
     WrongSignature,
 )
@@ -49,18 +48,12 @@ from freehold.protocol.verdicts import (
     WRONG_SIGNATURE,
 )
 
-HELD_LIMIT = 10_000
-BATCHES_LIMIT = 50_000
-SENDER_LIMIT = 1_000  # batches of one sender in one epoch
-STRANGERS_LIMIT = 100  # batches in one epoch of all senders that have nothing at stake
-STRANGERS_BYTES = 2**20  # of one such batch
-STRANGERS = Address(bytes(20))
-
 
 class Kept(NamedTuple):
     """A batch on this member's disk: what memory keeps of it. `epoch`: the last one it was acknowledged for."""
 
     epoch: int
+    sender: Address
     reservation: Reservation | None
 
 
@@ -72,16 +65,18 @@ class Reserved(NamedTuple):
 
 
 class Gathering:
-    """The batches, certificates and acknowledged reservations of one member."""
+    """The batches, certificates and acknowledged reservations of one member.
 
-    def __init__(self, context: ReservationContext) -> None:
-        self.context = context
+    `standing_of` says what a sender has at stake, by the chain as it is now.
+    """
+
+    def __init__(self, context: ReservationContext, standing_of: Callable[[Address], Standing]) -> None:
+        self.context, self._standing_of = context, standing_of
         self.batches: dict[Hash, Kept] = {}
         self.held: dict[Hash, Certificate] = {}
         self._reserved: dict[tuple[Address, int], Reserved] = {}
         self._numbered: dict[tuple[Address, int], list[Hash]] = {}
-        self._counts: Counter[Address] = Counter()
-        self._counted = 0
+        self._usage = Usage()
 
     def restore(self, record: Record, batch: Batch | None = None) -> None:
         """Take up what was on disk: a batch, a held certificate, or an acknowledged reservation."""
@@ -91,26 +86,26 @@ class Gathering:
         elif record.kind == HELD:
             certificate = Certificate.from_bytes(data)
             self.held[certificate.subject] = certificate
+            self._usage.restore(certificate.subject)
         elif record.kind == RESERVED:
             client, number = record.key.split(" ")
             self._reserved[Address(client), int(number)] = Reserved(record.epoch, Hash(data))
 
-    def acknowledge(
-        self, batch: Batch, data: bytes, epoch: int, state: State | None, time: int, *, is_known: bool
-    ) -> list[Record]:
+    def acknowledge(self, batch: Batch, data: bytes, epoch: int, state: State | None, time: int) -> list[Record]:
         """What to write before `batch` is acknowledged for `epoch`; `state` is that after the epoch before,
         None while that is being settled; only reservations need it.
 
-        `is_known`: the sender has something at stake. Overloaded, Refused; for a reservation also DeadlineExpired,
-        WrongSignature, Conflict, InsufficientCredits (which says how many are missing).
+        Overloaded, Refused; for a reservation also DeadlineExpired, WrongSignature, Conflict, InsufficientCredits
+        (which says how many are missing).
         """
-        known = self.batches.get(batch.subject)
-        if known is None:
-            self._check_room(batch, data, epoch, is_known=is_known)
+        known, sender = self.batches.get(batch.subject), batch.header.sender
+        is_new, standing = known is None or known.epoch < epoch, self._standing_of(sender)
+        if is_new:
+            kept = len(self.batches) - (known is not None)
+            self._usage.check_batch(sender, standing, len(batch.table), len(data), epoch, kept)
         records = self._reserve(batch, state, epoch, time) if batch.header.kind == RESERVATION else []
-        if known is None:
-            self._counts[batch.header.sender if is_known else STRANGERS] += 1
-        if known is None or known.epoch < epoch:
+        if is_new:
+            self._usage.count_batch(sender, standing, len(batch.table), len(data))
             self._keep(batch, epoch)
             records.append(Record(BATCH, str(batch.subject), epoch, data))
         return records
@@ -129,7 +124,7 @@ class Gathering:
             numbered = self._numbered.setdefault((reservation.client, reservation.number), [])
             if batch.subject not in numbered:
                 numbered.append(batch.subject)
-        self.batches[batch.subject] = Kept(epoch, reservation)
+        self.batches[batch.subject] = Kept(epoch, batch.header.sender, reservation)
 
     def _drop(self, subject: Hash) -> Record:
         kept = self.batches.pop(subject)
@@ -139,20 +134,6 @@ class Gathering:
             if not self._numbered[key]:
                 del self._numbered[key]
         return Record(BATCH, str(subject), kept.epoch, None)
-
-    def _check_room(self, batch: Batch, data: bytes, epoch: int, *, is_known: bool) -> None:
-        if epoch != self._counted:
-            self._counts.clear()
-            self._counted = epoch
-        sender, limit = (batch.header.sender, SENDER_LIMIT) if is_known else (STRANGERS, STRANGERS_LIMIT)
-        if len(self.batches) >= BATCHES_LIMIT or self._counts[sender] >= limit:
-            raise Overloaded("this member takes no more batches in this epoch", limit=limit, epoch=epoch)
-        if not is_known and len(data) > STRANGERS_BYTES:
-            raise Refused(
-                f"{batch.header.sender} is no registered node and has bought no credits",
-                hint="Register the node, or buy credits, and wait until that is final.",
-                limit=STRANGERS_BYTES,
-            )
 
     def _reserve(self, batch: Batch, state: State | None, epoch: int, time: int) -> list[Record]:
         row: Reservation = batch.table.rows[0]
@@ -202,8 +183,10 @@ class Gathering:
         known = self.held.get(certificate.subject)
         if known is not None and known.epoch >= certificate.epoch:
             return []
-        if known is None and len(self.held) >= HELD_LIMIT:
-            raise Overloaded("this member holds no more certificates in this epoch", limit=HELD_LIMIT, epoch=epoch)
+        if known is None:
+            sender = kept.sender if kept else None
+            standing = self._standing_of(sender) if sender else Standing.KNOWN
+            self._usage.hold(certificate.subject, sender, standing, epoch)
         self.held[certificate.subject] = certificate
         return [Record(HELD, str(certificate.subject), certificate.epoch, certificate.to_bytes())]
 
@@ -222,6 +205,8 @@ class Gathering:
         gone = {s for s in committed if s in self.held and self.held[s].epoch <= epoch}
         gone |= {s for s in self.held if self.held[s].epoch <= epoch and not self._counts_in(s, epoch + 1)}
         records = [Record(HELD, str(s), self.held.pop(s).epoch, None) for s in sorted(gone)]
+        for subject in gone:
+            self._usage.release(subject)
         old = [s for s, kept in self.batches.items() if kept.epoch + CERTIFICATE_EPOCHS <= epoch and s not in self.held]
         records += [self._drop(s) for s in old]
         past = [key for key, reserved in self._reserved.items() if reserved.epoch <= epoch]

@@ -34,6 +34,7 @@ from freehold.oracle.events import (
 )
 from freehold.oracle.fetching import Fetching
 from freehold.oracle.gathering import Gathering
+from freehold.oracle.quotas import Standing
 from freehold.oracle.records import (
     BATCH,
     CHAIN,
@@ -88,7 +89,7 @@ class Member:
         self.setup = setup
         self.committed = committed or Committed(genesis(start.number, start.hash, start.time), None)
         self.chain = ChainView(setup.start)
-        self.gathering = Gathering(ReservationContext(setup.domain, setup.start.parameters))
+        self.gathering = Gathering(ReservationContext(setup.domain, setup.start.parameters), self.standing_of)
         self.checks = Checks(setup.members, setup.domain)
         self.round: Round | None = None
         self.fault = ""
@@ -134,6 +135,12 @@ class Member:
     def is_level(self) -> bool:
         """Whether everything that the chain has accepted is committed here."""
         return not self._backlog and self.chain.epoch == self.committed.epoch + 1
+
+    def standing_of(self, sender: Address) -> Standing:
+        """What a sender of evidence has at stake, as of the last final block."""
+        if self.chain.is_bonded(sender):
+            return Standing.BONDED
+        return Standing.KNOWN if self.chain.is_known(sender) else Standing.STRANGE
 
     @property
     def price(self) -> int:
@@ -205,9 +212,8 @@ class Member:
         try:
             if self.chain.epoch > self.committed.epoch + 1:
                 raise Unavailable("this member is catching up", epoch=epoch, committed=self.committed.epoch)
-            known = self.chain.is_known(batch.header.sender)
             state = self.committed.state if epoch == self.committed.epoch + 1 else None
-            records = self.gathering.acknowledge(batch, event.data, epoch, state, self.chain.block.time, is_known=known)
+            records = self.gathering.acknowledge(batch, event.data, epoch, state, self.chain.block.time)
         except FreeholdError as error:
             self._out.append(Reply(event.reply, error))
             return
