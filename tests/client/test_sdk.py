@@ -438,3 +438,33 @@ def test_removal_while_a_node_is_away_is_made_up_for(tmp_path: Path) -> None:
             assert listed_bytes(net) == 0
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_leases_are_closed_by_the_client_and_their_locks_come_free(tmp_path: Path, known: bool) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path / "net", nodes=7) as net, net.client() as client:
+            await client.put(write(tmp_path / "source", SEGMENT), "fh://demo/one")
+            if known:
+                net.memory.advance()
+            listed = await client.leases()
+            operator = next(info.operator for info in listed if info.lock)
+            assert operator is not None
+            mine = {info.lease for info in listed if info.operator == operator}
+            assert set(await client.close_leases(operator)) == mine
+            assert len(mine) == 2
+            net.memory.advance()
+            assert all(net.memory.leases[key].closed for key in mine)
+            await client.put(write(tmp_path / "source", SEGMENT), "fh://demo/two")  # the others suffice
+            assert mine <= net.memory.locks[client.account.address].keys()
+            locked = (await client.credits()).reserved
+            for _ in range(3):
+                net.memory.advance()
+            assert (await client.credits()).reserved < locked
+            await client.put(write(tmp_path / "source", 40 * SEGMENT), "fh://demo/three")
+            net.memory.advance()
+            assert not mine & net.memory.locks[client.account.address].keys()
+            with pytest.raises(NotFound, match="no open lease"):
+                await client.close_leases(client.account.address)
+
+    asyncio.run(scenario())

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
 from freehold.client.account import Account
@@ -23,7 +24,7 @@ from freehold.net.server import Server, make_app, ok, read_body, read_json, serv
 from freehold.node.api import Api
 from freehold.node.book import MIGRATIONS, Book
 from freehold.node.offers import Offers, Terms
-from freehold.protocol.batches import LEASE, RESERVATION, Batch, decode_batch, kinds_of
+from freehold.protocol.batches import CLOSE, LEASE, RESERVATION, Batch, decode_batch, kinds_of
 from freehold.protocol.certificates import check_certificate
 from freehold.protocol.errors import InsufficientCredits, NotFound, Refused
 from freehold.protocol.keys import Key
@@ -125,6 +126,8 @@ class Memory:
                         lease=row.struct_hash(), client=row.client, node=row.node, service=row.service, mode=row.mode,
                         price=row.price, deadline=row.deadline, settled=0, opened=self.epoch, lapsed=0, closed=0,
                     )  # fmt: skip
+                elif batch.header.kind == CLOSE and row.lease in self.leases and not self.leases[row.lease].closed:
+                    self.leases[row.lease] = msgspec.structs.replace(self.leases[row.lease], closed=self.epoch)
         self.pending.clear()
         self.epoch += 1
 

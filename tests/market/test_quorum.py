@@ -153,9 +153,9 @@ def test_one_member_alone_is_not_believed() -> None:
 def test_bytes_come_from_the_first_that_has_them_and_a_members_word_outweighs_silence() -> None:
     away, none = raises(Unavailable("away")), raises(NotFound("none"))
     served = make_quorum([FakeMember(0, away), FakeMember(1, none), FakeMember(2), FakeMember(3, hangs)])
-    assert asyncio.run(served.first_good("/v1/x", bytes))
+    assert asyncio.run(served.first_good("/v1/x", str))
     with pytest.raises(NotFound):
-        asyncio.run(make_quorum([FakeMember(i, none if i == 1 else away) for i in range(4)]).first_good("/v1/x", bytes))
+        asyncio.run(make_quorum([FakeMember(i, none if i == 1 else away) for i in range(4)]).first_good("/v1/x", str))
 
 
 def test_asking_returns_once_a_quorum_has_answered() -> None:

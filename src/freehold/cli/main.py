@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "rb": ("files", "Remove an empty bucket."),
     "rm": ("files", "Remove objects."),
     "operator": ("operators", "Who holds what, bond, reputation, earned."),
+    "lease": ("leases", "List and close leases with operators."),
     "epoch": ("epochs", "List, show and replay epochs."),
     "why": ("why", "Why an operator was paid what it was paid in an epoch, or nothing."),
     "claim": ("claims", "Claim what an account has earned: tokens arrive."),

@@ -36,6 +36,7 @@ MIGRATIONS = (
     CREATE TABLE shards (shipment TEXT NOT NULL, node BLOB NOT NULL, position INTEGER NOT NULL, root BLOB NOT NULL,
         PRIMARY KEY (shipment, node, position, root)) STRICT, WITHOUT ROWID;
     """,
+    "ALTER TABLE leases ADD COLUMN closing INTEGER NOT NULL DEFAULT 0;",
 )
 
 _GARBAGE = ""
@@ -77,9 +78,9 @@ class Book:
 
     async def leases(self) -> Sequence[KeptLease]:
         """See `LeaseBook`."""
-        query = "SELECT message, certified FROM leases ORDER BY rowid"
+        query = "SELECT message, certified, closing FROM leases ORDER BY rowid"
         rows = await self._database.read(lambda c: c.execute(query).fetchall())
-        return [KeptLease(Lease.from_bytes(message), bool(certified)) for message, certified in rows]
+        return [KeptLease(Lease.from_bytes(row[0]), bool(row[1]), bool(row[2])) for row in rows]
 
     async def keep_lease(self, lease: Lease) -> None:
         """See `LeaseBook`."""
@@ -89,6 +90,10 @@ class Book:
     async def mark_certified(self, leases: Sequence[Hash]) -> None:
         """See `LeaseBook`."""
         await self._run("UPDATE leases SET certified = 1 WHERE lease = ?", [(bytes(lease),) for lease in leases])
+
+    async def mark_closing(self, leases: Sequence[Hash]) -> None:
+        """See `LeaseBook`."""
+        await self._run("UPDATE leases SET closing = 1 WHERE lease = ?", [(bytes(lease),) for lease in leases])
 
     async def reservation(self) -> KeptReservation | None:
         """See `LeaseBook`."""

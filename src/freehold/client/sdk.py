@@ -38,7 +38,7 @@ from freehold.market.quorum import Quorum
 from freehold.market.vouchers import Vouchers
 from freehold.net.client import Dial
 from freehold.protocol.errors import FreeholdError, InvalidInput, NotFound
-from freehold.protocol.units import Address
+from freehold.protocol.units import Address, Hash
 from freehold.services.storage.client import DAYS, Context, Estimate, StorageClient
 from freehold.services.storage.client_sources import FileSource
 from freehold.store.disk import RealFile
@@ -59,6 +59,20 @@ class CreditState(NamedTuple):
     def free(self) -> int:
         """What new reservations may promise."""
         return self.paid_in - self.spent - self.reserved
+
+
+class LeaseInfo(NamedTuple):
+    """A lease: `lock` and `settled` are credits (base units), `lapsed` and `closed` epochs, 0 for not."""
+
+    lease: Hash
+    operator: Address | None
+    node: Address
+    service: str
+    mode: int
+    settled: int
+    lapsed: int
+    closed: int
+    lock: int
 
 
 class Freehold:
@@ -87,7 +101,7 @@ class Freehold:
         network, key = self.network, self.account.key
         async with AsyncExitStack() as stack:
             heads = self._given[1] or LocalHeads(self.folder / "heads", self.account.seed)
-            book = Book(self.folder)
+            book = self._book = Book(self.folder)
             stack.callback(book.close)
             rpc = await stack.enter_async_context(Rpc(network.rpc_url, chain_id=network.chain_id))
             dial = await stack.enter_async_context(Dial(connections_per_peer=32))
@@ -209,6 +223,29 @@ class Freehold:
     async def renew(self) -> None:
         """Lock enough credits for everything that is stored. Every upload does it too."""
         await self.storage.renew()
+
+    async def leases(self) -> list[LeaseInfo]:
+        """This account's leases that the last report has, and those that it has not yet."""
+        view, caps = await self._leases.view(), await self._leases.caps()
+        operators = {record.node: record.operator for record in await self.directory.nodes()}
+        rows = {key: (r.node, r.service, r.mode, r.settled, r.lapsed, r.closed) for key, r in view.leases.items()}
+        for kept in await self._leases.kept():
+            lease = kept.lease
+            rows.setdefault(lease.struct_hash(), (lease.node, lease.service, lease.mode, 0, 0, 0))
+        return [LeaseInfo(key, operators.get(row[0]), *row, lock=caps.get(key, 0)) for key, row in sorted(rows.items())]
+
+    async def close_leases(self, who: Address) -> list[Hash]:
+        """End every lease with a node or with all nodes of an operator; which ones. NotFound if there is none.
+
+        The nodes then delete what they keep for this account: objects lose those shards.
+        """
+        nodes = {info.node for info in await self.leases() if who in (info.node, info.operator) and not info.closed}
+        if not nodes:
+            raise NotFound(f"this account has no open lease with {who}")
+        closed = await self._leases.close(nodes)
+        for node in nodes:  # what was to come off their lists goes with the lists
+            await self._book.collected(await self._book.garbage(node))
+        return closed
 
     async def balance(self, address: Address | None = None) -> Balance:
         """Tokens, credits ever bought, and coins for transactions."""

@@ -13,7 +13,7 @@ by credits at the last committed report; otherwise InsufficientCredits says how 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, NamedTuple, Protocol
 
@@ -24,7 +24,7 @@ from freehold.market.quorum import Held, Quorum
 from freehold.market.view import ClientView, read_view
 from freehold.market.vouchers import Vouchers
 from freehold.net.client import Dial
-from freehold.protocol.batches import LEASE, RESERVATION, encode_batch, make_batch
+from freehold.protocol.batches import CLOSE, LEASE, RESERVATION, encode_batch, make_batch
 from freehold.protocol.errors import (
     Corrupt,
     EpochClosed,
@@ -35,7 +35,7 @@ from freehold.protocol.errors import (
     WrongSignature,
 )
 from freehold.protocol.keys import Key, is_signed_by
-from freehold.protocol.messages import STREAM, VOUCHER, Lease, Lock, Reservation
+from freehold.protocol.messages import STREAM, VOUCHER, Close, Lease, Lock, Reservation
 from freehold.protocol.parameters import Parameters
 from freehold.protocol.state import NodeRecord
 from freehold.protocol.tables import Table
@@ -49,10 +49,11 @@ ANSWER_SECONDS = 4.0  # a node that takes longer to say whether it serves is lef
 
 
 class KeptLease(NamedTuple):
-    """A lease both signed. `certified` says whether a quorum holds it."""
+    """A lease both signed. `certified`: a quorum holds it; `closing`: this client has signed its end."""
 
     lease: Lease
     certified: bool
+    closing: bool = False
 
 
 class KeptReservation(NamedTuple):
@@ -77,6 +78,9 @@ class LeaseBook(Protocol):
 
     async def mark_certified(self, leases: Sequence[Hash]) -> None:
         """A quorum holds these."""
+
+    async def mark_closing(self, leases: Sequence[Hash]) -> None:
+        """These are not used any more: the client is about to sign their end."""
 
     async def reservation(self) -> KeptReservation | None:
         """The last one kept."""
@@ -143,9 +147,15 @@ class Leases:
         """What the last committed state says of this client."""
         return await read_view(self._quorum, self._key.address)
 
+    async def kept(self) -> Sequence[KeptLease]:
+        """The leases in this account's book."""
+        return await self._book.leases()
+
     async def caps(self) -> dict[Hash, int]:
         """The locks that count now, by lease."""
-        return self._baseline(await self.view(), await self._book.reservation())[0]
+        view = await self.view()
+        caps, _ = self._baseline(view, await self._book.reservation())
+        return {key: amount for key, amount in caps.items() if not self._is_over(view, key)}
 
     async def known(self, view: ClientView) -> dict[tuple[Address, int], Lease]:
         """The newest lease that is not closed, by (node, mode); one that lapsed goes on once its lock grows."""
@@ -153,7 +163,7 @@ class Leases:
         return {
             (kept.lease.node, kept.lease.mode): kept.lease
             for kept in await self._book.leases()
-            if kept.lease.service == self._service and kept.lease.struct_hash() not in closed
+            if kept.lease.service == self._service and not kept.closing and kept.lease.struct_hash() not in closed
         }
 
     async def open(self, candidate: Candidate, view: ClientView) -> NodeLeases:
@@ -224,6 +234,27 @@ class Leases:
         if fresh:
             await self._quorum.certify(make_batch(LEASE, Table.of(Lease, fresh), self._key, self._domain))
             await self._book.mark_certified([lease.struct_hash() for lease in fresh])
+
+    async def close(self, nodes: Collection[Address]) -> list[Hash]:
+        """End every lease with these nodes; which ones. Counts from the report of the open epoch on.
+
+        The nodes may then delete what they keep under them, and `lock_release` reports later the next reservation
+        leaves their locks out.
+        """
+        view = await self.view()
+        kept = {k.lease.struct_hash(): k for k in await self._book.leases()}
+        ending = {key for key, row in view.leases.items() if row.node in nodes and not row.closed}
+        ending |= {key for key, k in kept.items() if k.lease.node in nodes and key not in view.leases}
+        unknown = [kept[key].lease for key in sorted(ending) if key not in view.leases]
+        await self._book.mark_closing([key for key in ending if key in kept])
+        if unknown:  # a lease is closed only once the state has it
+            await self._quorum.certify(make_batch(LEASE, Table.of(Lease, unknown), self._key, self._domain))
+            await self._book.mark_certified([lease.struct_hash() for lease in unknown])
+        if ending:
+            rows = [Close(lease=key) for key in sorted(ending)]
+            signed = [msgspec.structs.replace(r, client_signature=self._key.sign(r, self._domain)) for r in rows]
+            await self._quorum.certify(make_batch(CLOSE, Table.of(Close, signed), self._key, self._domain))
+        return sorted(ending)
 
     async def show(self, nodes: Iterable[NodeLeases], kept: KeptReservation | None) -> dict[Address, FreeholdError]:
         """Show the reservation to each node that does not yet count both leases as covered."""
