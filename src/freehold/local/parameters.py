@@ -76,7 +76,7 @@ class LocalSettings(NamedTuple):
             thaw_epochs=3,
             max_price_age=7 * 86_400,  # a laptop may sleep for a week and still buy credits
             initial_price=self.price,
-            bundle_epochs=10_000,
+            bundle_epochs=500,
         )
 
 

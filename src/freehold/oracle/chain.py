@@ -116,7 +116,7 @@ class Submitter:
         self._oracle = Oracle(rpc, network.contracts["oracle"])
         self._ledger = Ledger(rpc, network.contracts["ledger"])
         self._sender = Sender(rpc, secret, deadline=SUBMIT_SECONDS)
-        self._busy = asyncio.Lock()
+        self._busy, self._accusing = asyncio.Lock(), asyncio.Lock()
         self.submitted = 0
         self.failure = ""
 
@@ -149,7 +149,7 @@ class Submitter:
         call = self._oracle.record_equivocation(
             _struct(first.report), first.member_signature, _struct(second.report), second.member_signature
         )
-        async with self._busy:
+        async with self._accusing:  # one at a time, and no report waits for it
             try:
                 await self._sender.transact(call)
                 log.warning("member %s signed two reports of epoch %d", first.member, first.report.epoch)

@@ -80,7 +80,7 @@ class Round:
         self._out, self._has_batches = out, has_batches
         self._views: dict[Address, int] = {}
         self._ahead: dict[Address, Manifest] = {}
-        self._accused: set[tuple[Address, int]] = set()
+        self._accused: set[Address] = set()
         self._deadline: int | None = None
         self._retransmit_at: int | None = None
         self._pause = setup.timing.retransmit
@@ -215,8 +215,8 @@ class Round:
         known = self.votes.get(report.view, {}).get(message.member)
         if known is None:
             self._count(message)
-        elif known.report != report and (message.member, report.view) not in self._accused:
-            self._accused.add((message.member, report.view))
+        elif known.report != report and message.member not in self._accused:
+            self._accused.add(message.member)
             both = canonical_json([known.to_json(), message.to_json()])
             self._persist(EQUIVOCATION, f"{message.member} {self.epoch} {report.view}", both)
             self._out.append(Accuse(known, message))
