@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 
 from freehold.client.sdk import Freehold
+from freehold.market.leases import Want
 from freehold.protocol.errors import (
     Conflict,
     Corrupt,
@@ -461,7 +462,8 @@ def test_leases_are_closed_by_the_client_and_their_locks_come_free(tmp_path: Pat
             for _ in range(3):
                 net.memory.advance()
             assert (await client.credits()).reserved < locked
-            await client.put(write(tmp_path / "source", 40 * SEGMENT), "fh://demo/three")
+            other, cap = next((k, v) for k, v in (await client._leases.caps()).items() if k not in mine)
+            await client._leases.reserve({other: Want(cap + 1, cap + 1)})
             net.memory.advance()
             assert not mine & net.memory.locks[client.account.address].keys()
             with pytest.raises(NotFound, match="no open lease"):

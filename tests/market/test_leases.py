@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,19 @@ def test_without_members_nothing_is_reserved(tmp_path: Path) -> None:
 )
 def test_credits_are_shown_rounded_up(amount: int, text: str) -> None:
     assert format_credits(amount) == text
+
+
+def test_a_lease_that_the_node_forgot_before_it_was_covered_is_signed_again(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path / "net", nodes=6) as net, net.client(credits=100 * ONE) as client:
+            leases, view = client._leases, await client._leases.view()
+            opened = [await leases.open(candidate, view) for candidate in (await client.survey()).candidates]
+            for node in net.node:
+                connection = sqlite3.connect(node.folder / "node.sqlite")
+                with connection:
+                    connection.execute("DELETE FROM leases")
+                connection.close()
+            wants = {key: Want(10, 10) for pair in opened for key in (pair.stream_id, pair.voucher_id)}
+            assert await leases.prepare(opened, wants) == {}
+
+    asyncio.run(scenario())

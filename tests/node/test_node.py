@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from freehold.node import book
 from freehold.protocol.errors import (
     Conflict,
     Corrupt,
@@ -32,7 +33,7 @@ from freehold.services.storage.proof import group_lists
 from freehold.services.storage.segment_record import SegmentRecord
 from freehold.services.storage.terms import ShardEntry
 from tests.node.world import CLIENT, LOCK, NODE, NOW, STRANGER, STREAM_PRICE, VOUCHER_PRICE, Hosted
-from tests.protocol.world import DOMAIN, MEMBERS
+from tests.protocol.world import DOMAIN, MEMBERS, key
 from tests.services.storage.provider_world import Shard
 
 Scenario = Callable[[Hosted], Awaitable[None]]
@@ -311,13 +312,33 @@ def test_a_lease_that_is_not_at_the_offer_is_refused(
 
 def test_leases_that_nothing_covers_are_limited_and_forgotten(tmp_path: Path) -> None:
     async def scenario(node: Hosted) -> None:
-        for number in range(64):
-            await node.sign(node.lease(STREAM, number=number))
-        with pytest.raises(FreeholdError, match="too many leases"):
-            await node.sign(node.lease(STREAM, number=64))
-        node.now += 1001
-        await node.sign(node.lease(STREAM, number=64, deadline=node.now + 1))
-        assert (await node.book.figures())["leases"] == 1
+        leases = []
+        for number in range(65):
+            leases.append(await node.sign(node.lease(STREAM, number=number)))
+            node.now += number == 0
+        assert (await node.book.figures())["leases"] == 64  # the oldest went
+        with pytest.raises(NotFound):
+            await node.peer.get_json(f"/v1/leases/{leases[0].struct_hash()}")
+        covered = leases[1].struct_hash()
+        await node.peer.post_json("/v1/reservations", node.reservation({covered: LOCK}))
+        node.now += 600
+        await node.sign(node.lease(STREAM, number=65))
+        assert (await node.book.figures()) == {"leases": 2, "covered_leases": 1}
+
+    run(tmp_path, scenario)
+
+
+def test_many_strangers_shut_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(book, "UNCOVERED_LIMIT", 3)
+
+    async def scenario(node: Hosted) -> None:
+        for number in range(5):
+            stranger = key(900 + number)
+            await node.sign(node.lease(STREAM, client=stranger.address, signer=stranger))
+            node.now += 1
+        lease = await node.sign(node.lease(STREAM))
+        assert (await node.book.figures())["leases"] == 3
+        assert await node.peer.get_json(f"/v1/leases/{lease.struct_hash()}")
 
     run(tmp_path, scenario)
 

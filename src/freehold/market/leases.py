@@ -23,13 +23,14 @@ from freehold.market.placement import Candidate
 from freehold.market.quorum import Held, Quorum
 from freehold.market.view import ClientView, read_view
 from freehold.market.vouchers import Vouchers
-from freehold.net.client import Dial
+from freehold.net.client import Dial, Peer
 from freehold.protocol.batches import CLOSE, LEASE, RESERVATION, encode_batch, make_batch
 from freehold.protocol.errors import (
     Corrupt,
     EpochClosed,
     FreeholdError,
     InsufficientCredits,
+    NotFound,
     Refused,
     Unavailable,
     WrongSignature,
@@ -277,7 +278,7 @@ class Leases:
         leases = (pair.stream_id, pair.voucher_id)
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                answers = [await peer.get_json(f"/v1/leases/{lease}") for lease in leases]
+                answers = [await self._ask(peer, lease) for lease in (pair.stream, pair.voucher)]
                 locked = all(_lock_of(a) >= caps.get(key, 0) for key, a in zip(leases, answers, strict=True))
                 if value is not None and not locked:
                     await peer.post_json("/v1/reservations", value)
@@ -293,6 +294,15 @@ class Leases:
         except (KeyError, TypeError, ValueError):
             return Refused(f"{peer.url} does not say whether it counts its lease as covered")
         return None
+
+    async def _ask(self, peer: Peer, lease: Lease) -> Any:
+        """What a node says of a lease. One that it has forgotten, as nothing covered it for long, it signs again."""
+        path = f"/v1/leases/{lease.struct_hash()}"
+        try:
+            return await peer.get_json(path)
+        except NotFound:
+            await peer.post_json("/v1/leases", {"lease": lease.to_json()})
+            return await peer.get_json(path)
 
     async def reserve(self, wants: Mapping[Hash, Want]) -> KeptReservation | None:
         """Lock at least what is wanted; the reservation that now counts, None where the state alone covers it."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from freehold.protocol.errors import Conflict, InsufficientCredits, NotFound, Overloaded, Refused, WrongSignature
+from freehold.protocol.errors import Conflict, InsufficientCredits, NotFound, Refused, WrongSignature
 from freehold.protocol.keys import is_signed_by
 from freehold.protocol.messages import VOUCHER as BY_VOUCHER
 from freehold.protocol.messages import Lease, Reservation, Voucher
@@ -26,6 +26,7 @@ from freehold.services.seam import Charge, Sql, Standing
 
 UNCOVERED_LIMIT = 10_000  # leases that nothing covers yet, of all clients: a signature costs a stranger nothing
 UNCOVERED_PER_CLIENT = 64
+UNCOVERED_SECONDS = 600  # after which such a lease is forgotten; its client may have it signed again
 
 MIGRATIONS = [
     """
@@ -36,7 +37,11 @@ MIGRATIONS = [
     ) WITHOUT ROWID;
     CREATE INDEX leases_uncovered ON leases (client) WHERE covered = 0;
     CREATE TABLE progress (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+    """,
     """
+    ALTER TABLE leases ADD COLUMN signed INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX leases_waiting ON leases (signed) WHERE covered = 0;
+    """,
 ]
 
 _COLUMNS = "body, lock, state, voucher, consumed, units"
@@ -85,21 +90,23 @@ class Book:
         return await self._sql.read(lambda c: _entry(c, lease))
 
     async def sign(self, lease: Lease, now: int) -> Lease:
-        """Keep a lease that both signed; the one kept, if it was here before. Overloaded by leases nobody covers."""
+        """Keep a lease that both signed; the one kept, if it was here before.
+
+        Those that no reservation covers go after a while, and the oldest of them where there are too many: whoever
+        signs in bulk pushes out what waits, and shuts nobody out.
+        """
 
         def work(c: Any) -> Lease:
             key = lease.struct_hash()
             row = c.execute("SELECT body FROM leases WHERE lease = ?", (key,)).fetchone()
             if row:
                 return Lease.from_bytes(row[0])
-            c.execute("DELETE FROM leases WHERE covered = 0 AND state IS NULL AND deadline < ?", (now,))
-            ours = c.execute("SELECT count(*) FROM leases WHERE covered = 0 AND client = ?", (lease.client,)).fetchone()
-            every = c.execute("SELECT count(*) FROM leases WHERE covered = 0").fetchone()
-            if ours[0] >= UNCOVERED_PER_CLIENT or every[0] >= UNCOVERED_LIMIT:
-                raise Overloaded("too many leases that no reservation covers", hint="Reserve for them, or wait.")
+            c.execute("DELETE FROM leases WHERE covered = 0 AND signed <= ?", (now - UNCOVERED_SECONDS,))
+            _evict(c, "client = ?", (lease.client,), UNCOVERED_PER_CLIENT)
+            _evict(c, "1", (), UNCOVERED_LIMIT)
             c.execute(
-                "INSERT INTO leases (lease, client, body, deadline) VALUES (?, ?, ?, ?)",
-                (key, lease.client, lease.to_bytes(), min(lease.deadline, 2**62)),
+                "INSERT INTO leases (lease, client, body, deadline, signed) VALUES (?, ?, ?, ?, ?)",
+                (key, lease.client, lease.to_bytes(), min(lease.deadline, 2**62), now),
             )
             return lease
 
@@ -178,6 +185,14 @@ class Book:
             lambda c: c.execute("SELECT count(*), coalesce(sum(covered), 0) FROM leases").fetchone()
         )
         return dict(zip(("leases", "covered_leases"), row, strict=True))
+
+
+def _evict(c: Any, whose: str, values: tuple[bytes, ...], limit: int) -> None:
+    """Make room for one more lease that nothing covers."""
+    count = c.execute(f"SELECT count(*) FROM leases WHERE covered = 0 AND {whose}", values).fetchone()[0]
+    oldest = f"SELECT lease FROM leases WHERE covered = 0 AND {whose} ORDER BY signed LIMIT ?"
+    if count >= limit:
+        c.execute(f"DELETE FROM leases WHERE lease IN ({oldest})", (*values, count - limit + 1))
 
 
 def _is_closed(entry: Entry) -> bool:
