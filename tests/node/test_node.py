@@ -29,9 +29,9 @@ from freehold.protocol.messages import STREAM, VOUCHER, Close, Lease, Offer
 from freehold.protocol.typed import Domain
 from freehold.protocol.units import Hash
 from freehold.protocol.verdicts import GOOD, KNOWN
+from freehold.services.storage.client_node import StorageNode
 from freehold.services.storage.proof import group_lists
 from freehold.services.storage.segment_record import SegmentRecord
-from freehold.services.storage.terms import ShardEntry
 from tests.node.world import CLIENT, LOCK, NODE, NOW, STRANGER, STREAM_PRICE, VOUCHER_PRICE, Hosted
 from tests.protocol.world import DOMAIN, MEMBERS, key
 from tests.services.storage.provider_world import Shard
@@ -478,13 +478,12 @@ def test_a_lease_in_another_mode_keeps_nothing(tmp_path: Path) -> None:
         storage = await node.open()
         wrong = msgspec.structs.replace(storage.leases.stream, mode=VOUCHER)
         assert isinstance(wrong, Lease)
-        path = f"/v1/storage/{storage.leases.voucher_id}/plan"
-        with pytest.raises(Refused):
-            await node.peer.post_json(path, {"add": [], "remove": []})
-        entry = ShardEntry(record=Hash(bytes(32)), index=0, root=Hash(bytes(32)), size=1)
-        path = f"/v1/storage/0x{'11' * 32}/plan"
+        wrong_node = StorageNode(storage.leases._replace(stream=wrong), node.dial, CLIENT, DOMAIN, lambda: node.now)
         with pytest.raises(NotFound):
-            await node.peer.post_json(path, {"add": [entry.to_json()], "remove": []})
+            await wrong_node.plan([], [], None)
+        by_voucher = storage.leases._replace(stream=storage.leases.voucher)
+        with pytest.raises(Refused, match="not for keeping"):
+            await StorageNode(by_voucher, node.dial, CLIENT, DOMAIN, lambda: node.now).plan([], [], None)
 
     run(tmp_path, scenario)
 

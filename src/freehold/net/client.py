@@ -104,10 +104,12 @@ class Peer:
         async with self.request("POST", path, headers=JSON_HEADERS, data=canonical_json(value)) as response:
             return _data_of(await _read(response, limit))
 
-    async def post_bytes(self, path: str, data: bytes, headers: Mapping[str, str] | None = None) -> Any:
-        """The `data` of a POST's envelope; the body are raw bytes."""
+    async def post_bytes(
+        self, path: str, data: bytes, headers: Mapping[str, str] | None = None, limit: int = JSON_LIMIT
+    ) -> Any:
+        """The `data` of a POST's envelope, which has at most `limit` bytes; the body are raw bytes."""
         async with self.request("POST", path, headers=BYTES_HEADERS | dict(headers or {}), data=data) as response:
-            return _data_of(await _read(response, JSON_LIMIT))
+            return _data_of(await _read(response, limit))
 
 
 async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:

@@ -166,9 +166,12 @@ class Provided:
         lease = lease or self.voucher.struct_hash()
         return signed(Voucher(lease=lease, amount=amount), client_signature=signer)
 
-    async def post(self, what: str, value: Any) -> Any:
+    async def post(self, what: str, value: Any, signer: Key = CLIENT) -> Any:
         path = f"/v1/storage/{self.id}/{what}"
-        request: Any = FakeRequest("POST", path, {"lease": str(self.id)}, {}, json.dumps(value).encode())
+        body = json.dumps(value).encode()
+        nonce = Hash(os.urandom(32))
+        headers = authorize(signer, "POST", path, keccak(body), NODE.address, DOMAIN, self.now, nonce)
+        request: Any = FakeRequest("POST", path, {"lease": str(self.id)}, headers, body)
         handler = self.provider._plan if what == "plan" else self.provider._accept
         response = await handler(request)
         assert isinstance(response.body, bytes)

@@ -20,7 +20,7 @@ from freehold.net.client import Dial
 from freehold.protocol.errors import Corrupt, InvalidInput, MalformedMessage, WrongSignature
 from freehold.protocol.keys import Key, is_signed_by
 from freehold.protocol.messages import Voucher
-from freehold.protocol.typed import Domain, parse_json
+from freehold.protocol.typed import Domain, canonical_json, keccak, parse_json
 from freehold.protocol.units import ZERO_HASH, Address, Hash
 from freehold.services.storage.client_objects import ListedShard
 from freehold.services.storage.list_steps import Step, apply_steps
@@ -99,8 +99,8 @@ class StorageNode:
         """
         positions = [shard.position for shard in remove]
         path = f"/v1/storage/{self.leases.stream_id}/plan"
-        wanted = {"add": [entry.to_json() for entry in add], "remove": positions}
-        answer = await self._peer.post_json(path, wanted, PLAN_LIMIT)
+        body = canonical_json({"add": [entry.to_json() for entry in add], "remove": positions})
+        answer = await self._peer.post_bytes(path, body, self._sign("POST", path, keccak(body)), PLAN_LIMIT)
         try:
             shown = self.check_delta(answer["delta"]) if answer["delta"] is not None else None
             steps = [Step.from_json(step) for step in answer["steps"]]

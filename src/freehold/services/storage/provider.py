@@ -20,12 +20,13 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from freehold.net.server import ok, read_json
-from freehold.protocol.errors import InvalidInput, MalformedMessage, NotFound
+from freehold.net.server import JSON_LIMIT, ok, read_body, read_json
+from freehold.protocol.errors import BodyTooLarge, InvalidInput, MalformedMessage, NotFound, WrongSignature
 from freehold.protocol.keys import check_signed_by
 from freehold.protocol.service import Context
 from freehold.protocol.state import LeaseState
 from freehold.protocol.tables import Table
+from freehold.protocol.typed import keccak, parse_json
 from freehold.protocol.units import Hash
 from freehold.services.seam import ProviderContext
 from freehold.services.storage.list_steps import POSITION_LIMIT
@@ -44,6 +45,7 @@ from freehold.services.storage.terms import DELTA, NAME, PROOF, Delta, ShardEntr
 
 log = logging.getLogger(__name__)
 
+ENTRIES_LIMIT = 2048  # that one change adds, and that it removes
 EXPIRED_SECONDS = 86400  # after a lease's deadline: a lease that no committed state names by then never counts
 
 
@@ -157,8 +159,16 @@ class StorageProvider:
 
     async def _plan(self, request: web.Request) -> web.Response:
         lease = parse_hash(request.match_info["lease"])
-        add, remove = _parse_change(await read_json(request))
-        check_stream(await self._context.leases.find(lease))
+        standing = await self._context.leases.find(lease)
+        check_stream(standing)
+        body = await read_body(request, JSON_LIMIT)
+        sender = self._context.authenticate(request.headers, request.method, request.raw_path, keccak(body))
+        if sender != standing.lease.client:  # a plan is work, and tells what is kept
+            raise WrongSignature(f"the request is signed by {sender}, the lease is {standing.lease.client}'s")
+        value = parse_json(body)
+        if not isinstance(value, dict):
+            raise MalformedMessage("the body must be a JSON object")
+        add, remove = _parse_change(value)
         delta, steps = await self._lists.plan(lease, add, remove)
         return ok({"delta": delta.to_json() if delta else None, "steps": [step.to_json() for step in steps]})
 
@@ -185,6 +195,8 @@ def _parse_change(body: Mapping[str, Any]) -> tuple[tuple[ShardEntry, ...], tupl
     add, remove = body.get("add"), body.get("remove")
     if not isinstance(add, list) or not isinstance(remove, list):
         raise MalformedMessage("a change has lists 'add' and 'remove'")
+    if max(len(add), len(remove)) > ENTRIES_LIMIT:
+        raise BodyTooLarge(f"a change adds and removes at most {ENTRIES_LIMIT} entries each", limit=ENTRIES_LIMIT)
     if any(type(position) is not int or not 0 <= position < POSITION_LIMIT for position in remove):
         raise MalformedMessage("a position is a number")
     return tuple(ShardEntry.from_json(entry) for entry in add), tuple(remove)
