@@ -28,6 +28,7 @@ from freehold.protocol.errors import (
 from freehold.protocol.messages import STREAM
 from freehold.protocol.typed import Domain
 from freehold.protocol.units import Address, Hash
+from freehold.services.storage import lists
 from freehold.services.storage.receiving import AT_ONCE, OVERHEAD
 from freehold.services.storage.terms import Served
 from tests.protocol.world import DOMAIN, PARAMETERS, signed
@@ -323,5 +324,55 @@ def test_a_lock_that_does_not_cover_says_what_is_missing(tmp_path: Path) -> None
             await unchanged(world, before)
             await world.cover(5000)
             await take(world, 5000)
+
+    asyncio.run(scenario())
+
+
+def test_a_plan_is_for_the_leases_client_alone_and_bounded(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with Provided(tmp_path) as world:
+            with pytest.raises(WrongSignature, match="the lease is"):
+                await world.post("plan", {"add": [], "remove": []}, signer=STRANGER)
+            assert (await world.post("plan", {"add": [], "remove": []}))["steps"] == []
+            for change in ({"add": [], "remove": [0] * 2049}, {"add": [SHARD.entry.to_json()] * 2049, "remove": []}):
+                with pytest.raises(BodyTooLarge):
+                    await world.post("plan", change)
+
+    asyncio.run(scenario())
+
+
+def test_a_plan_does_not_hold_up_others_while_it_is_worked_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        async with Provided(tmp_path) as world:
+            locked: list[bool] = []
+
+            def change(*given: Any) -> Any:
+                locked.append(world.provider._lists._locks.of(world.id).locked())
+                return []
+
+            monkeypatch.setattr(lists, "change", change)
+            await world.post("plan", {"add": [], "remove": []})
+            assert locked == [False]
+
+    asyncio.run(scenario())
+
+
+def test_a_lock_covers_all_that_a_lease_keeps_and_not_each_shard_alone(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with Provided(tmp_path) as world:
+            small = make_lease(STREAM, number=2)
+            world.stream, world.id = small, small.struct_hash()
+            await world.book.sign(small, world.now)
+            await world.cover(85)  # three of the four: 5000 bytes for an epoch are 28 base units
+            shards = [Shard(5000, seed) for seed in range(10, 14)]
+            for shard in shards[:2]:
+                await world.change([shard])
+            await world.put(shards[2])
+            await world.put(shards[2])
+            with pytest.raises(InsufficientCredits):
+                await world.put(shards[3])
+            world.provider._receiver._arriving[world.id] = 10_000
+            with pytest.raises(InsufficientCredits):
+                await world.put(shards[2])
 
     asyncio.run(scenario())

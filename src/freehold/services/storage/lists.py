@@ -53,7 +53,8 @@ MIGRATIONS = [
     );
     CREATE INDEX records_waiting ON records (arrived) WHERE named = 0;
     CREATE TABLE committed (lease BLOB PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID;
-    """
+    """,
+    "CREATE INDEX shards_unnamed ON shards (lease, arrived, root, size) WHERE named = 0;",
 ]
 
 _ENTRY = "position, record, place, root, size"
@@ -106,7 +107,8 @@ class Lists:
         async with self._locks.of(lease):
             delta, view = await self._newest_view(lease)
             held = await self._sql.read(lambda c: _entries(c, lease, view.number, remove))
-            return delta, await asyncio.to_thread(change, view.copy(), held, add, remove)
+            snapshot = view.copy()
+        return delta, await asyncio.to_thread(change, snapshot, held, add, remove)
 
     async def accept(self, wanted: Change, signed: Delta) -> Delta:
         """Make a change that the client signed and the node agrees to (`signed` has both signatures), durably.
@@ -183,6 +185,16 @@ class Lists:
             _keep_record(c, lease, record, now)
 
         await self._sql.write(work)
+
+    async def kept_bytes(self, lease: Hash, root: bytes, now: int) -> int:
+        """Bytes that a lease keeps: those of its newest list, and of other shards than `root` that wait to be named."""
+        query = "SELECT coalesce(sum(size), 0) FROM shards WHERE named = 0 AND lease = ? AND root != ? AND arrived >= ?"
+
+        def work(c: Any) -> int:
+            delta = _delta(c, lease)
+            return (delta.size if delta else 0) + int(c.execute(query, (lease, root, now - LINGER)).fetchone()[0])
+
+        return await self._sql.read(work)
 
     async def touch(self, lease: Hash, root: bytes, record: tuple[Hash, bytes], now: int) -> bool:
         """A shard was offered again: keep it as if it had arrived now. False if it is not here, or damaged."""

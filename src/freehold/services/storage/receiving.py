@@ -8,6 +8,7 @@ and their row is in SQL; a request that ends in any other way leaves nothing beh
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -98,6 +99,7 @@ class Receiver:
         self._locks = locks
         self._limit = context.parameters.segment_size + OVERHEAD
         self._active = 0
+        self._arriving: Counter[Hash] = Counter()  # bytes on their way, by lease
         self.received_bytes = 0
         self._finishing: set[asyncio.Task[None]] = set()
 
@@ -110,12 +112,15 @@ class Receiver:
         sender = self._context.authenticate(request.headers, request.method, request.raw_path, root)
         if sender != standing.lease.client:
             raise WrongSignature(f"the request is signed by {sender}, the lease is {standing.lease.client}'s")
-        check_covered(standing, size, self._context.parameters.epoch_length)
+        kept_bytes = await self._lists.kept_bytes(lease, root, self._context.clock())
+        whole = kept_bytes + self._arriving[lease] + size
+        check_covered(standing, whole, self._context.parameters.epoch_length)
         if not 0 < size <= self._limit:
             raise BodyTooLarge(f"a shard has 1 to {self._limit} bytes, not {size}", limit=self._limit)
         if self._active >= AT_ONCE:
             raise Overloaded(f"{AT_ONCE} shards are arriving already")
         self._active += 1
+        self._arriving[lease] += size
         try:
             record = await _read_record(request, size)
             if not (index < record.n and record.roots[index] == root and record.shard_size == size):
@@ -125,6 +130,9 @@ class Receiver:
                 await self._receive(request, lease, root, size, kept)
         finally:
             self._active -= 1
+            self._arriving[lease] -= size
+            if not self._arriving[lease]:
+                del self._arriving[lease]
         return ok({}, status=201)
 
     async def _is_here(self, lease: Hash, root: Hash, record: tuple[Hash, bytes]) -> bool:
