@@ -105,3 +105,10 @@ def test_only_those_who_may_send_pass_and_use_up_nonces() -> None:
         closed.check(stranger, "PUT", "/v1/x", BODY)
     assert not closed._nonces
     assert closed.check(signed(), "PUT", "/v1/x", BODY) == SENDER.address
+
+
+def test_what_was_signed_before_the_start_is_refused() -> None:
+    fresh = Guard(RECIPIENT, DOMAIN, lambda: NOW, started=NOW)  # it cannot know what was here before
+    with pytest.raises(DeadlineExpired, match="before this process started"):
+        fresh.check(signed(now=NOW - 1), "PUT", "/v1/x", BODY)
+    assert fresh.check(signed(), "PUT", "/v1/x", BODY) == SENDER.address

@@ -34,7 +34,8 @@ def authorize(
 class Guard:
     """Checks signed requests at one recipient; remembers nonces until they expire.
 
-    Where `senders` are given, nobody else passes, nor uses up any of the memory for nonces.
+    Where `senders` are given, nobody else passes, nor uses up any of the memory for nonces. That memory ends with the
+    process: what was signed before `started` (unix time) may have been here before a restart, and is refused.
     """
 
     def __init__(
@@ -43,10 +44,12 @@ class Guard:
         domain: Domain,
         clock: Callable[[], float],
         senders: Container[Address] | None = None,
+        started: float = 0,
     ) -> None:
         self._address, self._senders = address, senders
         self._domain = domain
         self._clock = clock
+        self._started = started
         self._nonces: set[Hash] = set()
         self._expiry: list[tuple[int, Hash]] = []
 
@@ -65,6 +68,8 @@ class Guard:
             raise DeadlineExpired(f"the request expired {now - deadline} s ago", deadline=deadline, now=now)
         if deadline > now + 2 * WINDOW:
             raise DeadlineExpired("the request's deadline is too far ahead", deadline=deadline, now=now)
+        if deadline - WINDOW < int(self._started):
+            raise DeadlineExpired("the request was signed before this process started", deadline=deadline, now=now)
         self._forget(now)
         if nonce in self._nonces:
             raise NonceReused("this request was here before")

@@ -97,7 +97,7 @@ async def run(config: NodeConfig, stopping: asyncio.Event) -> None:
 async def _open_providers(
     config: NodeConfig, network: Network, key: Key, book: Book, clock: Callable[[], int]
 ) -> Mapping[str, HostedProvider]:
-    guard = Guard(key.address, network.domain, time.time)
+    guard = Guard(key.address, network.domain, time.time, started=time.time())
     share = config.allowance // len(PROVIDERS)
 
     def build(name: str) -> HostedProvider:
