@@ -72,6 +72,11 @@ class FakeDisk:
         self._count()
         return self._file(path).seen[offset : offset + length]
 
+    def read_into(self, path: Path, target: memoryview) -> int:
+        data = self.read(path, 0, len(target))
+        target[: len(data)] = data
+        return len(data)
+
     def size(self, path: Path) -> int:
         self._count()
         return len(self._file(path).seen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,17 @@ def test_the_fake_disk_is_cut_where_it_is_told(tmp_path: Path) -> None:
         with pytest.raises(PowerCut):
             call()
     assert disk.reboot("all").read(tmp_path / "a", 0, 9) == b"1"
+
+
+@pytest.mark.parametrize("size", [0, 1, 4096, 5000, (3 << 20) + 7])
+def test_reading_into_memory_gives_what_fits_of_the_file(disk: Disk, tmp_path: Path, size: int) -> None:
+    data, pages = bytes(i % 251 for i in range(size)), memoryview(mmap.mmap(-1, 4 << 20))
+    file = disk.create(tmp_path / "file")
+    file.write(data)
+    file.sync()
+    file.close()
+    for target in (pages, pages[: size // 4096 * 4096], pages[1 : size // 2 + 1]):
+        count = disk.read_into(tmp_path / "file", target)
+        assert bytes(target[:count]) == data[: len(target)]
+    with pytest.raises(FileNotFoundError):
+        disk.read_into(tmp_path / "none", pages)

@@ -6,7 +6,8 @@ else at a cut.
 
 What is written here is synced at once and seldom read soon. So the real file system is asked to take it past its cache
 where it can (O_DIRECT): to find and fill a fresh page of cache for each page costs several times what all the rest of
-a write does. Where it cannot, or the file is small, the cache is used; nothing else differs.
+a write does. Where it cannot, or the file is small, the cache is used; nothing else differs. `read_into` reads whole
+files the same way: a file that is read again comes from the disk again.
 
 Errors are the operating system's: FileNotFoundError, FileExistsError, and OSError with ENOSPC or EDQUOT.
 """
@@ -55,6 +56,12 @@ class Disk(Protocol):
     def read(self, path: Path, offset: int, length: int) -> bytes:
         """At most `length` bytes from `offset`; fewer at the file's end."""
 
+    def read_into(self, path: Path, target: memoryview) -> int:
+        """Fill `target` from the file's beginning; how many bytes there were, fewer at the file's end.
+
+        Past the cache where `target` begins at a page of memory and is whole pages.
+        """
+
     def size(self, path: Path) -> int:
         """A file's size in bytes; FileNotFoundError if it is missing or no file."""
 
@@ -84,6 +91,15 @@ class RealDisk:
         with open(path, "rb", buffering=0) as file:
             file.seek(offset)
             return _read_exactly(file.fileno(), length)
+
+    def read_into(self, path: Path, target: memoryview) -> int:
+        if _DIRECT:
+            try:
+                return _fill(path, _DIRECT, target, _ALIGNMENT)
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # this file system, or this memory, has nothing but the cache
+                    raise
+        return _fill(path, 0, target, 1)
 
     def size(self, path: Path) -> int:
         found = os.stat(path)
@@ -187,6 +203,19 @@ def _take_buffer() -> mmap.mmap:
 
 def _give_back(buffer: mmap.mmap) -> None:
     _buffers.append(buffer)
+
+
+def _fill(path: Path, flags: int, target: memoryview, unit: int) -> int:
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
+    try:
+        at = 0
+        while at < len(target) and (count := os.readv(handle, [target[at:]])):
+            at += count
+            if count % unit:  # the file's end; a direct read cannot go on from there
+                break
+        return at
+    finally:
+        os.close(handle)
 
 
 def _read_exactly(handle: int, length: int) -> bytes:
