@@ -120,3 +120,14 @@ def test_a_session_starts_from_what_is_owed() -> None:
         assert await pay(again, 5, 5) == 14
 
     asyncio.run(scenario())
+
+
+def test_a_debt_above_what_was_signed_is_taken_over_once_a_session() -> None:
+    async def scenario() -> None:
+        vouchers = Vouchers(KEY, DOMAIN, MemoryBook())
+        assert await vouchers.agree(LEASE, {"owed": "5"}, 5)
+        assert not await vouchers.agree(LEASE, {"owed": "10"}, 5)
+        async with vouchers.ask(LEASE, 5) as ask:
+            assert ask.voucher.amount == 10
+
+    asyncio.run(scenario())

@@ -3,9 +3,9 @@
     amount = max(signed before, received + asked for and not yet answered)
 
 What was prepaid and never arrived is thereby used by the next request. A node may name a higher debt than the client
-knows of (an answer was lost, or another process of this account paid): `agree` takes it up to what was signed plus one
-answer, which is all that a node serves ahead. Invariant: the amount in the book is at least that of any voucher that
-left this machine.
+knows of (an answer was lost, or another process of this account paid): `agree` takes it up to what was signed and, once
+a lease and session, up to one answer more, which is all that a node serves ahead. Invariant: the amount in the book is
+at least that of any voucher that left this machine.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class _Tab:
     signed: int
     received: int
     asked: int = 0
+    trusted: bool = False  # a debt above what was signed was taken over already
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -106,7 +107,9 @@ class Vouchers:
             if shown > tab.signed:
                 tab.signed = max(shown, await self._book.raise_voucher(lease, shown))
             if owed is not None:
-                tab.received = max(tab.received, min(owed, tab.signed + ahead))
+                above = owed > tab.signed and ahead > 0 and not tab.trusted
+                tab.trusted |= above
+                tab.received = max(tab.received, min(owed, tab.signed + (ahead if above else 0)))
             return (tab.signed, tab.received) != before
 
     async def start(self, lease: Hash, details: dict[str, Any]) -> None:

@@ -203,3 +203,18 @@ def test_a_reader_that_stops_leaves_nothing_running() -> None:
 @pytest.mark.parametrize(("size", "price", "cost"), [(0, 5, 0), (1, 1, 1), (TIB, 7, 7), (TIB + 1, 7, 8)])
 def test_costs_are_rounded_up(size: int, price: int, cost: int) -> None:
     assert compute_cost(size, price) == cost
+
+
+def test_a_spoiled_shard_does_not_count_as_received() -> None:
+    async def scenario() -> None:
+        world = World(SEGMENT)
+        for node in world.nodes[:2]:
+            node.spoiled = True
+        assert await world.read() == world.data
+        size = world.stored.segments[0].shard_size
+        for node in world.nodes[:2]:
+            assert await world.vouchers.signed(node.leases.voucher_id) == size
+            async with world.vouchers.ask(node.leases.voucher_id, size) as ask:
+                assert ask.voucher.amount == size  # what is prepaid already suffices
+
+    asyncio.run(scenario())

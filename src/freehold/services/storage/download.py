@@ -3,8 +3,9 @@
     start k GETs (quick nodes first, data before parity) -> one more whenever one fails or takes too long
     -> each shard's tree against the index's root (threads) -> decode and decrypt (threads) -> the caller, in order
 
-Any n - k shards of each segment may be missing or wrong. A shard with the wrong root is never used; the header that
-its node signed is handed to `evidence`. Invariant: what is yielded is the object's bytes, in order, or an error ends
+Any n - k shards of each segment may be missing or wrong. A shard with the wrong root is never used, nor
+counted as received; the header that its node signed is handed to `evidence` (it proves something only where the node
+signed the root of what it sent). Invariant: what is yielded is the object's bytes, in order, or an error ends
 it; memory does not grow with the object.
 """
 
@@ -14,7 +15,7 @@ import asyncio
 import statistics
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -35,6 +36,7 @@ AGREEMENTS = 2  # times a node may correct what this client thinks it owes, a sh
 
 Evidence = Callable[[Address, Served, str], None]
 Progress = Callable[[int], None]
+Check = Callable[[Served, float], Awaitable[VerifiedShard]]  # and the seconds that it took to arrive
 
 
 class Place(NamedTuple):
@@ -178,19 +180,21 @@ class Downloader:
 
     async def _get(self, node: StorageNode, segment: StoredSegment, shard: int, buffer: memoryview) -> VerifiedShard:
         root = Hash(segment.roots[shard])
-        started = time.monotonic()
-        served = await self._pay(node, root, buffer)
-        took = time.monotonic() - started
-        record = self._records[node.address]
-        record.seconds = took if not record.seconds else 0.7 * record.seconds + 0.3 * took
-        self._took.append(took)
-        try:
-            return await asyncio.to_thread(verify_shard, segment.to_record(), shard, buffer)
-        except Corrupt as error:
-            self._evidence(node.address, served, str(error.details.get("root", "")))
-            raise
 
-    async def _pay(self, node: StorageNode, root: Hash, buffer: memoryview) -> Served:
+        async def check(served: Served, took: float) -> VerifiedShard:
+            record = self._records[node.address]
+            record.seconds = took if not record.seconds else 0.7 * record.seconds + 0.3 * took
+            self._took.append(took)
+            try:
+                return await asyncio.to_thread(verify_shard, segment.to_record(), shard, buffer)
+            except Corrupt as error:
+                self._evidence(node.address, served, str(error.details.get("root", "")))
+                raise
+
+        return await self._pay(node, root, buffer, check)
+
+    async def _pay(self, node: StorageNode, root: Hash, buffer: memoryview, check: Check) -> VerifiedShard:
+        """What `check` makes of a shard. What arrived counts as received, unless it is not the shard that was asked."""
         price = node.leases.voucher.price
         cost = compute_cost(len(buffer), price)
         lease = node.leases.voucher_id
@@ -203,10 +207,16 @@ class Downloader:
 
             try:
                 async with self._vouchers.ask(lease, cost) as ask:
+                    started = time.monotonic()
                     try:
-                        return await node.get_shard(root, buffer, ask.voucher, got)
+                        served = await node.get_shard(root, buffer, ask.voucher, got)
+                        shard = await check(served, time.monotonic() - started)
+                    except Corrupt:
+                        size = 0
+                        raise
                     finally:
                         ask.received = compute_cost(size, price)
+                    return shard
             except Conflict as error:
                 if attempt == AGREEMENTS or not await self._vouchers.agree(lease, error.details, cost):
                     raise
