@@ -95,7 +95,11 @@ class ListState(Message, frozen=True):
 
 
 class Served(Message, frozen=True):
-    """What a node signs of each response: these bytes of this shard have this root. Garbage can be proven."""
+    """What a node signs of each response: the bytes of this shard that it sends have this root.
+
+    It binds the node to what it says, not the bytes to the header: a node that signs the right root and sends garbage
+    leaves no proof. Its client drops what does not match, and does not count it as received.
+    """
 
     lease: Hash
     shard: Hash
