@@ -32,6 +32,8 @@ PLAN_LIMIT = 16 * 2**20  # bytes of an answer: 4,096 steps, each with its siblin
 _PIECE = 256 << 10  # bytes handed to the transport at once
 _BYTES = "application/octet-stream"
 
+ANSWER_BYTES = 4096
+
 
 class StorageNode:
     """A node under two leases of this client."""
@@ -57,7 +59,7 @@ class StorageNode:
             "Content-Type": _BYTES,
         }
         async with self._peer.request("PUT", path, headers=headers, data=_pieces(prefix, shard)) as response:
-            await response.read()
+            await response.content.read(ANSWER_BYTES)  # a longer answer costs its node the connection
 
     async def get_shard(self, root: Hash, buffer: memoryview, voucher: Voucher, got: Callable[[int], None]) -> Served:
         """Fill the buffer with a shard of exactly its length; `got` hears of each piece's bytes as they arrive.
