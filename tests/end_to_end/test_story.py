@@ -94,7 +94,7 @@ def test_epochs_are_listed_shown_and_replayed(network: RunningNetwork, paid: dic
     shown = network.ask("epoch", "show", number)
     assert shown["on_chain"]
     assert shown["report"]["accounts_root"] == paid["accounts_root"]
-    assert len(shown["payments"]) == 6
+    assert len([p for p in shown["payments"] if p["mode"] == "stream"]) == 6
     replayed = network.ask("epoch", "replay", number)
     assert replayed["on_chain"]
     assert replayed["accounts_root"] == paid["accounts_root"]
