@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +16,10 @@ import pytest
 
 from freehold.chain.contracts.oracle import EVENTS, EquivocationRecorded
 from freehold.market.network import Network
+from freehold.net.auth import authorize
+from freehold.oracle.peers import BODY_HEADER, MESSAGES_PATH
 from freehold.protocol.messages import Observation, Report, ViewChange, Vote
-from freehold.protocol.typed import canonical_json
+from freehold.protocol.typed import canonical_json, keccak
 from freehold.protocol.units import Hash
 from tests.end_to_end.network import DEADLINE, RunningNetwork, get_json, wait_for
 
@@ -76,6 +80,17 @@ def message_of(message: Observation | Vote | ViewChange) -> bytes:
     return canonical_json({"type": type(message).__name__, "message": message.to_json()})
 
 
+def signed_headers(network: RunningNetwork, url: str, body: bytes) -> dict[str, str]:
+    """What member 4 sends along with a message to the member at `url`."""
+    from freehold.local.accounts import derive_accounts
+
+    known = Network.load(network.local / "network.json")
+    recipient = known.member_addresses[known.member_urls.index(url)]
+    key, body_hash, nonce = derive_accounts(4, 0).members[3], keccak(body), Hash(os.urandom(32))
+    signed = authorize(key, "POST", MESSAGES_PATH, body_hash, recipient, known.domain, int(time.time()), nonce)
+    return signed | {BODY_HEADER: str(body_hash)}
+
+
 def test_a_lying_member_changes_nothing_and_is_found_out(network: RunningNetwork, tmp_path: Path) -> None:
     network.kill("member-4")
     honest = [network.urls()[f"member-{i}"] for i in (1, 2, 3)]
@@ -83,8 +98,9 @@ def test_a_lying_member_changes_nothing_and_is_found_out(network: RunningNetwork
     def lie_and_look() -> bool:
         for lie in lying_member(network):
             for url in honest:
+                request = urllib.request.Request(f"{url}/v1/messages", lie, signed_headers(network, url, lie))
                 with contextlib.suppress(OSError):
-                    urllib.request.urlopen(urllib.request.Request(f"{url}/v1/messages", lie), timeout=10).close()
+                    urllib.request.urlopen(request, timeout=10).close()
         return any(get_json(f"{url}/v1/status")["equivocations"] for url in honest)
 
     try:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from freehold.net.auth import authorize
+from freehold.net.client import Peer
+from freehold.oracle.peers import BODY_HEADER, MESSAGES_PATH
 from freehold.protocol.batches import CLOSE, RESERVATION, make_batch
 from freehold.protocol.bundle import decode_bundle, replay
-from freehold.protocol.errors import InsufficientCredits, MalformedMessage, NotFound
+from freehold.protocol.errors import InsufficientCredits, MalformedMessage, NotFound, WrongSignature
 from freehold.protocol.keys import Key
 from freehold.protocol.merkle import row_root, verify_row
 from freehold.protocol.messages import Close, Lock, Report, Reservation
@@ -18,7 +24,7 @@ from freehold.protocol.tables import Table
 from freehold.protocol.typed import keccak
 from freehold.protocol.units import ONE, Hash
 from freehold.services.judging import JUDGES
-from tests.oracle.real_network import CLIENT, DEADLINE, RealNetwork, real_network
+from tests.oracle.real_network import CLIENT, DEADLINE, MEMBERS, RealNetwork, real_network
 
 
 def reservation(network: RealNetwork, number: int, amount: int) -> Reservation:
@@ -127,9 +133,34 @@ async def check_refusals(network: RealNetwork) -> None:
     peer = network.dial.peer(network.urls[0])
     with pytest.raises(MalformedMessage):
         await peer.post_bytes("/v1/batches", b"\0\0\0\7garbage")
-    with pytest.raises(MalformedMessage):
-        await peer.post_json("/v1/messages", {"type": "Gossip", "message": {}})
+    await check_messages(network, peer)
     with pytest.raises(NotFound):
         await peer.get_bytes("/v1/bundles/100000")
     with pytest.raises(NotFound):
         await peer.get_json(f"/v1/accounts/{Key(CLIENT).address}?epoch=1")
+
+
+async def check_messages(network: RealNetwork, peer: Peer) -> None:
+    """Only members' messages are read, and only as they were signed."""
+    body = b'{"type": "Gossip", "message": {}}'
+    with pytest.raises(WrongSignature):
+        await peer.post_bytes(MESSAGES_PATH, body)
+
+    def headers(key: Key, said: Hash) -> dict[str, str]:
+        recipient, nonce = network.network.member_addresses[0], Hash(os.urandom(32))
+        domain = network.network.domain
+        signed = authorize(key, "POST", MESSAGES_PATH, said, recipient, domain, int(time.time()), nonce)
+        return signed | {BODY_HEADER: str(said)}
+
+    async def endless() -> AsyncIterator[bytes]:
+        yield b"x"
+        await asyncio.Event().wait()
+
+    member = Key(MEMBERS[1])
+    with pytest.raises(MalformedMessage, match="a message is"):
+        await peer.post_bytes(MESSAGES_PATH, body, headers(member, keccak(body)))
+    with pytest.raises(WrongSignature, match="the body"):
+        await peer.post_bytes(MESSAGES_PATH, body, headers(member, keccak(b"another")))
+    with pytest.raises(WrongSignature, match="anybody who may"):  # without waiting for the body
+        async with peer.request("POST", MESSAGES_PATH, headers=headers(Key(CLIENT), keccak(body)), data=endless()):
+            pass

@@ -10,7 +10,7 @@ import pytest
 from freehold.oracle.effects import Commit
 from freehold.oracle.member import Committed
 from freehold.oracle.records import BATCH, HELD, Record
-from freehold.oracle.store import RESERVE, Store, decode_state, encode_state
+from freehold.oracle.store import NODES_RESERVE, RESERVE, Store, Stored, decode_state, encode_state
 from freehold.protocol.batches import encode_batch
 from freehold.protocol.bundle import Bundle, replay
 from freehold.protocol.epoch import settle
@@ -24,6 +24,10 @@ ALLOWANCE = 1 << 30
 
 def open_store(path: Path, allowance: int = ALLOWANCE, epochs: int = 2) -> Store:
     return Store(path, allowance, epochs, DOMAIN, {})
+
+
+async def read(stored: Stored) -> bytes:
+    return b"".join([piece async for piece in stored.pieces()])
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +62,7 @@ async def records_and_batches(tmp_path: Path, world: World) -> None:
     assert committed is None
     assert sorted((r.kind, r.key, r.epoch) for r, _ in found) == [(BATCH, str(batch.subject), 4), (HELD, "b", 4)]
     assert next(b for r, b in found if r.kind == BATCH) == batch
-    assert await store.batch_bytes(batch.subject) == data
+    assert await read(await store.open_batch(batch.subject)) == data
     assert store.batch(batch.subject) == batch
     assert store.batch(keccak(b"none")) is None
     await store.write([Record(BATCH, str(batch.subject), 4, None)])
@@ -88,10 +92,10 @@ async def epochs(tmp_path: Path, world: World) -> None:
     assert sum((await store.summary(1)).verdicts.values()) == len(made[0].settlement.verdicts)
     for commit in made[-2:]:
         epoch = commit.bundle.report.epoch
-        assert replay(await store.bundle(epoch), {}).report == commit.bundle.report
+        assert replay(await read(await store.open_bundle(epoch)), {}).report == commit.bundle.report
         assert await store.state(epoch) == commit.settlement.state
     with pytest.raises(NotFound):
-        await store.bundle(1)
+        await store.open_bundle(1)
     assert await store.state(1) == made[0].settlement.state
     with pytest.raises(NotFound):
         await store.state(100)
@@ -147,8 +151,61 @@ def test_a_state_keeps_its_words_and_damage_is_told(world: World) -> None:
 
 
 def test_a_full_disk_is_said_before_anything_is_taken(tmp_path: Path) -> None:
-    store = open_store(tmp_path, allowance=RESERVE + 10)
-    store.check_room(10)
+    store = open_store(tmp_path, allowance=RESERVE + 3 * 10)
+    store.check_room(10, is_bonded=True)
+    for size, is_bonded in ((11, True), (10, False)):
+        with pytest.raises(DiskFull):
+            store.check_room(size, is_bonded=is_bonded)
+    store.close()
+    store = open_store(tmp_path, allowance=RESERVE + NODES_RESERVE + 3 * 10)
+    store.check_room(10, is_bonded=False)
+    store.close()
+
+
+def test_batches_leave_room_for_their_own_settling(tmp_path: Path, world: World) -> None:
+    asyncio.run(room_for_settling(tmp_path, world))
+
+
+async def room_for_settling(tmp_path: Path, world: World) -> None:
+    commit, batch = commits(world)[0], Record(BATCH, str(keccak(b"x")), 1, bytes(1000))
+    store = open_store(tmp_path)
+    await store.commit(commit)
+    last = store.used_bytes
+    await store.write([batch])
+    store._blobs.allowance_bytes = store.used_bytes + RESERVE + 2 * (last + 1000) + 3 * 10
+    store.check_room(10, is_bonded=True)
     with pytest.raises(DiskFull):
-        store.check_room(11)
+        store.check_room(11, is_bonded=True)
+    await store.write([Record(BATCH, batch.key, 1, None)])
+    store.check_room(1000, is_bonded=True)
+    store.close()
+
+
+def test_the_oldest_bundles_go_before_a_commit_fails(tmp_path: Path, world: World) -> None:
+    asyncio.run(old_bundles(tmp_path, world))
+
+
+async def old_bundles(tmp_path: Path, world: World) -> None:
+    made = commits(world)[:4]
+    store = Store(tmp_path, ALLOWANCE, 100, DOMAIN, {}, fewest=2)
+    for commit in made[:2]:
+        await store.commit(commit)
+    store._blobs.allowance_bytes = store.used_bytes + 10
+    with pytest.raises(DiskFull):
+        await store.commit(made[2])
+    store._blobs.allowance_bytes = ALLOWANCE
+    await store.commit(made[2])
+    store._blobs.allowance_bytes = store.used_bytes + (await store.open_bundle(3)).size + 10_000
+    before = store._bundles[:]
+    await store.commit(made[3])
+    assert before == [1, 2, 3]
+    assert store._bundles == [3, 4]
+    with pytest.raises(NotFound):
+        await store.open_bundle(2)
+    store.close()
+    store = Store(tmp_path, ALLOWANCE, 100, DOMAIN, {}, fewest=2)
+    committed, _ = await store.load()
+    assert committed is not None
+    assert committed.epoch == 4
+    assert store._bundles == [3, 4]
     store.close()

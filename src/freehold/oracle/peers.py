@@ -1,23 +1,31 @@
 """The other members, by HTTP: messages go out through bounded queues, and nothing waits for a slow peer.
 
 A message that does not arrive is sent again by the state machine, not here. The members' addresses are those of the
-network file as it is now: it is read again whenever a peer does not answer.
+network file as it is now: it is read again whenever a peer does not answer. Each request is signed for its recipient,
+so that a member knows whose it is before it reads the body.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
+from freehold.net.auth import authorize
 from freehold.net.client import Dial
 from freehold.oracle.events import PeerMessage
 from freehold.protocol.batches import BATCH_LIMIT
 from freehold.protocol.errors import FreeholdError, Unavailable
-from freehold.protocol.typed import canonical_json
+from freehold.protocol.keys import Key
+from freehold.protocol.typed import Domain, canonical_json, keccak
 from freehold.protocol.units import Address, Hash
+
+BODY_HEADER = "Freehold-Body"  # keccak of the body, which the request's signature covers
+MESSAGES_PATH = "/v1/messages"
 
 log = logging.getLogger(__name__)
 
@@ -28,16 +36,24 @@ BUNDLE_LIMIT = 2**30
 
 
 @lru_cache(maxsize=64)
-def encode_message(message: PeerMessage) -> bytes:
-    """A message as `server.parse_message` takes it; once for all the peers that it goes to."""
-    return canonical_json({"type": type(message).__name__, "message": message.to_json()})
+def encode_message(message: PeerMessage) -> tuple[bytes, Hash]:
+    """A message as `server.parse_message` takes it, and its hash; once for all the peers that it goes to."""
+    data = canonical_json({"type": type(message).__name__, "message": message.to_json()})
+    return data, keccak(data)
 
 
 class Peers:
-    """`urls` gives the members' addresses as the network file names them now."""
+    """`key` signs the requests; `urls` gives the members' addresses as the network file names them now."""
 
-    def __init__(self, dial: Dial, others: tuple[Address, ...], urls: Callable[[], Mapping[Address, str]]) -> None:
-        self._dial, self._read_urls = dial, urls
+    def __init__(
+        self,
+        dial: Dial,
+        key: Key,
+        domain: Domain,
+        others: tuple[Address, ...],
+        urls: Callable[[], Mapping[Address, str]],
+    ) -> None:
+        self._dial, self._key, self._domain, self._read_urls = dial, key, domain, urls
         self._urls = dict(urls())
         self._queues: dict[Address, deque[PeerMessage]] = {member: deque(maxlen=QUEUE) for member in others}
         self._waiting = {member: asyncio.Event() for member in others}
@@ -63,10 +79,16 @@ class Peers:
                 message = queue.popleft()
                 try:
                     async with asyncio.timeout(SEND_SECONDS):
-                        await self._dial.peer(self._url(member)).post_bytes("/v1/messages", encode_message(message))
+                        await self._post(member, message)
                     self._recovered(member)
                 except (FreeholdError, TimeoutError) as error:
                     self._failed(member, error)
+
+    async def _post(self, member: Address, message: PeerMessage) -> None:
+        data, body = encode_message(message)
+        now, nonce = int(time.time()), Hash(os.urandom(32))
+        headers = authorize(self._key, "POST", MESSAGES_PATH, body, member, self._domain, now, nonce)
+        await self._dial.peer(self._url(member)).post_bytes(MESSAGES_PATH, data, headers | {BODY_HEADER: str(body)})
 
     async def fetch_batch(self, member: Address, subject: Hash) -> bytes:
         """A batch's bytes from one peer. FreeholdError."""

@@ -32,7 +32,7 @@ from freehold.oracle.price import PriceFile
 from freehold.oracle.server import Api
 from freehold.oracle.setup import Setup, Timing
 from freehold.oracle.status import Status
-from freehold.oracle.store import Store
+from freehold.oracle.store import BUNDLES, Store
 from freehold.protocol.beacon import Block
 from freehold.protocol.errors import ChainError, FreeholdError, InvalidInput, NotFound
 from freehold.protocol.keys import Key
@@ -54,12 +54,21 @@ async def run(config: MemberConfig, stopping: asyncio.Event, own_key: Key | None
     async with AsyncExitStack() as stack:
         rpc = await stack.enter_async_context(Rpc(network.rpc_url, chain_id=network.chain_id))
         dial = await stack.enter_async_context(Dial())
-        kept = network.parameters.bundle_epochs
-        store = await asyncio.to_thread(Store, config.data, config.allowance, kept, network.domain, JUDGES)
+        fixed = network.parameters
+        disputed = fixed.thaw_epochs - (-fixed.dispute_window // fixed.epoch_length)
+        store = await asyncio.to_thread(
+            Store,
+            config.data,
+            config.allowance,
+            fixed.bundle_epochs,
+            network.domain,
+            JUDGES,
+            disputed + BUNDLES,
+        )
         stack.push_async_callback(asyncio.to_thread, store.close)
         member = Member(setup, *await store.load())
         feed = Feed(rpc, network, config.poll, store.note_transaction)
-        peers = Peers(dial, setup.others, lambda: read_urls(config.network, network))
+        peers = Peers(dial, key, network.domain, setup.others, lambda: read_urls(config.network, network))
         submitter = Submitter(rpc, network, key.secret)
         engine = Engine(member, store, peers, submitter)
         price = PriceFile(config.price_file, lambda seen: engine.handle(PriceSeen(seen)))

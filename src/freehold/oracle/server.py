@@ -3,7 +3,7 @@
     POST /v1/batches                            a batch -> this member's Acknowledgement, after fsync
     POST /v1/certificates                       a certificate -> this member's Holding, after fsync
     GET  /v1/batches/{subject}                  the batch's bytes
-    POST /v1/messages                           member to member
+    POST /v1/messages                           member to member; signed for this member, else not read
     GET  /v1/status  /v1/open                   where this member stands; what is open to evidence
     GET  /v1/reports?from=E  /v1/reports/{E}    committed reports
     GET  /v1/bundles/{E}                        all that epoch E's report follows from
@@ -18,41 +18,47 @@ epochs alone, so honest members give the same words.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import time
+from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
 
-from freehold.net.server import ok, read_body, read_json
+from freehold.net.auth import Guard
+from freehold.net.server import Room, ok, read_body, read_json
 from freehold.oracle.effects import Signed
 from freehold.oracle.engine import Engine
 from freehold.oracle.events import BatchReceived, CertificateReceived, MessageReceived, PeerMessage
+from freehold.oracle.peers import BODY_HEADER
 from freehold.oracle.status import Status
-from freehold.oracle.store import Store, Summary
+from freehold.oracle.store import Store, Stored, Summary
 from freehold.oracle.views import Views
 from freehold.protocol.batches import BATCH_LIMIT, decode_batch
-from freehold.protocol.errors import InvalidInput, MalformedMessage, Overloaded
+from freehold.protocol.errors import InvalidInput, MalformedMessage, WrongSignature
 from freehold.protocol.messages import Certificate, Manifest, Observation, ViewChange, Vote
-from freehold.protocol.typed import parse_json
+from freehold.protocol.typed import keccak, parse_json
 from freehold.protocol.units import Address, Hash
 
 MESSAGES: dict[str, type[Observation] | type[Manifest] | type[ViewChange] | type[Vote]] = {
     kind.__name__: kind for kind in (Observation, Manifest, ViewChange, Vote)
 }
-MESSAGE_LIMIT = 64 * 2**20  # a manifest with Q observations of all certificates
+MESSAGE_LIMIT = 32 * 2**20  # a manifest with Q observations of all certificates
+MEMBER_ROOM = 2 * MESSAGE_LIMIT  # bytes of one member's messages that are here at once
+INCOMING_LIMIT = 256 * 2**20  # bytes of everybody else's bodies that are here at once
 SMALL = 64 * 2**10  # bytes of JSON that are parsed at once; more is parsed in a thread
-INCOMING_LIMIT = 256 * 2**20  # bytes of bodies that are being read at once
 REPORTS_LIMIT = 1000  # in one answer
 
 
 class Api:
-    """The handlers of one member."""
+    """The handlers of one member. What members send has room that nobody else can take."""
 
-    def __init__(self, engine: Engine, store: Store, status: Status) -> None:
+    def __init__(self, engine: Engine, store: Store, status: Status, clock: Callable[[], float] = time.time) -> None:
         self._engine, self._store, self._status = engine, store, status
         self._views = Views(store)
-        self._incoming = 0
+        setup = engine.member.setup
+        self._guard = Guard(setup.key.address, setup.domain, clock, frozenset(setup.others))
+        self._rooms = {member: Room(MEMBER_ROOM) for member in setup.others}
+        self._incoming = Room(INCOMING_LIMIT)
 
     def routes(self) -> list[web.RouteDef]:
         """For `net.server.make_app`."""
@@ -71,30 +77,21 @@ class Api:
             web.get("/v1/accounts/{address}", self.get_account),
         ]
 
-    @asynccontextmanager
-    async def _room(self, request: web.Request, limit: int) -> AsyncIterator[None]:
-        size = limit if request.content_length is None else min(request.content_length, limit)
-        if self._incoming + size > INCOMING_LIMIT:
-            raise Overloaded("too many bytes are arriving at once")
-        self._incoming += size
-        try:
-            yield
-        finally:
-            self._incoming -= size
-
     async def post_batch(self, request: web.Request) -> web.Response:
-        async with self._room(request, BATCH_LIMIT):
-            data = await read_body(request, BATCH_LIMIT)
-            self._store.check_room(len(data))
-            domain = self._engine.member.setup.domain
-            batch = await asyncio.to_thread(decode_batch, data, self._store.kinds, domain)
+        member = self._engine.member
+        with self._incoming.share() as share:
+            data = await read_body(request, BATCH_LIMIT, share)
+            batch = await asyncio.to_thread(decode_batch, data, self._store.kinds, member.setup.domain)
+            # What others have sent and what is not on disk yet is part of `used`, beside this batch.
+            self._store.check_room(self._incoming.used, is_bonded=member.chain.is_bonded(batch.header.sender))
             self._status.batches += 1
             return ok(self._signed(await self._engine.ask(lambda reply: BatchReceived(batch, data, reply))))
 
     async def post_certificate(self, request: web.Request) -> web.Response:
-        certificate = Certificate.from_json(await read_json(request))
-        self._status.certificates += 1
-        return ok(self._signed(await self._engine.ask(lambda reply: CertificateReceived(certificate, reply))))
+        with self._incoming.share() as share:
+            certificate = Certificate.from_json(await read_json(request, SMALL, share))
+            self._status.certificates += 1
+            return ok(self._signed(await self._engine.ask(lambda reply: CertificateReceived(certificate, reply))))
 
     def _signed(self, signed: Signed) -> dict[str, Any]:
         return {
@@ -104,13 +101,20 @@ class Api:
             "signature": str(signed.signature),
         }
 
-    async def get_batch(self, request: web.Request) -> web.Response:
-        return _bytes(await self._store.batch_bytes(Hash(request.match_info["subject"])))
+    async def get_batch(self, request: web.Request) -> web.StreamResponse:
+        return await _send(request, await self._store.open_batch(Hash(request.match_info["subject"])))
 
     async def post_message(self, request: web.Request) -> web.Response:
-        async with self._room(request, MESSAGE_LIMIT):
-            data = await read_body(request, MESSAGE_LIMIT)
-            message = await asyncio.to_thread(parse_message, data) if len(data) > SMALL else parse_message(data)
+        if BODY_HEADER not in request.headers:
+            raise WrongSignature("the request is not signed")
+        body = Hash(request.headers[BODY_HEADER])
+        sender = self._guard.check(request.headers, "POST", request.path_qs, body)
+        with self._rooms[sender].share() as share:
+            data = await read_body(request, MESSAGE_LIMIT, share)
+            if len(data) > SMALL:
+                message = await asyncio.to_thread(parse_signed, data, body)
+            else:
+                message = parse_signed(data, body)
             self._status.messages += 1
             self._engine.handle(MessageReceived(message))
         return ok({})
@@ -146,8 +150,8 @@ class Api:
         summary = await self._store.summary(_number(request.match_info["epoch"], "the epoch"))
         return ok(_report_json(summary))
 
-    async def get_bundle(self, request: web.Request) -> web.Response:
-        return _bytes(await self._store.bundle(_number(request.match_info["epoch"], "the epoch")))
+    async def get_bundle(self, request: web.Request) -> web.StreamResponse:
+        return await _send(request, await self._store.open_bundle(_number(request.match_info["epoch"], "the epoch")))
 
     async def get_node(self, request: web.Request) -> web.Response:
         epoch = _number(request.match_info["epoch"], "the epoch")
@@ -160,6 +164,13 @@ class Api:
     async def get_account(self, request: web.Request) -> web.Response:
         epoch = _number(request.query.get("epoch", str(self._engine.member.committed.epoch)), "epoch")
         return ok(await self._views.account(epoch, Address(request.match_info["address"])))
+
+
+def parse_signed(data: bytes, body: Hash) -> PeerMessage:
+    """A member's message whose bytes have the hash that was signed. WrongSignature, MalformedMessage."""
+    if keccak(data) != body:
+        raise WrongSignature("the body is not the one that was signed")
+    return parse_message(data)
 
 
 def parse_message(data: bytes) -> PeerMessage:
@@ -177,8 +188,15 @@ def _number(text: str, what: str) -> int:
     return int(text)
 
 
-def _bytes(data: bytes) -> web.Response:
-    return web.Response(body=data, content_type="application/octet-stream")
+async def _send(request: web.Request, stored: Stored) -> web.StreamResponse:
+    """A blob as it is read: memory holds one piece of it for each who fetches it."""
+    response = web.StreamResponse()
+    response.content_type, response.content_length = "application/octet-stream", stored.size
+    await response.prepare(request)
+    async for piece in stored.pieces():
+        await response.write(piece)
+    await response.write_eof()
+    return response
 
 
 def _report_json(summary: Summary) -> dict[str, Any]:

@@ -6,6 +6,9 @@
 A blob is written before the row that speaks of it, and removed after it; what a kill leaves in between is removed at
 the next start. Invariant: once `write` or `commit` returned, all of it survives a power cut; if it was cut short,
 none of it is seen.
+
+The allowance: batches are refused while what settling them writes might not fit, and old bundles go before anything
+that an epoch needs is refused. So a member whose allowance is used up goes on, with fewer bundles.
 """
 
 from __future__ import annotations
@@ -14,8 +17,9 @@ import asyncio
 import logging
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
 from freehold.oracle.effects import Commit
@@ -45,6 +49,9 @@ MIGRATIONS = [
 ]
 STATES = 64  # how many epochs' states are kept: claims are proven against at most the 63rd before the last (Ledger)
 RESERVE = 64 * 2**20  # bytes of the allowance that batches leave for what settling writes
+NODES_RESERVE = 128 * 2**20  # bytes that all but bonded nodes leave for these
+PIECE = 2**20  # bytes of a blob that are read at once
+BUNDLES = 8  # the newest, which no shortage of room removes
 
 
 class Summary(NamedTuple):
@@ -58,14 +65,34 @@ class Summary(NamedTuple):
     transaction: str
 
 
+class Stored:
+    """A blob to be read piece by piece: bundles are large, and those who fetch them may be slow."""
+
+    def __init__(self, blobs: Blobs, key: str) -> None:
+        self._blobs, self._key = blobs, key
+        self.size = blobs.size(key)
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """All of it, in order. NotFound where it has been removed meanwhile."""
+        for at in range(0, self.size, PIECE):
+            yield await asyncio.to_thread(self._blobs.read, self._key, at, PIECE)
+
+
 class Store:
-    """`allowance` bounds the blobs, in bytes; bundles are kept for `epochs` epochs.
+    """`allowance` bounds the blobs, in bytes; bundles are kept for `epochs` epochs, or fewer, but at least for
+    `fewest`, where there is no room.
 
     `last` is the newest epoch that is durably committed: what others may be told of.
     """
 
     def __init__(
-        self, directory: Path, allowance: int, epochs: int, domain: Domain, judges: Mapping[str, Judge]
+        self,
+        directory: Path,
+        allowance: int,
+        epochs: int,
+        domain: Domain,
+        judges: Mapping[str, Judge],
+        fewest: int = BUNDLES,
     ) -> None:
         self._database = Database(directory / "oracle.sqlite", MIGRATIONS)
         try:
@@ -74,6 +101,11 @@ class Store:
             self._database.close()
             raise
         self._epochs, self._domain, self._judges = epochs, domain, judges
+        self._fewest = max(1, min(fewest, epochs))
+        self._batch_sizes: dict[str, int] = {}
+        self._bundles: list[int] = []  # which are here, ascending
+        self._dropping = Lock()
+        self._last_size = 0  # of the last committed epoch's bundle and state
         self._kinds = kinds_of(judges)
         self._transactions: dict[int, str] = {}
         self.last: Summary | None = None
@@ -92,11 +124,15 @@ class Store:
         """Bytes in blobs."""
         return self._blobs.used_bytes
 
-    def check_room(self, size: int) -> None:
-        """DiskFull where a batch of this size would leave too little for settling."""
-        free = self._blobs.free_bytes - RESERVE
+    def check_room(self, size: int, *, is_bonded: bool) -> None:
+        """DiskFull where batches of `size` bytes more would leave too little: for settling, or for bonded nodes."""
+        free = self._blobs.free_bytes - self._needed(size) - (0 if is_bonded else NODES_RESERVE)
         if size > free:
             raise DiskFull(f"this member has no room for {size} bytes", free=max(0, free), needed=size)
+
+    def _needed(self, size: int = 0) -> int:
+        """Bytes that must stay free for settling, with `size` bytes of batches beside those that are here."""
+        return RESERVE + 2 * (sum(self._batch_sizes.values()) + size + self._last_size)
 
     def note_transaction(self, epoch: int, transaction: Hash) -> None:
         """Remember which transaction submitted an epoch's report, until the epoch is committed."""
@@ -136,24 +172,50 @@ class Store:
 
     def _put_epoch(self, effect: Commit) -> None:
         epoch = effect.bundle.report.epoch
-        self._blobs.put(f"bundle.{epoch}", [encode_bundle(effect.bundle)])
-        self._blobs.put(f"state.{epoch}", [encode_state(effect.settlement.state)])
+        bundle, state = encode_bundle(effect.bundle), encode_state(effect.settlement.state)
+        self._put(f"bundle.{epoch}", bundle)
+        self._put(f"state.{epoch}", state)
+        self._last_size = len(bundle) + len(state)
+        if epoch not in self._bundles:
+            self._bundles.append(epoch)
+
+    def _put(self, key: str, data: bytes) -> None:
+        """Store a blob; where it does not fit, the oldest bundles go for it. DiskFull when no more of them may go."""
+        while True:
+            try:
+                self._blobs.put(key, [data])
+                return
+            except DiskFull:
+                with self._dropping:
+                    if len(self._bundles) <= self._fewest:
+                        raise
+                    self._drop_bundle()
+
+    def _drop_bundle(self) -> None:
+        epoch = self._bundles.pop(0)
+        self._blobs.delete(f"bundle.{epoch}")
 
     def _drop_epoch(self, last: int) -> None:
-        """What is over when `last` is committed."""
-        self._blobs.delete(f"bundle.{last - self._epochs}")
+        """What is over when `last` is committed, and the bundles whose room the next epochs need."""
         self._blobs.delete(f"state.{last - STATES}")
+        while self._bundles and self._bundles[0] <= last - self._epochs:
+            self._drop_bundle()
+        while len(self._bundles) > self._fewest and self._blobs.free_bytes < self._needed() + 2 * NODES_RESERVE:
+            log.info("the bundle of epoch %d goes before its time: the allowance is used up", self._bundles[0])
+            self._drop_bundle()
 
     async def _put_batches(self, records: Sequence[Record]) -> None:
         new = [r for r in records if r.kind == BATCH and r.data is not None and not self._blobs.has(_batch_key(r.key))]
         await asyncio.gather(
-            *(asyncio.to_thread(self._blobs.put, _batch_key(r.key), [r.data]) for r in new if r.data is not None)
+            *(asyncio.to_thread(self._put, _batch_key(r.key), r.data) for r in new if r.data is not None)
         )
+        self._batch_sizes |= {r.key: len(r.data) for r in new if r.data is not None}
 
     async def _drop_batches(self, records: Sequence[Record]) -> None:
         for record in records:
             if record.kind == BATCH and record.data is None:
                 await asyncio.to_thread(self._blobs.delete, _batch_key(record.key))
+                self._batch_sizes.pop(record.key, None)
 
     # -- reading --------------------------------------------------------------------------------------------------
 
@@ -191,10 +253,18 @@ class Store:
             kind, _, rest = key.partition(".")
             if key not in batches if kind == "batch" else int(rest) not in keeps[kind]:
                 self._blobs.delete(key)
+        self._count(self._blobs.list_keys(), last)
 
-    async def batch_bytes(self, subject: Hash) -> bytes:
+    def _count(self, keys: Iterable[str], last: int) -> None:
+        parts = [key.partition(".") for key in keys]
+        self._bundles = sorted(int(rest) for kind, _, rest in parts if kind == "bundle")
+        self._batch_sizes = {rest: self._blobs.size(_batch_key(rest)) for kind, _, rest in parts if kind == "batch"}
+        newest = (f"bundle.{last}", f"state.{last}")
+        self._last_size = sum(self._blobs.size(key) for key in newest if self._blobs.has(key))
+
+    async def open_batch(self, subject: Hash) -> Stored:
         """A batch as it came. NotFound."""
-        return await asyncio.to_thread(self._blobs.read, _batch_key(str(subject)))
+        return await asyncio.to_thread(Stored, self._blobs, _batch_key(str(subject)))
 
     def batch(self, subject: Hash) -> Batch | None:
         """A batch, decoded; None where there is none. Blocks."""
@@ -203,10 +273,10 @@ class Store:
         except NotFound:
             return None
 
-    async def bundle(self, epoch: int) -> bytes:
+    async def open_bundle(self, epoch: int) -> Stored:
         """An epoch's bundle. NotFound where it is not committed here, or no longer kept."""
         try:
-            return await asyncio.to_thread(self._blobs.read, f"bundle.{epoch}")
+            return await asyncio.to_thread(Stored, self._blobs, f"bundle.{epoch}")
         except NotFound:
             raise NotFound(f"this member has no bundle of epoch {epoch}", epoch=epoch) from None
 

@@ -12,13 +12,15 @@ from collections.abc import Callable
 from typing import Any
 
 from freehold.oracle.store import Store
-from freehold.protocol.errors import NotFound
-from freehold.protocol.merkle import ACCOUNTS, SumTree, depth_of, row_proof
+from freehold.protocol.errors import NotFound, Overloaded
+from freehold.protocol.merkle import ACCOUNTS, RowTree, SumTree, depth_of
 from freehold.protocol.state import State, TableRoot
 from freehold.protocol.typed import Message
 from freehold.protocol.units import Address
 
 STATES = 4  # kept in memory: the newest, the one that claims are proven against, and some between
+WAITING = 16  # requests that wait for a state to be read
+AT_ONCE = 4  # answers that are put together
 
 
 class _View:
@@ -26,17 +28,18 @@ class _View:
 
     def __init__(self, state: State) -> None:
         self.tables = state.tables()
-        self.hashes = {name: table.row_hashes for name, table in self.tables.items()}
+        self._trees: dict[str, RowTree] = {}
         self.roots: tuple[TableRoot, ...] = state.table_roots()
         self.accounts = {account.account: account for account in state.accounts}
         self.tree: SumTree = state.accounts_tree()
 
     def proven(self, name: str, belongs: Callable[[Any], bool]) -> list[dict[str, Any]]:
         """The rows of a table that belong, each with its place and proof."""
+        chosen = [(i, row) for i, row in enumerate(self.tables[name]) if belongs(row)]
+        if chosen and name not in self._trees:
+            self._trees[name] = RowTree(self.tables[name].row_hashes)
         return [
-            {"row": _json(row), "index": i, "proof": [str(h) for h in row_proof(self.hashes[name], i)]}
-            for i, row in enumerate(self.tables[name])
-            if belongs(row)
+            {"row": _json(row), "index": i, "proof": [str(h) for h in self._trees[name].proof(i)]} for i, row in chosen
         ]
 
     def answer(self, rows: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -49,18 +52,28 @@ class Views:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._known: OrderedDict[int, _View] = OrderedDict()
-        self._lock = asyncio.Lock()
+        self._lock, self._turn = asyncio.Lock(), asyncio.Semaphore(AT_ONCE)
+        self._waiting = 0
 
     async def _view(self, epoch: int) -> _View:
-        async with self._lock:
-            view = self._known.get(epoch)
-            if view is None:
-                view = await asyncio.to_thread(_View, await self._store.state(epoch))
-                self._known[epoch] = view
-                if len(self._known) > STATES:
-                    self._known.popitem(last=False)
-            self._known.move_to_end(epoch)
-            return view
+        if epoch not in self._known:
+            if self._waiting >= WAITING:
+                raise Overloaded("too many states are asked for at once")
+            self._waiting += 1
+            try:
+                async with self._lock:  # one state is read at a time; those that are known do not wait for it
+                    if epoch not in self._known:
+                        self._remember(epoch, await asyncio.to_thread(_View, await self._store.state(epoch)))
+            finally:
+                self._waiting -= 1
+        self._known.move_to_end(epoch)
+        return self._known[epoch]
+
+    def _remember(self, epoch: int, view: _View) -> None:
+        self._known[epoch] = view
+        if len(self._known) > STATES:
+            # The newest stays: it is what everybody needs, whatever else somebody asks for.
+            del self._known[next(known for known in self._known if known != max(self._known))]
 
     async def node(self, epoch: int, node: Address) -> dict[str, Any]:
         """What a node answers for: its leases, their locks, its operator's row, each service's rows. NotFound."""
@@ -74,7 +87,8 @@ class Views:
             rows["operators"] = view.proven("operators", lambda row: row.node == node)
             return view.answer(rows)
 
-        return await asyncio.to_thread(collect)
+        async with self._turn:
+            return await asyncio.to_thread(collect)
 
     async def client(self, epoch: int, client: Address) -> dict[str, Any]:
         """What a client has: its credits and reservation, its leases and locks. NotFound."""
@@ -84,7 +98,8 @@ class Views:
             names = ("clients", "leases", "locks")
             return view.answer({name: view.proven(name, lambda row: row.client == client) for name in names})
 
-        return await asyncio.to_thread(collect)
+        async with self._turn:
+            return await asyncio.to_thread(collect)
 
     async def account(self, epoch: int, address: Address) -> dict[str, Any]:
         """An account and its proof, 67 bytes a level, bottom up. NotFound."""
