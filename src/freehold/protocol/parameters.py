@@ -28,7 +28,7 @@ class Parameters(Message, frozen=True):
     thaw_epochs: Uint32
     max_price_age: Uint32
     initial_price: Amount
-    bundle_epochs: Uint64  # how many epochs' bundles a member keeps at the least
+    bundle_epochs: Uint64  # how many epochs' bundles a member keeps, as long as its disk has room
 
     def check(self) -> None:
         """InvalidInput, naming the parameter, if the values cannot make a network."""
