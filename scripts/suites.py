@@ -27,7 +27,7 @@ SLOW = float(os.environ.get("FREEHOLD_TEST_SLOW", "1"))
 TEST_DEADLINE = 60  # seconds for one test that names none of its own
 STOP_GRACE = 20  # seconds for pytest to end its fixtures once interrupted
 
-PURE = ("protocol", "market", "services", "tooling", "docs", "oracle/test_simulation.py")
+PURE = ("protocol", "market", "services", "tooling", "docs", "cli", "store", "oracle/test_simulation.py")
 APART = ("contracts", "end_to_end", "servers")
 WITHOUT_COMPILER = ("-p", "no:boa_test")  # titanoboa's plugin loads Vyper into every worker
 NO_TESTS = 5  # pytest's exit code where nothing was collected
