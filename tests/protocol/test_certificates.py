@@ -55,7 +55,8 @@ def test_a_certificate_counts_on_its_own_chain() -> None:
 
 
 def test_leaders_take_turns() -> None:
-    assert [leader(5, view, ADDRESSES) for view in range(4)] == [ADDRESSES[i] for i in (1, 2, 3, 0)]
+    assert [leader(5, 0, view, ADDRESSES) for view in range(4)] == [ADDRESSES[i] for i in (1, 2, 3, 0)]
+    assert leader(5, 1, 0, ADDRESSES) == ADDRESSES[2]
 
 
 @pytest.mark.parametrize(("values", "middle"), [([7], 7), ([1, 9], 1), ([9, 1, 5], 5), ([0, 5, 6, 10**30], 5)])

@@ -15,7 +15,7 @@ from freehold.protocol.messages import STREAM, VOUCHER, Close, Lock, Reservation
 from freehold.protocol.units import ZERO_HASH, Hash
 from freehold.protocol.verdicts import GOOD, SILENT, SLEPT
 from freehold.services.storage.terms import PROOF, Delta
-from tests.protocol.world import ADDRESSES, DOMAIN, MEMBERS, PARAMETERS, PRICE, World, busy_world, key, signed
+from tests.protocol.world import DOMAIN, MEMBERS, PARAMETERS, PRICE, World, busy_world, key, signed
 
 CLIENT = key(1)
 
@@ -308,9 +308,9 @@ def manifest_of(world: World) -> tuple[Any, Any]:
 )
 def test_a_manifest_is_q_members_own_words(change: Any, error: type[FreeholdError]) -> None:
     manifest, anchor = manifest_of(busy_world())
-    check_manifest(manifest, anchor, ADDRESSES, DOMAIN)
+    check_manifest(manifest, anchor, DOMAIN)
     with pytest.raises(error):
-        check_manifest(change(manifest), anchor, ADDRESSES, DOMAIN)
+        check_manifest(change(manifest), anchor, DOMAIN)
 
 
 def _with(manifest: Any, **change: Any) -> Any:

@@ -26,10 +26,10 @@ from freehold.protocol.messages import (
     Reservation,
 )
 from freehold.protocol.parameters import Parameters
-from freehold.protocol.state import AnchorData, BuyerRecord, NodeRecord, State, genesis
+from freehold.protocol.state import AnchorData, BuyerRecord, MemberSet, NodeRecord, State, genesis
 from freehold.protocol.tables import Table
 from freehold.protocol.typed import Domain, Message, keccak
-from freehold.protocol.units import Address, Hash
+from freehold.protocol.units import ZERO_HASH, Address, Hash
 from freehold.services.judging import JUDGES
 from freehold.services.storage import shard_tree
 from freehold.services.storage.proof import draw_openings, group_lists, pack_list_path
@@ -53,6 +53,12 @@ PARAMETERS = Parameters(
     thaw_epochs=2,
     max_price_age=600,
     initial_price=2 * 10**18,
+    member_share=0,
+    coverage_share=0,
+    device_bond=10**15,
+    freeze_lengths=5,
+    answer_reports=2,
+    claim_epochs=4,
     bundle_epochs=100,
 )
 PRICE = TIB * 10**12  # a stream price that makes a few kilobytes for a few seconds cost visible amounts
@@ -65,6 +71,11 @@ def key(number: int) -> Key:
 
 MEMBERS = tuple(key(1000 + i) for i in range(4))
 ADDRESSES = tuple(member.address for member in MEMBERS)
+
+
+def secret(member: Key, epoch: int) -> Hash:
+    """What the member's commitment of an epoch hides."""
+    return keccak(member.address + epoch.to_bytes(8))
 
 
 def block_hash(number: int) -> Hash:
@@ -193,7 +204,7 @@ class World:
             anchor_hash=block_hash(number),
             anchor_time=1000 + 20 * epoch,
             beacon_block=number - 8,
-            beacon=block_hash(number - 8),
+            beacon_hash=block_hash(number - 8),
             previous=self.report.struct_hash() if self.report else self.parameters.hash(),
             nodes=tuple(
                 NodeRecord(
@@ -208,6 +219,11 @@ class World:
             buyers=tuple(
                 BuyerRecord(client=c, paid_in=paid, burned=burned) for c, (paid, burned) in sorted(self.buyers.items())
             ),
+            fleets=(),
+            changes=(),
+            collections=(),
+            collected=ZERO_HASH,
+            membership=(MemberSet(from_epoch=1, members=ADDRESSES),),
             parameters=self.parameters,
         )
 
@@ -238,6 +254,8 @@ class World:
                     epoch=anchor.epoch,
                     anchor=anchor.struct_hash(),
                     price=prices[i],
+                    commitment=keccak(secret(MEMBERS[i], anchor.epoch)),
+                    reveal=secret(MEMBERS[i], anchor.epoch - 1) if anchor.epoch > 1 else ZERO_HASH,
                     certificates=certificates,
                     member=MEMBERS[i].address,
                 ),
@@ -245,7 +263,7 @@ class World:
             )
             for i in range(quorum(len(MEMBERS)))
         )
-        return Manifest(epoch=anchor.epoch, view=view, observations=observations)
+        return Manifest(epoch=anchor.epoch, attempt=0, view=view, observations=observations)
 
     def settle(self, batches: Sequence[Batch], prices: Sequence[int] = (2 * 10**18,) * 3) -> Settlement:
         """Settle the next epoch over these batches, and keep its bundle."""
@@ -257,7 +275,6 @@ class World:
         self.bundles.append(
             Bundle(
                 domain=DOMAIN,
-                members=ADDRESSES,
                 anchor=anchor,
                 previous=self.report,
                 state=self.state,

@@ -76,6 +76,12 @@ class LocalSettings(NamedTuple):
             thaw_epochs=3,
             max_price_age=7 * 86_400,  # a laptop may sleep for a week and still buy credits
             initial_price=self.price,
+            member_share=50_000,
+            coverage_share=0,
+            device_bond=10 * ONE,
+            freeze_lengths=12,
+            answer_reports=3,
+            claim_epochs=4,
             bundle_epochs=500,
         )
 

@@ -3,8 +3,8 @@
 A bundle is a ZIP archive (stored, fixed dates: its bytes are canonical), so that anybody can look inside:
 
     index.json             SHA-256 of every other file
-    network.json           domain and members
-    anchor.json            chain data at the anchor, parameters, beacon
+    network.json           domain
+    anchor.json            chain data at the anchor: members, parameters, the block behind the beacon
     previous.json          the report before (absent for epoch 1)
     state/<table>.table    the state after the epoch before
     manifest.json          Q observations
@@ -34,7 +34,7 @@ from freehold.protocol.tables import Table
 from freehold.protocol.typed import Domain, Message, canonical_json, fields_of, parse_json
 from freehold.protocol.units import Address, Hash, Signature
 
-VERSION = 1
+VERSION = 2
 DATE = (1980, 1, 1, 0, 0, 0)
 
 
@@ -42,7 +42,6 @@ class Bundle(NamedTuple):
     """An epoch's bundle, decoded. `signers` is the members' bitmap of `signatures` (65 bytes each, ascending)."""
 
     domain: Domain
-    members: tuple[Address, ...]
     anchor: AnchorData
     previous: Report | None
     state: State
@@ -61,7 +60,6 @@ def encode_bundle(bundle: Bundle) -> bytes:
                 "version": VERSION,
                 "chain_id": bundle.domain.chain_id,
                 "contract": str(bundle.domain.contract),
-                "members": [str(member) for member in bundle.members],
             }
         ),
         "anchor.json": bundle.anchor.to_bytes(),
@@ -139,7 +137,6 @@ def decode_bundle(data: bytes, judges: Mapping[str, Judge]) -> Bundle:
     try:
         network = parse_json(files[name])
         domain = Domain(int(network["chain_id"]), Address(network["contract"]))
-        members = tuple(Address(member) for member in network["members"])
         name = "report.json"
         signed = parse_json(files[name])
         report = Report.from_json(signed["report"])
@@ -166,7 +163,7 @@ def decode_bundle(data: bytes, judges: Mapping[str, Judge]) -> Bundle:
             batches[batch.subject] = batch
     except (FreeholdError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise ReplayMismatch(f"{name}: {error or type(error).__name__}", first=name) from None
-    return Bundle(domain, members, anchor, previous, state, manifest, batches, report, signers, signatures)
+    return Bundle(domain, anchor, previous, state, manifest, batches, report, signers, signatures)
 
 
 def replay(data: bytes, judges: Mapping[str, Judge]) -> Settlement:
@@ -178,7 +175,7 @@ def replay(data: bytes, judges: Mapping[str, Judge]) -> Settlement:
     bundle = decode_bundle(data, judges)
     _check_start(bundle)
     try:
-        check_manifest(bundle.manifest, bundle.anchor, bundle.members, bundle.domain)
+        check_manifest(bundle.manifest, bundle.anchor, bundle.domain)
         settlement = settle(bundle.state, bundle.manifest, bundle.batches, bundle.anchor, judges, bundle.domain)
     except ReplayMismatch:
         raise
@@ -190,7 +187,7 @@ def replay(data: bytes, judges: Mapping[str, Judge]) -> Settlement:
             f"report.{first}: recomputed {getattr(settlement.report, first)}, reported {getattr(bundle.report, first)}",
             first=f"report.{first}",
         )
-    check_report_signatures(bundle.report, bundle.signers, bundle.signatures, bundle.members, bundle.domain)
+    check_report_signatures(bundle.report, bundle.signers, bundle.signatures, bundle.anchor.members, bundle.domain)
     return settlement
 
 

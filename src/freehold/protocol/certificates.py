@@ -58,9 +58,9 @@ def check_certificate(certificate: Certificate, members: Sequence[Address], doma
             raise WrongSignature(f"the certificate's signature {i} is not {member}'s")
 
 
-def leader(epoch: int, view: int, members: Sequence[Address]) -> Address:
-    """The member that publishes the manifest of `epoch` in `view`."""
-    return members[(epoch + view) % len(members)]
+def leader(epoch: int, attempt: int, view: int, members: Sequence[Address]) -> Address:
+    """The member that publishes the manifest of `epoch`, `attempt` in `view`."""
+    return members[(epoch + attempt + view) % len(members)]
 
 
 def median(values: Sequence[int]) -> int:

@@ -17,15 +17,16 @@ from typing import Any
 import msgspec
 
 from freehold.protocol.batches import CLOSE, LEASE, RESERVATION, VOUCHER, Batch, collect_rows, kinds_of
+from freehold.protocol.beacon import compute_beacon, compute_reveals
 from freehold.protocol.certificates import CERTIFICATE_EPOCHS, check_certificate, median, quorum, subjects_of
-from freehold.protocol.emission import compute_schedule
+from freehold.protocol.emission import compute_pools
 from freehold.protocol.errors import Corrupt, MalformedMessage
 from freehold.protocol.keys import check_signed_by, is_signed_by
 from freehold.protocol.messages import STREAM, Close, Lease, Manifest, Report, Reservation, Voucher
 from freehold.protocol.messages import VOUCHER as BY_VOUCHER
 from freehold.protocol.reservations import ReservationContext, judge_reservation, locks_of, new_client
 from freehold.protocol.service import Context, Judge
-from freehold.protocol.shares import compute_shares
+from freehold.protocol.shares import compute_coverage, compute_member_rewards, compute_shares
 from freehold.protocol.state import (
     AccountState,
     AnchorData,
@@ -33,9 +34,11 @@ from freehold.protocol.state import (
     EpochState,
     LeaseState,
     LockState,
+    MemberState,
     NodeRecord,
     OperatorState,
     State,
+    members_at,
 )
 from freehold.protocol.tables import Table
 from freehold.protocol.typed import Domain, Message
@@ -54,6 +57,7 @@ from freehold.protocol.verdicts import (
     WRONG_SIGNATURE,
     Contribution,
     Payment,
+    Reward,
     Verdict,
 )
 
@@ -71,6 +75,40 @@ class Settlement:
     verdicts: Table[Verdict]
     contributions: Table[Contribution]
     payments: Table[Payment]
+    rewards: Table[Reward]
+
+
+class Accounts:
+    """The accounts while an epoch is settled: positions stay, totals only grow."""
+
+    def __init__(self, before: Sequence[AccountState]) -> None:
+        self._rows = list(before)
+        self._position = {row.account: row.index for row in before}
+
+    def add_all(self, addresses: Sequence[Address]) -> None:
+        """Give those that have none the next positions, in the order given."""
+        for address in addresses:
+            if address not in self._position:
+                index = self._position[address] = len(self._rows)
+                self._rows.append(
+                    AccountState(index=index, account=address, tokens_earned=0, credits_earned=0, credits_spent=0)
+                )
+
+    def earn(self, address: Address, tokens: int) -> None:
+        """Add tokens to an account that has a position."""
+        at = self._position[address]
+        earned = check_amount(self._rows[at].tokens_earned + tokens)
+        self._rows[at] = msgspec.structs.replace(self._rows[at], tokens_earned=earned)
+
+    def spend(self, address: Address, credits: int) -> None:
+        """Add credits spent to an account that has a position."""
+        at = self._position[address]
+        spent = check_amount(self._rows[at].credits_spent + credits)
+        self._rows[at] = msgspec.structs.replace(self._rows[at], credits_spent=spent)
+
+    def rows(self) -> tuple[AccountState, ...]:
+        """All of them, in the order of their positions."""
+        return tuple(self._rows)
 
 
 @dataclass
@@ -80,6 +118,7 @@ class Draft:
     previous: State
     anchor: AnchorData
     domain: Domain
+    accounts: Accounts
     clients: dict[Address, ClientState] = field(default_factory=dict)
     leases: dict[Hash, LeaseState] = field(default_factory=dict)
     locks: dict[Address, Mapping[Hash, LockState]] = field(default_factory=dict)  # by client, by lease
@@ -124,8 +163,12 @@ class Draft:
         )
 
 
-def check_manifest(manifest: Manifest, anchor: AnchorData, members: Sequence[Address], domain: Domain) -> None:
-    """Raise unless the manifest is Q members' signed observations of this anchor, every certificate valid."""
+def check_manifest(manifest: Manifest, anchor: AnchorData, domain: Domain) -> None:
+    """Raise unless the manifest is Q members' signed observations of this anchor, every certificate valid.
+
+    A certificate is judged by the members of the epoch that it names.
+    """
+    members = anchor.members
     observers = [observation.member for observation in manifest.observations]
     if len(observers) != quorum(len(members)) or len(set(observers)) != len(observers):
         raise MalformedMessage(f"a manifest has {quorum(len(members))} observations of different members")
@@ -139,7 +182,7 @@ def check_manifest(manifest: Manifest, anchor: AnchorData, members: Sequence[Add
     for certificate in seen.values():
         if not manifest.epoch - CERTIFICATE_EPOCHS <= certificate.epoch <= manifest.epoch:
             raise MalformedMessage("a certificate names an epoch that is still to come, or long past")
-        check_certificate(certificate, members, domain)
+        check_certificate(certificate, members_at(anchor.membership, certificate.epoch), domain)
 
 
 def certified_subjects(manifest: Manifest) -> list[Hash]:
@@ -163,42 +206,61 @@ def settle(
     if missing:
         raise Corrupt(f"batch {missing[0]} is certified and not here")
     rows = collect_rows([batches[subject] for subject in subjects], kinds_of(judges))
-    draft = Draft(previous, anchor, domain)
+    draft = Draft(previous, anchor, domain, Accounts(previous.accounts))
     process_purchases(draft)
+    process_collections(draft)
     process_reservations(draft, rows[RESERVATION], timely_reservations(manifest, batches))
     process_leases(draft, rows[LEASE], judges)
     process_services(draft, rows, judges)
     payments = compute_streams(draft, judges) + process_vouchers(draft, rows[VOUCHER])
     payments = limit_to_credits(draft, payments)
     process_closes(draft, rows[CLOSE])
+    pools = compute_pools(anchor.parameters, draft.epoch)
     shares = compute_shares(
         payments,
         draft.clients,
         frozenset(n.node for n in anchor.nodes if n.bond >= anchor.parameters.minimum_bond),
-        compute_schedule(anchor.parameters, draft.epoch),
+        pools.matched,
         anchor.parameters,
     )
+    rewards = compute_coverage((c for c in draft.contributions if c.lease == ZERO_HASH), pools.coverage)
+    observers = [observation.member for observation in manifest.observations]
+    rewards += compute_member_rewards(observers, len(anchor.members), pools.members)
     draft.clients = shares.clients
     process_settled(draft, shares.payments)
+    process_accounts(draft, shares.payments, rewards)
     state = State(
         epoch=EpochState(
             epoch=draft.epoch,
             anchor_block=anchor.anchor_block,
             anchor_hash=anchor.anchor_hash,
             anchor_time=anchor.anchor_time,
+            reveals=compute_reveals(manifest.observations, commitments_of(previous)),
         ),
-        accounts=compute_accounts(previous.accounts, shares.payments),
+        accounts=draft.accounts.rows(),
         clients=draft.clients,
         leases=draft.leases,
         locks=draft.locks,
         operators=compute_operators(draft, judges),
+        members={o.member: MemberState(member=o.member, commitment=o.commitment) for o in manifest.observations},
         services=draft.services,
     )
     verdicts = Table.of(Verdict, draft.verdicts)
-    report = make_report(manifest, anchor, state, verdicts, shares.subsidy, shares.revenue)
+    subsidy = check_amount(shares.subsidy + sum(reward.subsidy for reward in rewards))
+    report = make_report(manifest, anchor, previous, state, verdicts, subsidy, shares.revenue)
     return Settlement(
-        report, state, verdicts, Table.of(Contribution, draft.contributions), Table.of(Payment, shares.payments)
+        report,
+        state,
+        verdicts,
+        Table.of(Contribution, draft.contributions),
+        Table.of(Payment, shares.payments),
+        Table.of(Reward, rewards),
     )
+
+
+def commitments_of(state: State) -> dict[Address, Hash]:
+    """What members committed to in the manifest of the epoch before."""
+    return {member: row.commitment for member, row in state.members.items()}
 
 
 def process_purchases(draft: Draft) -> None:
@@ -209,6 +271,21 @@ def process_purchases(draft: Draft) -> None:
         draft.clients[buyer.client] = msgspec.structs.replace(client, paid_in=buyer.paid_in, burned=buyer.burned)
     draft.leases = dict(draft.previous.leases)
     draft.locks = dict(draft.previous.locks)
+
+
+def process_collections(draft: Draft) -> None:
+    """What was paid on chain while the network was frozen is settled: of its lease, its client and its operator."""
+    for row in draft.anchor.collections:
+        lease = draft.leases.get(row.lease)
+        if lease is not None:
+            draft.leases[row.lease] = msgspec.structs.replace(lease, settled=lease.settled + row.credits)
+        client = draft.clients.get(row.client, new_client(row.client))
+        draft.clients[row.client] = msgspec.structs.replace(
+            client, spent=client.spent + row.credits, released=client.released + row.released
+        )
+        draft.accounts.add_all(sorted({row.operator, row.client}))
+        draft.accounts.earn(row.operator, row.tokens)
+        draft.accounts.spend(row.client, row.credits)
 
 
 def timely_reservations(manifest: Manifest, batches: Mapping[Hash, Batch]) -> set[Hash]:
@@ -293,11 +370,13 @@ def make_context(
     return Context(
         epoch=anchor.epoch,
         seconds=min(seconds, anchor.parameters.epoch_length),
-        beacon=anchor.beacon,
+        beacon=compute_beacon(anchor.beacon_hash, previous.epoch.reveals),
         parameters=anchor.parameters,
         domain=domain,
         leases={k: v for k, v in leases.items() if v.service == judge.name and not v.closed},
         state=previous.services.get(judge.name, Table.of(judge.state_kind)),
+        fleets=anchor.fleets,
+        changes=anchor.changes,
     )
 
 
@@ -305,6 +384,8 @@ def compute_streams(draft: Draft, judges: Mapping[str, Judge]) -> list[Payment]:
     """What streams owe for proven work: floor(measure x price / units), at most what is left of the lock."""
     payments = []
     for contribution in draft.contributions:
+        if contribution.lease == ZERO_HASH:
+            continue
         lease = draft.leases[contribution.lease]
         if lease.mode == STREAM:
             owed = compute_owed(contribution.measure, lease.price, judges[lease.service].units_per_price)
@@ -409,26 +490,15 @@ def process_settled(draft: Draft, payments: Sequence[Payment]) -> None:
             del draft.leases[key]
 
 
-def compute_accounts(before: Sequence[AccountState], payments: Sequence[Payment]) -> tuple[AccountState, ...]:
-    """Cumulative totals after the payments; new accounts take the next positions in the order of their addresses."""
-    accounts = list(before)
-    position = {account.account: account.index for account in accounts}
-    fresh = {p.operator for p in payments if p.credits} | {p.client for p in payments if p.credits}
-    for address in sorted(fresh - set(position)):
-        position[address] = len(accounts)
-        accounts.append(
-            AccountState(index=len(accounts), account=address, tokens_earned=0, credits_earned=0, credits_spent=0)
-        )
-    for payment in payments:
-        if not payment.credits:
-            continue
-        at = position[payment.operator]
-        earned = accounts[at].tokens_earned + payment.earned + payment.subsidy
-        accounts[at] = msgspec.structs.replace(accounts[at], tokens_earned=check_amount(earned))
-        at = position[payment.client]
-        spent = accounts[at].credits_spent + payment.credits
-        accounts[at] = msgspec.structs.replace(accounts[at], credits_spent=check_amount(spent))
-    return tuple(accounts)
+def process_accounts(draft: Draft, payments: Sequence[Payment], rewards: Sequence[Reward]) -> None:
+    """Add what was paid to the cumulative totals; new accounts come next, in the order of their addresses."""
+    paid = [p for p in payments if p.credits]
+    draft.accounts.add_all(sorted({a for p in paid for a in (p.operator, p.client)} | {r.account for r in rewards}))
+    for payment in paid:
+        draft.accounts.earn(payment.operator, payment.earned + payment.subsidy)
+        draft.accounts.spend(payment.client, payment.credits)
+    for reward in rewards:
+        draft.accounts.earn(reward.account, reward.subsidy)
 
 
 def compute_operators(draft: Draft, judges: Mapping[str, Judge]) -> dict[Address, OperatorState]:
@@ -452,18 +522,24 @@ def compute_operators(draft: Draft, judges: Mapping[str, Judge]) -> dict[Address
 
 
 def make_report(
-    manifest: Manifest, anchor: AnchorData, state: State, verdicts: Table[Verdict], subsidy: int, revenue: int
+    manifest: Manifest,
+    anchor: AnchorData,
+    previous: State,
+    state: State,
+    verdicts: Table[Verdict],
+    subsidy: int,
+    revenue: int,
 ) -> Report:
     """The report that members sign."""
     root = state.accounts_tree().root
     tokens_earned, credits_earned, credits_spent = root.sums
     return Report(
         epoch=anchor.epoch,
-        attempt=0,
+        attempt=manifest.attempt,
         view=manifest.view,
         anchor_block=anchor.anchor_block,
         anchor_hash=anchor.anchor_hash,
-        beacon=anchor.beacon,
+        beacon=compute_beacon(anchor.beacon_hash, previous.epoch.reveals),
         previous=anchor.previous,
         manifest=manifest.struct_hash(),
         verdicts_root=verdicts.root,
@@ -477,5 +553,6 @@ def make_report(
         subsidy=subsidy,
         revenue=revenue,
         price=median([observation.price for observation in manifest.observations]),
+        collected=anchor.collected,
         parameters=anchor.parameters.hash(),
     )

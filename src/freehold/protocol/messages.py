@@ -118,20 +118,28 @@ class Certificate(Message, frozen=True):
 
 
 class Observation(Message, frozen=True):
-    """What one member holds and sees when it closes an epoch. After it, the member signs nothing that names it."""
+    """What one member holds and sees when it closes an epoch. After it, the member signs nothing that names it.
+
+    `commitment` is the hash of a secret; `reveal` is the secret that its commitment in the manifest of the epoch before
+    hides, zero if it had none there: what they come to makes the next beacon (`beacon.py`).
+    """
 
     epoch: Uint64
     anchor: Hash  # struct hash of the epoch's AnchorData
     price: Amount
+    commitment: Hash
+    reveal: Hash
     certificates: tuple[Certificate, ...]
     member: Address
     member_signature: Signature = UNSIGNED
 
 
 class Manifest(Message, frozen=True):
-    """Q observations: they define what the epoch settles."""
+    """Q observations: they define what the epoch settles. A revoked epoch's next attempt has another leader's signature
+    over the same observations."""
 
     epoch: Uint64
+    attempt: Uint32
     view: Uint32
     observations: tuple[Observation, ...]
     leader_signature: Signature = UNSIGNED
@@ -141,7 +149,22 @@ class ViewChange(Message, frozen=True):
     """A member has entered `view`: the leaders before it were too slow."""
 
     epoch: Uint64
+    attempt: Uint32
     view: Uint32
+    member: Address
+    member_signature: Signature = UNSIGNED
+
+
+class Seal(Message, frozen=True):
+    """A member has settled this view's manifest: `seal` hides its report's hash until its vote shows the salt.
+
+    seal = keccak(salt ‖ struct hash of the report ‖ member). Votes are sent once Q seals are here: nobody can copy one.
+    """
+
+    epoch: Uint64
+    attempt: Uint32
+    view: Uint32
+    seal: Hash
     member: Address
     member_signature: Signature = UNSIGNED
 
@@ -168,13 +191,18 @@ class Report(Message, frozen=True):
     subsidy: Amount
     revenue: Amount
     price: Amount
+    collected: Hash
     parameters: Hash
 
 
 class Vote(Message, frozen=True):
-    """A member's signature over a report. One a member and (epoch, attempt, view); two are equivocation."""
+    """A member's signature over a report. One a member and (epoch, attempt, view); two are equivocation.
+
+    `salt` opens the member's seal; nobody signs it.
+    """
 
     report: Report
+    salt: Hash
     member: Address
     member_signature: Signature = UNSIGNED  # over the report, not over this
 

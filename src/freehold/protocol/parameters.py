@@ -7,6 +7,10 @@ from freehold.protocol.typed import Message, keccak
 from freehold.protocol.units import Amount, Hash, Uint32, Uint64
 
 MILLION = 1_000_000
+POSITIVE = (
+    *("epoch_length", "challenges", "halving_epochs", "segment_size", "initial_price"),
+    *("freeze_lengths", "answer_reports", "claim_epochs"),
+)
 
 
 class Parameters(Message, frozen=True):
@@ -28,6 +32,12 @@ class Parameters(Message, frozen=True):
     thaw_epochs: Uint32
     max_price_age: Uint32
     initial_price: Amount
+    member_share: Uint32  # of an epoch's schedule, the fraction for the members whose observations its manifest has
+    coverage_share: Uint32  # of an epoch's schedule, the fraction for devices whose place is the scarce thing
+    device_bond: Amount  # tokens that an operator's nodes must have staked for each device that coverage counts
+    freeze_lengths: Uint32  # nominal epoch lengths without a report until the way out opens
+    answer_reports: Uint32  # accepted reports in which a demand on chain must be answered
+    claim_epochs: Uint32  # epochs' budgets that may leave through claims at once
     bundle_epochs: Uint64  # how many epochs' bundles a member keeps, as long as its disk has room
 
     def check(self) -> None:
@@ -36,7 +46,9 @@ class Parameters(Message, frozen=True):
             raise InvalidInput("beta must lie between 0 and 1: otherwise self-dealing does not lose")
         if self.tau >= MILLION:
             raise InvalidInput("tau must be below 1")
-        for name in ("epoch_length", "challenges", "halving_epochs", "segment_size", "initial_price"):
+        if self.member_share + self.coverage_share > MILLION:
+            raise InvalidInput("member_share and coverage_share are more than the whole schedule")
+        for name in POSITIVE:
             if getattr(self, name) == 0:
                 raise InvalidInput(f"{name} must not be 0")
 

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 from freehold.protocol.parameters import Parameters
-from freehold.protocol.state import LeaseState
+from freehold.protocol.state import DeviceChange, FleetRecord, LeaseState
 from freehold.protocol.tables import Table
 from freehold.protocol.typed import Domain, Message
 from freehold.protocol.units import Address, Hash
@@ -31,7 +31,8 @@ Rows = Mapping[str, Table[Any]]
 
 class Context(NamedTuple):
     """What a judge may know of an epoch. `state` is the service's own table after the epoch before; `leases` are
-    all that are open in this epoch; `seconds` is the time that a stream may be paid for."""
+    all that are open in this epoch; `seconds` is the time that a stream may be paid for; `fleets` and `changes` are
+    what the chain says of devices at the anchor (a node, which only answers obligations, has none)."""
 
     epoch: int
     seconds: int
@@ -40,6 +41,8 @@ class Context(NamedTuple):
     domain: Domain
     leases: Mapping[Hash, LeaseState]
     state: Table[Any]
+    fleets: tuple[FleetRecord, ...] = ()
+    changes: tuple[DeviceChange, ...] = ()
 
 
 class Judge(Protocol):
@@ -59,7 +62,7 @@ class Judge(Protocol):
         """A verdict on every obligation and every row; never raises on a bad row."""
 
     def fold(self, rows: Rows, verdicts: Table[Verdict], context: Context) -> tuple[Table[Any], Table[Contribution]]:
-        """The next state, and the measure proven for each lease."""
+        """The next state, and the measure proven for each lease, or for an account that the coverage pool pays."""
 
     def holdings(self, state: Table[Any]) -> Mapping[Address, int]:
         """What each node must hold, in the service's own unit."""

@@ -1,4 +1,5 @@
-"""From credits spent to tokens: revenue out of the client's cost basis, less tau, and matched subsidy.
+"""From credits spent to tokens: revenue out of the client's cost basis, less tau, and matched subsidy; and the two
+pools that no client's payment feeds.
 
 For each client, with S credits spent in the epoch out of C left, and B tokens of cost basis left:
 
@@ -9,12 +10,22 @@ For each client, with S credits spent in the epoch out of C left, and B tokens o
 
     R = sum earned_i + sum burned_i + dust
 
-Subsidy, policy `matched`, out of the pool P = schedule(epoch):
+Subsidy, policy `matched`, out of the pool P (`emission.compute_pools`):
 
     cap_i        = floor(beta x burned_i)
     subsidy_i    = cap_i if sum cap <= P else floor(P x cap_i / sum cap)
 
     P = sum subsidy_i + unminted                                 (unminted is the named residual)
+
+Subsidy, policy `coverage`, out of the pool C, split evenly between the s services with a measure M > 0, each account's
+measures m_i added up:
+
+    share        = floor(C / s)
+    subsidy_i    = floor(share x m_i / M)            C = sum subsidy_i + unminted
+
+Members, out of the pool O, for each of the Q observers of the manifest among n members:
+
+    subsidy      = floor(O / n)                      O = Q x subsidy + unminted: who did not observe is not paid
 
 Since beta < 1, earned_i + subsidy_i < released_i wherever tau > 0 burned anything: an operator that pays itself
 always loses. Integer money; every floor's remainder goes to the burned or unminted residual.
@@ -23,7 +34,7 @@ always loses. Integer money; every floor's remainder goes to the burned or unmin
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -31,7 +42,9 @@ import msgspec
 from freehold.protocol.parameters import MILLION, Parameters
 from freehold.protocol.state import ClientState
 from freehold.protocol.units import Address, check_amount, mul_div
-from freehold.protocol.verdicts import Payment
+from freehold.protocol.verdicts import Contribution, Payment, Reward
+
+MEMBERS_SERVICE = "oracle"  # a reward's service where a member is paid for its observation
 
 
 class Shares(NamedTuple):
@@ -73,6 +86,32 @@ def compute_shares(
     subsidies = caps if wanted <= pool else [mul_div(pool, cap, wanted) for cap in caps]
     final = tuple(msgspec.structs.replace(p, subsidy=s) for p, s in zip(split, subsidies, strict=True))
     return Shares(final, after, check_amount(sum(p.earned for p in final)), check_amount(sum(subsidies)))
+
+
+def compute_coverage(contributions: Iterable[Contribution], pool: int) -> list[Reward]:
+    """What the coverage pool pays for contributions to nobody's lease: a reward a service and account, in order."""
+    measures: defaultdict[str, defaultdict[Address, int]] = defaultdict(lambda: defaultdict(int))
+    for row in contributions:
+        if row.measure:
+            measures[row.service][row.account] += row.measure
+    rewards = []
+    for service, accounts in sorted(measures.items()):
+        share, total = pool // len(measures), sum(accounts.values())
+        rewards += [
+            Reward(service=service, account=account, measure=measure, subsidy=mul_div(share, measure, total))
+            for account, measure in sorted(accounts.items())
+        ]
+    return rewards
+
+
+def compute_member_rewards(observers: Iterable[Address], members: int, pool: int) -> list[Reward]:
+    """What each observer of the manifest gets, of `members` in all."""
+    share = pool // members
+    return [
+        Reward(service=MEMBERS_SERVICE, account=member, measure=1, subsidy=share)
+        for member in sorted(observers)
+        if share
+    ]
 
 
 def compute_release(client: ClientState, credits: int) -> int:

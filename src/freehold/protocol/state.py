@@ -15,18 +15,26 @@ from freehold.protocol.merkle import ACCOUNTS, SumNode, SumTree, row_root
 from freehold.protocol.parameters import Parameters
 from freehold.protocol.tables import Table
 from freehold.protocol.typed import Message
-from freehold.protocol.units import Address, Amount, Hash, Uint8, Uint32, Uint64
+from freehold.protocol.units import ZERO_HASH, Address, Amount, Hash, Uint8, Uint32, Uint64
 
 M = TypeVar("M", bound=Message)
 
 
 class EpochState(Message, frozen=True):
-    """Which epoch the state is after, and its anchor."""
+    """Which epoch the state is after, its anchor, and what its members revealed (`beacon.py`)."""
 
     epoch: Uint64
     anchor_block: Uint64
     anchor_hash: Hash
     anchor_time: Uint64
+    reveals: Hash
+
+
+class MemberState(Message, frozen=True):
+    """A member whose observation the epoch's manifest has, and what it committed to there."""
+
+    member: Address
+    commitment: Hash
 
 
 class AccountState(Message, frozen=True):
@@ -111,19 +119,78 @@ class BuyerRecord(Message, frozen=True):
     burned: Amount
 
 
+class FleetRecord(Message, frozen=True):
+    """A live fleet at the anchor: the root of its devices' rows, and what its operator's nodes have staked in all."""
+
+    fleet: Hash
+    operator: Address
+    root: Hash
+    count: Uint32
+    bond: Amount
+
+
+class DeviceChange(Message, frozen=True):
+    """What the chain says of one device of a fleet since its registration: its owner now, or zero: revoked for good."""
+
+    fleet: Hash
+    index: Uint32
+    device: Address
+    owner: Address
+
+
+class Collection(Message, frozen=True):
+    """A voucher that was paid on chain while the network was frozen: `tokens` to the operator for `credits`."""
+
+    lease: Hash
+    client: Address
+    operator: Address
+    credits: Amount
+    released: Amount
+    tokens: Amount
+
+
+class MemberSet(Message, frozen=True):
+    """The members, in the contract's order, from an epoch on until the next set's."""
+
+    from_epoch: Uint64
+    members: tuple[Address, ...]
+
+
 class AnchorData(Message, frozen=True):
-    """All that settlement reads of the chain: folded from events up to the anchor, and the epoch's beacon."""
+    """All that settlement reads of the chain: folded from events up to the anchor, and the block behind the beacon.
+
+    `changes` are in the order of (fleet, index), `collections` those since the report before, in the chain's order, and
+    `collected` the hash chain over all that ever were; `membership` ascends.
+    """
 
     epoch: Uint64
     anchor_block: Uint64
     anchor_hash: Hash
     anchor_time: Uint64
     beacon_block: Uint64
-    beacon: Hash
+    beacon_hash: Hash
     previous: Hash
     nodes: tuple[NodeRecord, ...]
     buyers: tuple[BuyerRecord, ...]
+    fleets: tuple[FleetRecord, ...]
+    changes: tuple[DeviceChange, ...]
+    collections: tuple[Collection, ...]
+    collected: Hash
+    membership: tuple[MemberSet, ...]
     parameters: Parameters
+
+    @property
+    def members(self) -> tuple[Address, ...]:
+        """The members of this epoch."""
+        return members_at(self.membership, self.epoch)
+
+
+def members_at(membership: Sequence[MemberSet], epoch: int) -> tuple[Address, ...]:
+    """The members of `epoch`: the last set that has begun. Corrupt if none has."""
+    begun = [one.members for one in membership if one.from_epoch <= epoch]
+    if not begun:
+        raise Corrupt(f"no set of members is in force in epoch {epoch}")
+    return begun[-1]
 
 
 class TableRoot(Message, frozen=True):
@@ -141,6 +208,7 @@ TABLES: dict[str, type[Message]] = {
     "leases": LeaseState,
     "locks": LockState,
     "operators": OperatorState,
+    "members": MemberState,
 }
 
 
@@ -154,6 +222,7 @@ class State:
     leases: Mapping[Hash, LeaseState] = field(default_factory=dict)
     locks: Mapping[Address, Mapping[Hash, LockState]] = field(default_factory=dict)  # by client, by lease
     operators: Mapping[Address, OperatorState] = field(default_factory=dict)
+    members: Mapping[Address, MemberState] = field(default_factory=dict)
     services: Mapping[str, Table[Message]] = field(default_factory=dict)
 
     def tables(self) -> dict[str, Table[Message]]:
@@ -165,6 +234,7 @@ class State:
             "leases": [self.leases[k] for k in sorted(self.leases)],
             "locks": [own[lease] for _, own in sorted(self.locks.items()) for lease in sorted(own)],
             "operators": [self.operators[k] for k in sorted(self.operators)],
+            "members": [self.members[k] for k in sorted(self.members)],
         }
         own = {name: Table.of(TABLES[name], rows[name]) for name in TABLES}
         return own | {f"service.{name}": table for name, table in sorted(self.services.items())}
@@ -182,6 +252,7 @@ class State:
             leases={row.lease: row for row in _rows(tables["leases"], LeaseState)},
             locks=_by_client(_rows(tables["locks"], LockState)),
             operators={row.node: row for row in _rows(tables["operators"], OperatorState)},
+            members={row.member: row for row in _rows(tables["members"], MemberState)},
             services={n.removeprefix("service."): t for n, t in tables.items() if n.startswith("service.")},
         )
 
@@ -220,4 +291,7 @@ def _only(table: Table[Any]) -> EpochState:
 
 def genesis(anchor_block: int, anchor_hash: Hash, anchor_time: int) -> State:
     """S_0: empty, anchored at the block that deployed the Oracle."""
-    return State(EpochState(epoch=0, anchor_block=anchor_block, anchor_hash=anchor_hash, anchor_time=anchor_time))
+    start = EpochState(
+        epoch=0, anchor_block=anchor_block, anchor_hash=anchor_hash, anchor_time=anchor_time, reveals=ZERO_HASH
+    )
+    return State(start)

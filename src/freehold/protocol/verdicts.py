@@ -47,12 +47,22 @@ class Verdict(Message, frozen=True):
 
 
 class Contribution(Message, frozen=True):
-    """Work that was proven for a lease, in the service's measure: what a stream is paid for."""
+    """Work that was proven, in the service's measure: for a lease by its node, which its client's stream pays; or for
+    nobody's lease (zero) by an account, which the coverage pool pays."""
 
     service: str
     lease: Hash
-    node: Address
+    account: Address
     measure: Uint64
+
+
+class Reward(Message, frozen=True):
+    """Subsidy that no client's payment matches: of the coverage pool, or (service "oracle") of the members'."""
+
+    service: str
+    account: Address
+    measure: Uint64
+    subsidy: Amount
 
 
 class Payment(Message, frozen=True):

@@ -170,5 +170,5 @@ def _contributions(verdicts: Table[Verdict], context: Context) -> list[Contribut
         for row in lists:
             proven = all(drawn[row.lease]) if drawn[row.lease] else node_good.get(node, False)
             measure = check_measure(row.size * context.seconds) if proven else 0
-            contributions.append(Contribution(service=NAME, lease=row.lease, node=node, measure=measure))
+            contributions.append(Contribution(service=NAME, lease=row.lease, account=node, measure=measure))
     return contributions
