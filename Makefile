@@ -97,6 +97,7 @@ lock: dev ## compile the locks again; ARGS=--upgrade for newer versions
 	@$(COMPILE) $(ARGS) requirements/node.in -o requirements/node.txt
 	@$(COMPILE) $(ARGS) requirements/installer.in -o requirements/installer.txt
 	@$(COMPILE) $(ARGS) -c requirements/run.txt -c requirements/installer.txt requirements/run.in requirements/contracts.in requirements/dev.in -o requirements/dev.txt
+	@$(COMPILE) $(ARGS) -c requirements/dev.txt requirements/servers.in -o requirements/servers.txt
 
 clean: ## remove the environment and every cache (networks and their accounts stay)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
