@@ -72,6 +72,32 @@ def encode_batch(batch: Batch) -> bytes:
     return len(header).to_bytes(4) + header + batch.table.encode()
 
 
+def header_size(start: bytes) -> int:
+    """How many bytes a batch's header takes, with the 4 before it, by these 4. MalformedMessage."""
+    size = int.from_bytes(start[:4])
+    if len(start) < 4 or size > HEADER_LIMIT:
+        raise MalformedMessage("the batch does not begin with the length of its header")
+    return 4 + size
+
+
+def decode_header(head: bytes, kinds: Kinds) -> BatchHeader:
+    """The header that a batch begins with: all that can be said of it before a signature, or a row, is looked at.
+
+    Raises MalformedMessage.
+    """
+    size = header_size(head)
+    if len(head) < size:
+        raise MalformedMessage("the batch is truncated")
+    header = BatchHeader.from_bytes(head[4:size])
+    if header.kind not in kinds.types:
+        raise MalformedMessage(f"no rows of kind {header.kind!r} are taken here")
+    if not 0 < header.count <= ROWS_LIMIT:
+        raise MalformedMessage(f"a batch has 1 to {ROWS_LIMIT} rows, not {header.count}")
+    if header.kind == RESERVATION and header.count != 1:
+        raise MalformedMessage("a reservation travels alone")
+    return header
+
+
 def decode_batch(data: bytes, kinds: Kinds, domain: Domain) -> Batch:
     """The batch behind `encode_batch`'s form, its signature, count, root and sender checked.
 
@@ -79,24 +105,14 @@ def decode_batch(data: bytes, kinds: Kinds, domain: Domain) -> Batch:
     """
     if len(data) > BATCH_LIMIT:
         raise BodyTooLarge(f"a batch has at most {BATCH_LIMIT} bytes", limit=BATCH_LIMIT, size=len(data))
-    size = int.from_bytes(data[:4])
-    if len(data) < 4 or size > HEADER_LIMIT or len(data) < 4 + size:
-        raise MalformedMessage("the batch is truncated")
-    header = BatchHeader.from_bytes(data[4 : 4 + size])
+    header = decode_header(data, kinds)
     check_signed_by(header, header.sender_signature, header.sender, domain)
-    kind = kinds.types.get(header.kind)
-    if kind is None:
-        raise MalformedMessage(f"no rows of kind {header.kind!r} are taken here")
-    if not 0 < header.count <= ROWS_LIMIT:
-        raise MalformedMessage(f"a batch has 1 to {ROWS_LIMIT} rows, not {header.count}")
-    table = Table.decode(kind, data[4 + size :])
+    table = Table.decode(kinds.types[header.kind], data[header_size(data) :])
     if len(table) != header.count or table.root != header.root:
         raise MalformedMessage("the batch's rows are not those that its header commits to")
     field = kinds.senders.get(header.kind)
     if field and any(getattr(row, field) != header.sender for row in table):
         raise MalformedMessage(f"a {header.kind} row must be sent by its {field}")
-    if header.kind == RESERVATION and header.count != 1:
-        raise MalformedMessage("a reservation travels alone")
     return Batch(header, table)
 
 
