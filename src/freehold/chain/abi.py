@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
 from eth_abi.abi import decode, encode
@@ -100,9 +101,9 @@ class Contract:
 
 
 @cache
-def creation_code(name: str) -> bytes:
-    """The creation code in a contract's artifact."""
-    path = resources.files("freehold.chain") / "artifacts" / f"{name}.json"
+def creation_code(name: str, artifacts: Path | None = None) -> bytes:
+    """The creation code in a contract's artifact: the package's own, or one in the folder `artifacts`."""
+    path = (artifacts or resources.files("freehold.chain") / "artifacts") / f"{name}.json"
     return bytes.fromhex(json.loads(path.read_text())["bytecode"].removeprefix("0x"))
 
 

@@ -11,9 +11,10 @@ theirs, and the deployment is `confirmations` blocks deep. Otherwise DeploymentF
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from freehold.chain.abi import Call, Contract, create_address
+from freehold.chain.abi import Call, Contract, create_address, creation_code
 from freehold.chain.contracts import Credits, Emission, Ledger, Oracle, Registry, Staking, Token
 from freehold.chain.errors import ChainError, DeploymentFailed
 from freehold.chain.rpc import Rpc, quantity
@@ -152,22 +153,41 @@ def compute_creations(config: DeployConfig, at: Deployment) -> dict[str, Call]:
 
 
 async def deploy(
-    rpc: Rpc, deployer_key: bytes, config: DeployConfig, *, confirmations: int = 0, deadline: float = 120.0
+    rpc: Rpc,
+    deployer_key: bytes,
+    config: DeployConfig,
+    *,
+    confirmations: int = 0,
+    deadline: float = 120.0,
+    artifacts: Path | None = None,
 ) -> Deployment:
     """Deploy every contract from one account, wait until all are mined, and check them.
 
-    `deadline` is in seconds for each transaction. The deployer's key has no rights afterwards. A deployment that
-    failed half-way is not continued (its addresses are bound to the nonces used): deploy again, all anew.
+    `deadline` is in seconds for each transaction. `artifacts` is a folder with the contracts compiled for this chain's
+    fork (scripts/compile_contracts.py --evm-version), where that is older than the package's own artifacts need. The
+    deployer's key has no rights afterwards. A deployment that failed half-way is not continued (its addresses are
+    bound to the nonces used): deploy again, all anew.
     """
     config.check()
     deployer = Key(deployer_key).address
     sender = Sender(rpc, deployer_key, confirmations=confirmations, deadline=deadline)
     nonce = quantity(await rpc.call("eth_getTransactionCount", [f"0x{deployer.hex()}", "pending"]))
     at = predict(await rpc.chain_id(), deployer, nonce)
-    receipts = await _create(sender, compute_creations(config, at), at)
+    creations = compute_creations(config, at)
+    if artifacts is not None:
+        creations = with_artifacts(creations, artifacts)
+    receipts = await _create(sender, creations, at)
     at = at._replace(block=min(receipt.block_number for receipt in receipts))
     await check(rpc, config, at)
     return at
+
+
+def with_artifacts(creations: Mapping[str, Call], artifacts: Path) -> dict[str, Call]:
+    """The same creations with the code that the folder's artifacts hold; the constructors' arguments stay."""
+    return {
+        name: call._replace(data=creation_code(name, artifacts) + call.data[len(creation_code(name)) :])
+        for name, call in creations.items()
+    }
 
 
 async def _create(sender: Sender, creations: Mapping[str, Call], at: Deployment) -> list[Receipt]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 from freehold.chain.deploy import DeployConfig, deploy
@@ -15,7 +16,10 @@ from freehold.protocol.units import Address
 
 
 class Plan(NamedTuple):
-    """What a deployment needs beside the chain. Supplies are base units of the token."""
+    """What a deployment needs beside the chain. Supplies are base units of the token.
+
+    `artifacts`: a folder with the contracts compiled for the chain's fork; None: the package's own.
+    """
 
     name: str
     members: tuple[MemberRecord, ...]
@@ -23,6 +27,7 @@ class Plan(NamedTuple):
     treasury: Address
     initial_supply: int
     cap: int
+    artifacts: Path | None = None
 
 
 async def deploy_network(rpc: Rpc, deployer: bytes, plan: Plan) -> Network:
@@ -42,7 +47,8 @@ async def deploy_network(rpc: Rpc, deployer: bytes, plan: Plan) -> Network:
         max_price_age=parameters.max_price_age,
         cap=plan.cap,
     )
-    at = await deploy(rpc, deployer, config, confirmations=min(1, parameters.finality_depth))
+    # The network file names the deployment's block by its hash, so no reorg may replace that block any more.
+    at = await deploy(rpc, deployer, config, confirmations=parameters.finality_depth, artifacts=plan.artifacts)
     header = await rpc.header(at.block)
     if header is None:
         raise ChainError(f"{rpc.url} does not know the deployment's block {at.block}")

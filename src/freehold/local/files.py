@@ -20,6 +20,7 @@ class LocalFiles:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.network = root / "network.json"
+        self.networks: dict[str, Path] = {}  # of the processes that read another one
         self.chain = root / "chain"
         self.logs = root / "logs"  # also the pid files
         self.wallets = root / "wallets"
@@ -86,7 +87,7 @@ class LocalFiles:
         path = self.config(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         shared = {
-            "network": str(self.network),
+            "network": str(self.networks.get(name, self.network)),
             "data": str(path.parent / "data"),
             "passphrase_file": str(self.wallets / PASSPHRASE_FILE),
             "host": "127.0.0.1",

@@ -17,12 +17,13 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from types import TracebackType
+from typing import IO, Any, NamedTuple, Protocol
 
 from freehold.chain.rpc import Rpc
 from freehold.local.accounts import FUNDED, LocalAccounts, derive_accounts, write_accounts
 from freehold.local.anvil import ensure_anvil
-from freehold.local.chain import ChainOptions, LocalChain
+from freehold.local.chain import MNEMONIC, ChainOptions, LocalChain
 from freehold.local.children import ChildFailed, reap_leftovers, start_time, write_json
 from freehold.local.deployment import Plan, deploy_network, with_urls
 from freehold.local.files import LocalFiles
@@ -41,6 +42,20 @@ NAME = "local"
 ORACLE, NODE = "freehold.oracle.process", "freehold.node.process"
 MODULES = ("eth_account", "freehold.chain.deploy", "freehold.services.judging", ORACLE, NODE)
 Say = Callable[[str], None]
+
+
+class Chain(Protocol):
+    """What runs under the network: it is running when handed over, and ended by `__aexit__`."""
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def pid(self) -> int | None: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
 
 class Program(NamedTuple):
@@ -66,6 +81,8 @@ class LocalNetwork:
     ) -> None:
         self.files = files
         self.settings = settings
+        self.mnemonic = MNEMONIC
+        self.artifacts: Path | None = None  # the contracts compiled for another fork than the package's own
         self.forks: dict[str, Fork] = {}
         self.urls: dict[str, str] = {}
         self.accounts: LocalAccounts | None = None
@@ -73,7 +90,7 @@ class LocalNetwork:
         self._cache = cache
         self._say = say
         self._lock: IO[str] | None = None
-        self._chain: LocalChain | None = None
+        self._chain: Chain | None = None
         self._nursery: Nursery | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._pauses: dict[str, float] = {}
@@ -110,9 +127,8 @@ class LocalNetwork:
             self._say(f"ended what an earlier run had left: {', '.join(left)}")
         self._nursery = Nursery(self.files.logs, MODULES, self._on_end)
         await self._nursery.start()
-        await self._start_chain()
-        assert self._chain is not None
-        accounts = derive_accounts(self.settings.members, self.settings.operators)
+        self._chain = await self._start_chain()
+        accounts = derive_accounts(self.settings.members, self.settings.operators, self.mnemonic)
         self.accounts = accounts
         write_accounts(self.files.root, accounts)
         self.files.write_price(self.settings.price)
@@ -156,12 +172,13 @@ class LocalNetwork:
                 hint="Free some space, or choose another place with --home.",
             )
 
-    async def _start_chain(self) -> None:
+    async def _start_chain(self) -> Chain:
+        """The running chain. Another kind of network overrides this; the story of testnet/ runs over validators."""
         anvil = await ensure_anvil(self._cache)
         options = ChainOptions(accounts=FUNDED, block_interval=self.settings.block_interval, step=self.settings.step)
         chain = LocalChain(self.files.chain, anvil, options)
         await chain.__aenter__()
-        self._chain = chain
+        return chain
 
     async def _open_network(self, rpc: Rpc, accounts: LocalAccounts) -> Network:
         """The network of the last run at today's addresses, or a new one."""
@@ -177,6 +194,7 @@ class LocalNetwork:
             treasury=accounts.treasury.address,
             initial_supply=self.settings.initial_supply,
             cap=self.settings.cap,
+            artifacts=self.artifacts,
         )
         return await deploy_network(rpc, accounts.treasury.secret, plan)
 
