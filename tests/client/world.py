@@ -212,7 +212,7 @@ class Node:
                 key=self.key, domain=DOMAIN, parameters=self._settings["parameters"], leases=book,
                 files=Blobs(self.folder / "blobs", self._settings.get("allowance", 1 << 30)),
                 open_sql=lambda migrations: Database(self.folder / "storage.sqlite", migrations),
-                authenticate=guard.check, clock=clock,
+                authenticate=guard.check_from, clock=clock,
             )
         )  # fmt: skip
         await self.provider.start()

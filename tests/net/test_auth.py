@@ -98,6 +98,33 @@ def test_nonces_are_forgotten_when_they_expire_and_bounded_before(monkeypatch: p
     assert checks.check(signed(now=int(now[0])), "PUT", "/v1/x", BODY) == SENDER.address
 
 
+def test_one_sender_takes_a_part_of_the_memory_for_nonces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auth, "SENDER_LIMIT", 2)
+    now = [float(NOW)]
+    checks = guard(lambda: now[0])
+    for _ in range(2):
+        checks.check(signed(), "PUT", "/v1/x", BODY)
+    with pytest.raises(Overloaded) as refused:
+        checks.check(signed(), "PUT", "/v1/x", BODY)
+    assert refused.value.details["retry_after"] == WINDOW
+    other = authorize(Key(b"\x03" * 32), "PUT", "/v1/x", BODY, RECIPIENT, DOMAIN, NOW, Hash(os.urandom(32)))
+    checks.check(other, "PUT", "/v1/x", BODY)
+    now[0] += WINDOW + 1
+    checks.check(signed(now=int(now[0])), "PUT", "/v1/x", BODY)
+    assert sum(checks._by_sender.values()) == len(checks._nonces) == 1
+
+
+def test_from_one_sender_anybody_else_uses_up_nothing() -> None:
+    checks = guard()
+    with pytest.raises(Wrong):
+        checks.check_from(Key(b"\x03" * 32).address, signed(), "PUT", "/v1/x", BODY)
+    assert not checks._nonces
+    headers = signed()
+    checks.check_from(SENDER.address, headers, "PUT", "/v1/x", BODY)
+    with pytest.raises(NonceReused):
+        checks.check_from(SENDER.address, headers, "PUT", "/v1/x", BODY)
+
+
 def test_only_those_who_may_send_pass_and_use_up_nonces() -> None:
     closed = Guard(RECIPIENT, DOMAIN, lambda: NOW, {SENDER.address})
     stranger = authorize(Key(b"\x03" * 32), "PUT", "/v1/x", BODY, RECIPIENT, DOMAIN, NOW, Hash(os.urandom(32)))

@@ -13,7 +13,8 @@ from aiohttp import web
 
 from freehold.net import server as net_server
 from freehold.net.client import ERROR_LIMIT, JSON_LIMIT, Dial, Peer
-from freehold.net.server import Room, make_app, ok, read_body, read_json, serve
+from freehold.net.limits import Room
+from freehold.net.server import make_app, ok, read_body, read_json, serve
 from freehold.protocol import errors
 from freehold.protocol.errors import (
     Corrupt,
@@ -49,7 +50,7 @@ async def crash(request: web.Request) -> web.Response:
     raise RuntimeError("secret")
 
 
-ROOM = Room(LIMIT)
+ROOM = Room(LIMIT, share_of_address=1)
 
 
 async def keep(request: web.Request) -> web.Response:
@@ -165,7 +166,7 @@ def test_a_body_that_does_not_end_is_given_up(tmp_path: Path, monkeypatch: pytes
             async with peer.request("POST", "/keep", data=endless()):
                 pass
 
-    monkeypatch.setattr(net_server, "BODY_SECONDS", 0.05)
+    monkeypatch.setattr(net_server, "GRACE_SECONDS", 0.05)
     run(use, tmp_path)
     assert ROOM.used == 0
 

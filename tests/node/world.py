@@ -129,7 +129,7 @@ class Hosted:
                 leases=self.book,
                 files=self.files,
                 open_sql=lambda migrations: Database(self.directory / "storage.sqlite", migrations),
-                authenticate=Guard(NODE.address, DOMAIN, lambda: self.now).check,
+                authenticate=Guard(NODE.address, DOMAIN, lambda: self.now).check_from,
                 clock=lambda: self.now,
             )
         )

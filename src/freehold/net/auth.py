@@ -7,6 +7,7 @@ the network's EIP-712 domain; so a request cannot be replayed to another node, l
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Callable, Container, Mapping
 
 from freehold.protocol.errors import DeadlineExpired, MalformedMessage, NonceReused, Overloaded, WrongSignature
@@ -17,6 +18,7 @@ from freehold.protocol.units import Address, Hash, Signature
 
 WINDOW = 60  # seconds a request stays valid, by the wall clock
 NONCE_LIMIT = 200_000  # remembered at once: more in a window is a flood
+SENDER_LIMIT = 20_000  # of them one sender's
 REQUEST_HEADER, SIGNATURE_HEADER = "Freehold-Request", "Freehold-Signature"
 
 
@@ -51,10 +53,25 @@ class Guard:
         self._clock = clock
         self._started = started
         self._nonces: set[Hash] = set()
-        self._expiry: list[tuple[int, Hash]] = []
+        self._expiry: list[tuple[int, Hash, Address]] = []
+        self._by_sender: Counter[Address] = Counter()
+
+    def check_from(self, sender: Address, headers: Mapping[str, str], method: str, path: str, body_hash: Hash) -> None:
+        """WrongSignature unless it is from `sender`; anybody else uses up no memory for nonces."""
+        self._check(headers, method, path, body_hash, (sender,))
 
     def check(self, headers: Mapping[str, str], method: str, path: str, body_hash: Hash) -> Address:
         """The sender. Cheap checks come before the signature; the nonce is used up only by a valid one."""
+        return self._check(headers, method, path, body_hash, self._senders)
+
+    def _check(
+        self,
+        headers: Mapping[str, str],
+        method: str,
+        path: str,
+        body_hash: Hash,
+        senders: Container[Address] | None,
+    ) -> Address:
         try:
             nonce_text, deadline_text = headers[REQUEST_HEADER].split(" ")
             nonce, deadline = Hash(nonce_text), int(deadline_text)
@@ -74,17 +91,25 @@ class Guard:
         if nonce in self._nonces:
             raise NonceReused("this request was here before")
         if len(self._nonces) >= NONCE_LIMIT:
-            raise Overloaded("too many requests in one minute")
+            wait = max(1, self._expiry[0][0] - now)
+            raise Overloaded("too many requests in one minute", retry_after=wait)
         request = Request(
             method=method, path=path, body=body_hash, recipient=self._address, nonce=nonce, deadline=deadline
         )
         sender = recover(request.digest(self._domain), signature)
-        if self._senders is not None and sender not in self._senders:
-            raise WrongSignature("the request is not signed by anybody who may send it")
+        if senders is not None and sender not in senders:
+            raise WrongSignature(f"the request is signed by {sender}, who may not send it")
+        if self._by_sender[sender] >= SENDER_LIMIT:
+            raise Overloaded(f"too many requests of {sender} in one minute", retry_after=WINDOW)
         self._nonces.add(nonce)
-        heapq.heappush(self._expiry, (deadline, nonce))
+        self._by_sender[sender] += 1
+        heapq.heappush(self._expiry, (deadline, nonce, sender))
         return sender
 
     def _forget(self, now: int) -> None:
         while self._expiry and self._expiry[0][0] < now:
-            self._nonces.discard(heapq.heappop(self._expiry)[1])
+            _, nonce, sender = heapq.heappop(self._expiry)
+            self._nonces.discard(nonce)
+            self._by_sender[sender] -= 1
+            if not self._by_sender[sender]:
+                del self._by_sender[sender]

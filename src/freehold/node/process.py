@@ -40,6 +40,7 @@ from freehold.store.sql import Database
 
 log = logging.getLogger(__name__)
 
+READ_BYTES = 2**20  # of a shard that wait to be written: shards arrive in few pieces
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -72,7 +73,7 @@ async def run(config: NodeConfig, stopping: asyncio.Event) -> None:
         loop = EpochLoop(key, network.parameters, book, providers, refresh, clock, config.poll)
         status.watch(loop, providers)
         app = make_app(api.routes(), ready=status.ready, metrics=status.metrics)
-        server = await serve(app, config.host, config.port, config.ready_file)
+        server = await serve(app, config.host, config.port, config.ready_file, READ_BYTES)
         stack.push_async_callback(server.stop)
         offers.endpoint = config.endpoint or server.url
         log.info("node %s serves at %s", key.address, offers.endpoint)
@@ -109,7 +110,7 @@ async def _open_providers(
                 leases=book,
                 files=Blobs(config.data / name, share),
                 open_sql=lambda migrations: Database(config.data / f"{name}.sqlite", migrations),
-                authenticate=guard.check,
+                authenticate=guard.check_from,
                 clock=clock,
             )
         )

@@ -107,7 +107,8 @@ class Leases(Protocol):
 
 @dataclass(frozen=True)
 class ProviderContext:
-    """All that a provider may touch. `authenticate(headers, method, path, body hash)` gives a request's sender."""
+    """All that a provider may touch. `authenticate(sender, headers, method, path, body hash)`: WrongSignature unless
+    the request is from `sender`."""
 
     key: Key
     domain: Domain
@@ -115,7 +116,7 @@ class ProviderContext:
     leases: Leases
     files: Files
     open_sql: Callable[[Sequence[str]], Sql]
-    authenticate: Callable[[Mapping[str, str], str, str, Hash], Address]
+    authenticate: Callable[[Address, Mapping[str, str], str, str, Hash], None]
     clock: Callable[[], int]
 
 

@@ -14,6 +14,7 @@ import msgspec
 from aiohttp import web
 
 from freehold.net.auth import Guard, authorize
+from freehold.net.limits import Room, Share
 from freehold.node.book import MIGRATIONS, Book
 from freehold.protocol.keys import Key
 from freehold.protocol.merkle import LISTS
@@ -84,6 +85,10 @@ class FakeRequest:
         self.content = FakeContent(data)
         self.content_length: int | None = len(data)
 
+    def __getitem__(self, _: object) -> Share:
+        """The room that a server keeps for every request."""
+        return Share(Room(2**30), "")
+
 
 class Provided:
     """A provider with two leases of one client, both covered by LOCK."""
@@ -104,7 +109,7 @@ class Provided:
                     leases=self.book,
                     files=self.files,
                     open_sql=lambda migrations: Database(directory / "storage.sqlite", migrations),
-                    authenticate=self.guard.check,
+                    authenticate=self.guard.check_from,
                     clock=lambda: self.now,
                 )
             )

@@ -331,7 +331,7 @@ def test_a_lock_that_does_not_cover_says_what_is_missing(tmp_path: Path) -> None
 def test_a_plan_is_for_the_leases_client_alone_and_bounded(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with Provided(tmp_path) as world:
-            with pytest.raises(WrongSignature, match="the lease is"):
+            with pytest.raises(WrongSignature, match="may not send it"):
                 await world.post("plan", {"add": [], "remove": []}, signer=STRANGER)
             assert (await world.post("plan", {"add": [], "remove": []}))["steps"] == []
             for change in ({"add": [], "remove": [0] * 2049}, {"add": [SHARD.entry.to_json()] * 2049, "remove": []}):

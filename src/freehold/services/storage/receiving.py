@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from aiohttp import web
 
-from freehold.net.server import ok
+from freehold.net.server import Pace, ok
 from freehold.protocol.errors import (
     BodyTooLarge,
     Corrupt,
@@ -24,10 +24,9 @@ from freehold.protocol.errors import (
     Overloaded,
     Refused,
     Unavailable,
-    WrongSignature,
 )
 from freehold.protocol.messages import STREAM
-from freehold.protocol.units import Hash
+from freehold.protocol.units import Address, Hash
 from freehold.services.seam import Arrival, ProviderContext, Standing
 from freehold.services.storage.lists import Lists, Shard, Stripes
 from freehold.services.storage.segment_record import MAX_RECORD_BYTES, SegmentRecord
@@ -36,6 +35,7 @@ from freehold.services.storage.terms import NAME, UNITS_PER_STREAM_PRICE
 
 OVERHEAD = 1 << 20  # a shard may be this much longer than a segment's plaintext
 AT_ONCE = 64  # uploads in flight; more are asked to come again
+PER_CLIENT = 48  # of them
 BODY_SECONDS = 300  # for one body to arrive: a slow sender does not keep its place for good
 
 T = TypeVar("T")
@@ -99,6 +99,7 @@ class Receiver:
         self._locks = locks
         self._limit = context.parameters.segment_size + OVERHEAD
         self._active = 0
+        self._senders: Counter[Address] = Counter()  # uploads in flight, by client
         self._arriving: Counter[Hash] = Counter()  # bytes on their way, by lease
         self.received_bytes = 0
         self._finishing: set[asyncio.Task[None]] = set()
@@ -109,9 +110,8 @@ class Receiver:
         index, size = _number(request, "index"), _number(request, "size")
         standing = await self._context.leases.find(lease)
         check_stream(standing)
-        sender = self._context.authenticate(request.headers, request.method, request.raw_path, root)
-        if sender != standing.lease.client:
-            raise WrongSignature(f"the request is signed by {sender}, the lease is {standing.lease.client}'s")
+        client = standing.lease.client
+        self._context.authenticate(client, request.headers, request.method, request.raw_path, root)
         kept_bytes = await self._lists.kept_bytes(lease, root, self._context.clock())
         whole = kept_bytes + self._arriving[lease] + size
         check_covered(standing, whole, self._context.parameters.epoch_length)
@@ -119,7 +119,10 @@ class Receiver:
             raise BodyTooLarge(f"a shard has 1 to {self._limit} bytes, not {size}", limit=self._limit)
         if self._active >= AT_ONCE:
             raise Overloaded(f"{AT_ONCE} shards are arriving already")
+        if self._senders[client] >= PER_CLIENT:
+            raise Overloaded(f"{PER_CLIENT} shards of {client} are arriving already")
         self._active += 1
+        self._senders[client] += 1
         self._arriving[lease] += size
         try:
             record = await _read_record(request, size)
@@ -130,6 +133,9 @@ class Receiver:
                 await self._receive(request, lease, root, size, kept)
         finally:
             self._active -= 1
+            self._senders[client] -= 1
+            if not self._senders[client]:
+                del self._senders[client]
             self._arriving[lease] -= size
             if not self._arriving[lease]:
                 del self._arriving[lease]
@@ -211,9 +217,10 @@ async def _read_record(request: web.Request, size: int) -> SegmentRecord:
     if announced > 4 + MAX_RECORD_BYTES + size:
         raise BodyTooLarge(f"a body of {announced} bytes for a shard of {size}", limit=4 + MAX_RECORD_BYTES + size)
     try:
-        length = int.from_bytes(await request.content.readexactly(4))
-        if length > MAX_RECORD_BYTES or announced != 4 + length + size:
-            raise MalformedMessage("the body is not a record's length, a record and a shard of ?size= bytes")
-        return SegmentRecord.from_bytes(await request.content.readexactly(length))
+        async with Pace():
+            length = int.from_bytes(await request.content.readexactly(4))
+            if length > MAX_RECORD_BYTES or announced != 4 + length + size:
+                raise MalformedMessage("the body is not a record's length, a record and a shard of ?size= bytes")
+            return SegmentRecord.from_bytes(await request.content.readexactly(length))
     except asyncio.IncompleteReadError:
         raise MalformedMessage("the body ends within the record") from None

@@ -22,7 +22,7 @@ from weakref import WeakValueDictionary
 import msgspec
 from aiohttp import web
 
-from freehold.protocol.errors import Corrupt, MalformedMessage, NotFound, Refused, WrongSignature
+from freehold.protocol.errors import Corrupt, MalformedMessage, NotFound, Refused
 from freehold.protocol.messages import Voucher
 from freehold.protocol.units import ZERO_HASH, Address, Hash
 from freehold.services.seam import Charge, ProviderContext
@@ -80,9 +80,7 @@ class Sender:
         lease, root = parse_hash(request.match_info["lease"]), parse_hash(request.match_info["root"])
         standing = await self._context.leases.find(lease)
         client = standing.lease.client
-        sender = self._context.authenticate(request.headers, request.method, request.raw_path, ZERO_HASH)
-        if sender != client:
-            raise WrongSignature(f"the request is signed by {sender}, the lease is {client}'s")
+        self._context.authenticate(client, request.headers, request.method, request.raw_path, ZERO_HASH)
         if standing.lease.service != NAME:
             raise Refused("this lease is not for storage")
         text = request.headers.get(VOUCHER_HEADER)
