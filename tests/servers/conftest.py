@@ -10,8 +10,9 @@ from itertools import count
 
 import pytest
 
-from tests.servers import postgres_server
+from tests.servers import postgres_server, s3_server
 from tests.servers.postgres_server import PostgresServer
+from tests.servers.s3_server import S3Server
 
 _numbers = count()
 
@@ -35,3 +36,28 @@ def postgres() -> Iterator[PostgresServer]:
 def database_url(postgres: PostgresServer) -> str:
     """An empty database of this test's own."""
     return postgres.create(f"test_{next(_numbers)}")
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A running S3 server."""
+    pytest.importorskip("boto3", reason="not run: boto3 is not installed (make test-servers installs it)")
+    program = s3_server.find_program()
+    if program is None:
+        pytest.skip(s3_server.MISSING)
+    server = S3Server(program, tmp_path_factory.mktemp("s3"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def bucket_url(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty bucket of this test's own; the environment says how to reach it."""
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    name = f"test-{next(_numbers)}"
+    s3.create_bucket(name)
+    return f"s3://{name}/some/prefix"

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import errno
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from freehold.protocol.errors import DiskFull, InvalidInput, NotFound
+from freehold.protocol.errors import DiskFull
 from freehold.store.blobs import Blobs
 from freehold.store.disk import Disk, RealDisk
+from tests.store.blobs_conformance import (
+    ALLOWANCE,
+    BlobsConformance,
+    Child,
+    KillConformance,
+    ListUnfinished,
+    Reopen,
+    stored,
+)
 from tests.store.fake_disk import FakeDisk, FakeFile, PowerCut
-
-ALLOWANCE = 1000
 
 
 @pytest.fixture(params=["real", "fake"])
@@ -27,117 +33,33 @@ def blobs(disk: Disk, tmp_path: Path) -> Blobs:
     return Blobs(tmp_path / "blobs", ALLOWANCE, disk)
 
 
-def stored(blobs: Blobs) -> dict[str, bytes]:
-    return {key: blobs.read(key) for key in blobs.list_keys()}
+class TestDirectory(BlobsConformance):
+    @pytest.fixture
+    def reopen(self, disk: Disk, tmp_path: Path) -> Reopen:
+        return lambda allowance: Blobs(tmp_path / "blobs", allowance, disk)
+
+    @pytest.fixture
+    def list_unfinished(self, disk: Disk, tmp_path: Path) -> ListUnfinished:
+        return lambda: disk.names(tmp_path / "blobs" / "incoming")
 
 
-def again(blobs: Blobs) -> Blobs:
-    return Blobs(blobs.root, blobs.allowance_bytes, blobs._disk)
+class TestDirectoryThroughKills(KillConformance):
+    @pytest.fixture
+    def reopen(self, tmp_path: Path) -> Reopen:
+        return lambda allowance: Blobs(tmp_path / "blobs", allowance)
 
+    @pytest.fixture
+    def list_unfinished(self, tmp_path: Path) -> ListUnfinished:
+        return lambda: sorted(path.name for path in (tmp_path / "blobs" / "incoming").iterdir())
 
-def test_put_read_delete(blobs: Blobs) -> None:
-    assert blobs.put("a", [b"one", bytearray(b"two"), memoryview(b"three")]) == 11
-    assert blobs.put("empty", []) == 0
-    assert blobs.has("a")
-    assert blobs.size("a") == 11
-    assert blobs.read("a") == b"onetwothree"
-    assert blobs.read("a", 3, 3) == b"two"
-    assert blobs.read("a", 6) == b"three"
-    assert blobs.read("a", 20) == blobs.read("a", 20, 5) == blobs.read("empty") == b""
-    assert blobs.used_bytes == 11
-    assert sorted(blobs.list_keys()) == ["a", "empty"]
-    assert blobs.delete("a")
-    assert not blobs.delete("a")
-    assert not blobs.has("a")
-    assert blobs.used_bytes == 0
-    assert stored(again(blobs)) == {"empty": b""}
-
-
-def test_what_is_missing(blobs: Blobs) -> None:
-    for call in (blobs.read, blobs.size):
-        with pytest.raises(NotFound):
-            call("a")
-    with pytest.raises(NotFound):
-        blobs.read("a", 0, 10)
-
-
-@pytest.mark.parametrize("key", ["", ".", "..", "a/b", "../a", ".hidden", "-x", "a\x00", "a\n", "é", "x" * 201])
-def test_keys_that_could_leave_the_directory(blobs: Blobs, key: str) -> None:
-    for call in (blobs.read, blobs.size, blobs.has, blobs.delete, blobs.begin):
-        with pytest.raises(InvalidInput):
-            call(key)
-
-
-@pytest.mark.parametrize(("offset", "length"), [(-1, None), (0, -1)])
-def test_ranges_that_are_none(blobs: Blobs, offset: int, length: int | None) -> None:
-    blobs.put("a", [b"x"])
-    with pytest.raises(InvalidInput):
-        blobs.read("a", offset, length)
-
-
-def test_a_put_replaces(blobs: Blobs) -> None:
-    blobs.put("a", [b"old old"])
-    blobs.put("a", [b"new"])
-    assert blobs.read("a") == b"new"
-    assert blobs.used_bytes == again(blobs).used_bytes == 3
-
-
-def test_the_allowance_to_the_byte(blobs: Blobs) -> None:
-    blobs.put("a", [bytes(ALLOWANCE - 1)])
-    with pytest.raises(DiskFull) as caught:
-        blobs.put("b", [b"x", b"y"])
-    assert caught.value.details == {"need": 1, "free": 0, "allowance": ALLOWANCE}
-    assert blobs.free_bytes == 1
-    blobs.put("b", [b"x"])
-    assert blobs.free_bytes == 0
-    assert blobs._disk.names(blobs.root / "incoming") == []
-    assert sorted(blobs.list_keys()) == ["a", "b"]
-    with pytest.raises(DiskFull):
-        blobs.begin("c", 1)
-
-
-def test_announced_bytes_are_taken_at_once_and_given_back(blobs: Blobs) -> None:
-    with blobs.begin("a", 900) as incoming:
-        incoming.write(b"x")
-        assert blobs.free_bytes == 100
-        with pytest.raises(DiskFull):
-            blobs.begin("b", 101)
-        incoming.commit()
-        incoming.abort()
-    assert blobs.used_bytes == 1
-    assert blobs.read("a") == b"x"
-
-
-def test_a_put_that_fails_leaves_nothing(blobs: Blobs) -> None:
-    def broken() -> Iterator[bytes]:
-        yield b"half"
-        raise ConnectionResetError
-
-    with pytest.raises(ConnectionResetError):
-        blobs.put("a", broken())
-    with blobs.begin("b", 10) as incoming:
-        incoming.write(b"and then nothing")
-    assert blobs.used_bytes == 0
-    assert stored(blobs) == stored(again(blobs)) == {}
-    assert blobs._disk.names(blobs.root / "incoming") == []
-
-
-def test_leftovers_go_at_the_start(blobs: Blobs) -> None:
-    blobs.put("a", [b"kept"])
-    blobs.begin("b").write(b"interrupted")
-    after = again(blobs)
-    assert after._disk.names(after.root / "incoming") == []
-    assert stored(after) == {"a": b"kept"}
-    assert after.used_bytes == 4
-
-
-def test_a_lower_allowance_keeps_what_is_there(blobs: Blobs) -> None:
-    blobs.put("a", [bytes(500)])
-    small = Blobs(blobs.root, 100, blobs._disk)
-    assert small.free_bytes == 0
-    assert small.read("a") == bytes(500)
-    with pytest.raises(DiskFull):
-        small.put("b", [b"x"])
+    @pytest.fixture
+    def child(self, tmp_path: Path) -> Child:
+        return Child(f"""
+from pathlib import Path
+from freehold.store.blobs import Blobs
+def open_blobs(allowance):
+    return Blobs(Path({str(tmp_path / "blobs")!r}), allowance)
+""")
 
 
 def test_a_full_disk_is_said_so_and_leaves_nothing(tmp_path: Path) -> None:
@@ -176,25 +98,6 @@ def test_a_name_counts_only_once_its_directory_is_synced(blobs: Blobs, monkeypat
     blobs.put("a", [b"x"])
     assert seen == [False]
     assert blobs.has("a")
-
-
-def test_threads_share_the_allowance(blobs: Blobs) -> None:
-    refused: list[str] = []
-
-    def worker(name: str) -> None:
-        for i in range(20):
-            try:
-                blobs.put(f"{name}{i}", [bytes(10)] * 2)
-            except DiskFull:
-                refused.append(name)
-
-    threads = [threading.Thread(target=worker, args=(name,)) for name in "abcd"]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(list(blobs.list_keys())) + len(refused) == 80
-    assert blobs.used_bytes == sum(map(len, stored(blobs).values())) == again(blobs).used_bytes <= ALLOWANCE
 
 
 class Workload:

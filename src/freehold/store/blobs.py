@@ -3,67 +3,42 @@
     ROOT/incoming/N     being written
     ROOT/xx/KEY         whole and durable; xx is the first byte of sha256(KEY), in hexadecimal
 
-A put writes to `incoming`, syncs the file, renames it, syncs the directory, and only then returns. Invariant: whatever
-a put acknowledged is there, whole, after any power cut or kill; whatever it did not is there whole or not at all, and
-never under its key in part. The allowance bounds what is stored plus what is arriving; it is counted anew at each start
-from the files themselves, so it cannot drift.
-
-Everything blocks: call it in a thread. Any number of threads may.
+A put writes to `incoming`, syncs the file, renames it, syncs the directory, and only then returns. Invariant: that of
+`blob_store.py`, through any power cut or kill.
 """
 
 from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
-from threading import Lock
-from types import TracebackType
-from typing import Self
 
-from freehold.protocol.errors import DiskFull, InvalidInput, NotFound
+from freehold.protocol.errors import DiskFull, NotFound
+from freehold.store.blob_store import Arriving, BlobStore, Buffer, check_key, check_range
 from freehold.store.disk import Disk, File, RealDisk
 
-_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _INCOMING = "incoming"
 _FAN = re.compile(r"[0-9a-f]{2}")
 
-Buffer = bytes | bytearray | memoryview
 
-
-class Blobs:
+class Blobs(BlobStore):
     """The blobs under `root`, at most `allowance_bytes` of them (file contents; names and directories come on top)."""
 
     def __init__(self, root: Path, allowance_bytes: int, disk: Disk | None = None) -> None:
+        super().__init__(allowance_bytes)
         self.root = root.absolute()
-        self.allowance_bytes = allowance_bytes
         self._disk: Disk = disk or RealDisk()
-        self._lock = Lock()
         self._numbers = count()
         self._ready: set[str] = set()
         self._settling: set[str] = set()
-        self._used = 0
         self._prepare()
 
-    @property
-    def used_bytes(self) -> int:
-        """Bytes stored and arriving."""
-        return self._used
-
-    @property
-    def free_bytes(self) -> int:
-        """Bytes left of the allowance; the disk itself may have fewer."""
-        return max(0, self.allowance_bytes - self._used)
-
     def begin(self, key: str, size: int = 0) -> Incoming:
-        """Start a put that arrives piece by piece; `size` bytes of allowance are taken at once, the rest as it comes.
-
-        DiskFull when they are not to be had. Use as a context: leaving it without `commit` leaves nothing behind.
-        """
         self._path(key)
         self._take(size)
         path = self.root / _INCOMING / str(next(self._numbers))
@@ -73,29 +48,17 @@ class Blobs:
             self._give_back(size)
             raise _typed(error) from error
 
-    def put(self, key: str, chunks: Iterable[Buffer]) -> int:
-        """Store a blob, in place of one with this key; returns its size once it is durable. DiskFull."""
-        with self.begin(key) as incoming:
-            for chunk in chunks:
-                incoming.write(chunk)
-            incoming.commit()
-            return incoming.size
-
     def has(self, key: str) -> bool:
-        """Whether a blob is stored, durably."""
         return self._size(key) is not None and key not in self._settling
 
     def size(self, key: str) -> int:
-        """A blob's bytes. NotFound."""
         size = self._size(key)
         if size is None:
             raise NotFound(f"no blob {key}")
         return size
 
     def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
-        """A blob or a range of it; shorter where the blob ends. NotFound."""
-        if offset < 0 or (length is not None and length < 0):
-            raise InvalidInput(f"a range from {offset} of {length} bytes")
+        check_range(offset, length)
         if length is None:
             length = max(0, self.size(key) - offset)
         try:
@@ -104,14 +67,13 @@ class Blobs:
             raise NotFound(f"no blob {key}") from None
 
     def read_into(self, key: str, target: memoryview) -> int:
-        """Fill `target` from a blob's beginning; how many bytes. Cheapest into whole pages of memory. NotFound."""
+        """As for every place; cheapest into whole pages of memory."""
         try:
             return self._disk.read_into(self._path(key), target)
         except FileNotFoundError:
             raise NotFound(f"no blob {key}") from None
 
     def delete(self, key: str) -> bool:
-        """Remove a blob for good; False if there was none."""
         path = self._path(key)
         with self._lock:
             size = self._size(key)
@@ -123,9 +85,11 @@ class Blobs:
         return True
 
     def list_keys(self) -> Iterator[str]:
-        """Every key, in no order that means anything."""
         for directory in sorted(self._ready):
             yield from self._disk.names(self.root / directory)
+
+    def close(self) -> None:
+        """Files are closed as soon as they are written or read."""
 
     def _prepare(self) -> None:
         for directory in (self.root, self.root / _INCOMING):
@@ -141,28 +105,13 @@ class Blobs:
             self._disk.sync_dir(directory)
 
     def _path(self, key: str) -> Path:
-        if not _KEY.fullmatch(key):
-            raise InvalidInput("a blob's key is letters, digits, '.', '_' and '-', at most 200 of them")
-        return self.root / sha256(key.encode()).hexdigest()[:2] / key
+        return self.root / sha256(check_key(key).encode()).hexdigest()[:2] / key
 
     def _size(self, key: str) -> int | None:
         try:
             return self._disk.size(self._path(key))
         except FileNotFoundError:
             return None
-
-    def _take(self, size: int) -> None:
-        with self._lock:
-            if self._used + size > self.allowance_bytes:
-                raise DiskFull(
-                    f"{size} bytes do not fit: {self.allowance_bytes - self._used} of {self.allowance_bytes} are left",
-                    need=size, free=self.allowance_bytes - self._used, allowance=self.allowance_bytes,
-                )  # fmt: skip
-            self._used += size
-
-    def _give_back(self, size: int) -> None:
-        with self._lock:
-            self._used -= size
 
     def _place(self, source: Path, key: str) -> None:
         """Give an arrived file its key. It lasts only after `_settle`."""
@@ -183,28 +132,21 @@ class Blobs:
         self._settling.discard(key)
 
 
-class Incoming:
-    """A blob that is arriving (`Blobs.begin`)."""
+class Incoming(Arriving):
+    """A file that is being written."""
 
     def __init__(self, blobs: Blobs, key: str, path: Path, taken: int, file: File) -> None:
-        self.size = 0
-        self._blobs, self._key, self._path, self._taken, self._file = blobs, key, path, taken, file
+        super().__init__(blobs, taken)
+        self._blobs, self._key, self._path, self._file = blobs, key, path, file
         self._state = "open"
 
-    def write(self, chunk: Buffer) -> None:
-        """Append. DiskFull when the allowance or the disk is used up; the put is then over."""
-        size = self.size + len(chunk)
-        if size > self._taken:
-            self._blobs._take(size - self._taken)
-            self._taken = size
+    def _append(self, chunk: Buffer) -> None:
         try:
             self._file.write(chunk)
         except OSError as error:
             raise _typed(error) from error
-        self.size = size
 
     def commit(self) -> None:
-        """Return once the blob is durable under its key."""
         try:
             self._file.sync()
             self._file.close()
@@ -216,7 +158,6 @@ class Incoming:
             raise _typed(error) from error
 
     def abort(self) -> None:
-        """Leave nothing behind. Nothing happens after `commit`, nor the second time."""
         if self._state != "open":
             return
         self._state = "aborted"
@@ -224,14 +165,6 @@ class Incoming:
         with suppress(FileNotFoundError):
             self._blobs._disk.remove(self._path)
         self._blobs._give_back(self._taken)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.abort()
 
 
 def _typed(error: OSError) -> Exception:
