@@ -53,6 +53,15 @@ $(VENV)/.stamp-dev: requirements/dev.txt $(VENV)/.stamp-run
 	@$(INSTALL) requirements/dev.txt
 	@touch $@
 
+$(VENV)/.stamp-servers: requirements/servers.txt $(VENV)/.stamp-dev
+	@echo "installing requirements/servers.txt into $(VENV)"
+	@$(INSTALL) requirements/servers.txt
+	@touch $@
+
+# Where it cannot be built its tests are reported as not run.
+$(VENV)/.stamp-s3: scripts/build_s3_server.sh requirements/go.txt $(VENV)/.stamp-python
+	@if sh scripts/build_s3_server.sh $(VENV); then touch $@; else echo "the tests' S3 server is not built" >&2; fi
+
 lint: dev ## format, lint, types, layering, generated files
 	@$(PY) scripts/suites.py lint
 
@@ -68,7 +77,7 @@ test-contracts: dev ## contract tests only
 test-end-to-end: dev ## tests with real processes only
 	@$(PY) scripts/suites.py end-to-end
 
-test-servers: dev ## tests against servers that not every machine has
+test-servers: dev $(VENV)/.stamp-servers $(VENV)/.stamp-s3 ## tests against servers that not every machine has
 	@$(PY) scripts/suites.py servers
 
 check: lint test ## lint and test
@@ -95,6 +104,7 @@ docs: dev ## write what is generated into docs/: the command reference, the pict
 lock: dev ## compile the locks again; ARGS=--upgrade for newer versions
 	@$(COMPILE) $(ARGS) requirements/run.in -o requirements/run.txt
 	@$(COMPILE) $(ARGS) requirements/node.in -o requirements/node.txt
+	@$(COMPILE) $(ARGS) requirements/go.in -o requirements/go.txt
 	@$(COMPILE) $(ARGS) requirements/installer.in -o requirements/installer.txt
 	@$(COMPILE) $(ARGS) -c requirements/run.txt -c requirements/installer.txt requirements/run.in requirements/contracts.in requirements/dev.in -o requirements/dev.txt
 	@$(COMPILE) $(ARGS) -c requirements/dev.txt requirements/servers.in -o requirements/servers.txt

@@ -82,7 +82,7 @@ def get_names(name: str) -> set[str]:
     return set(re.findall(r"^([a-z0-9-]+)", text, re.MULTILINE))
 
 
-@pytest.mark.parametrize("lock", ["run.txt", "node.txt", "installer.txt", "dev.txt"])
+@pytest.mark.parametrize("lock", ["run.txt", "node.txt", "installer.txt", "dev.txt", "servers.txt", "go.txt"])
 def test_every_pin_of_a_lock_has_hashes(lock: str) -> None:
     text = (ROOT / "requirements" / lock).read_text(encoding="utf-8")
     entries = re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)[1:]
@@ -94,12 +94,19 @@ def test_locks_hold_what_their_sources_ask_for() -> None:
     assert get_names("run.in") <= get_pins("run.txt").keys()
     assert get_names("node.in") <= get_pins("node.txt").keys()
     assert get_names("installer.in") <= get_pins("installer.txt").keys()
+    assert get_names("servers.in") <= get_pins("servers.txt").keys()
+    assert get_names("go.in") <= get_pins("go.txt").keys()
     assert get_names("run.in") | get_names("dev.in") | get_names("contracts.in") <= get_pins("dev.txt").keys()
 
 
 def test_tests_run_the_versions_that_users_run() -> None:
     run, dev = get_pins("run.txt") | get_pins("installer.txt"), get_pins("dev.txt")
     assert {name: dev.get(name) for name in run} == run
+
+
+def test_both_locks_of_one_environment_agree() -> None:
+    servers, dev = get_pins("servers.txt"), get_pins("dev.txt")
+    assert {name: dev[name] for name in servers if name in dev} == {n: servers[n] for n in servers if n in dev}
 
 
 def test_the_package_asks_for_what_the_lock_holds() -> None:
