@@ -38,6 +38,14 @@ class LosingRpc(Rpc):
         raise ChainError("the answer was lost")
 
 
+class LatestRpc(Rpc):
+    """An end whose "pending" is its latest block, as many public ones' is."""
+
+    async def call(self, method: str, params: Sequence[Any] = ()) -> Any:
+        estimate = method == "eth_estimateGas"
+        return await super().call(method, [params[0], "latest"] if estimate else params)
+
+
 @asynccontextmanager
 async def manual_chain(directory: Path) -> AsyncIterator[tuple[LocalChain, LosingRpc]]:
     """A chain that mines only when the test says so."""
@@ -62,6 +70,25 @@ def test_concurrent_intents_get_consecutive_nonces(tmp_path: Path) -> None:
             assert len({receipt.transaction for receipt in receipts}) == 10
             assert await nonce_of(rpc, sender) == 10
             assert await rpc.balance(RECIPIENT) == 10
+
+    asyncio.run(main())
+
+
+def test_what_builds_on_a_transaction_waits_for_it_where_pending_does_not_show_it(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with local_chain(tmp_path) as chain, LatestRpc(chain.url) as rpc:
+            sender = Sender(rpc, key(0), poll=0.01)
+            create = Token.create("Token", "T", RECIPIENT, 100, sender.address, 100)
+            receipt = await sender.transact(create)
+            assert receipt.contract is not None
+            token = Token(rpc, receipt.contract)
+            approval = await sender.send(token.approve(sender.address, 7))
+            spent = await sender.send(token.transfer_from(sender.address, RECIPIENT, 7))
+            await sender.wait(approval)
+            await sender.wait(spent)
+            assert await token.balance_of(RECIPIENT) == 7
+            with pytest.raises(Reverted):
+                await sender.send(token.transfer_from(sender.address, RECIPIENT, 1))
 
     asyncio.run(main())
 
