@@ -13,7 +13,7 @@ from freehold.market.quorum import Quorum
 from freehold.net.client import Dial
 from freehold.protocol.batches import Batch, decode_batch, kinds_of
 from freehold.protocol.certificates import check_certificate
-from freehold.protocol.errors import Conflict, EpochClosed, FreeholdError, NotFound, Refused, Unavailable
+from freehold.protocol.errors import Conflict, EpochClosed, FreeholdError, NotFound, Overloaded, Refused, Unavailable
 from freehold.protocol.messages import Acknowledgement, Certificate, Holding
 from freehold.services.judging import JUDGES
 from tests.protocol.world import ADDRESSES, DOMAIN, MEMBERS, busy_world, key
@@ -163,3 +163,61 @@ def test_asking_returns_once_a_quorum_has_answered() -> None:
     assert len(asyncio.run(make_quorum(members).ask("/v1/x"))) == 3
     with pytest.raises(Conflict):
         asyncio.run(make_quorum([FakeMember(i, raises(Conflict("c"))) for i in range(4)]).ask("/v1/x"))
+
+
+class Clock:
+    """Time that passes only while somebody sleeps."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        self.slept: list[float] = []
+        monkeypatch.setattr(subject, "time", self)
+        monkeypatch.setattr(subject.asyncio, "sleep", self.sleep)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+def busy_until(clock: Clock, when: float) -> Behaviour:
+    async def behave(_: FakeMember) -> None:
+        if clock.now < when:
+            raise Overloaded("busy", retry_after=round(when - clock.now))
+
+    return behave
+
+
+def test_members_that_are_busy_are_left_alone_until_a_quorum_may_be_asked(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    behave = [honest, busy_until(clock, 3), busy_until(clock, 5), busy_until(clock, 3600)]
+    members = [FakeMember(i, behaviour) for i, behaviour in enumerate(behave)]
+    assert asyncio.run(make_quorum(members).certify(batch)).epoch == 7
+    (wait,) = clock.slept  # once, for the third of the four that a quorum needs
+    assert 5 <= wait < 5 * (1 + subject.JITTER)
+    assert members[0].asked == 3
+
+
+def test_waits_differ_and_none_is_shorter_than_was_asked_for(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = set()
+    for _ in range(10):
+        clock = Clock(monkeypatch)
+        members = [FakeMember(i, busy_until(clock, 4)) for i in range(4)]
+        asyncio.run(make_quorum(members).certify(batch))
+        waits.add(clock.slept[0])
+    assert min(waits) >= 4
+    assert len(waits) > 5
+
+
+def test_who_would_have_to_wait_too_long_is_told_so_at_once(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    members = [FakeMember(i, busy_until(clock, 600)) for i in range(4)]
+    with pytest.raises(Overloaded, match="busy") as refused:
+        asyncio.run(make_quorum(members).certify(batch))
+    assert refused.value.details["retry_after"] == 600
+    assert clock.slept == []
+    assert [member.asked for member in members] == [1] * 4

@@ -2,21 +2,31 @@
 
 A batch is *held* when Q members have its certificate on disk for one epoch: by intersection it is then in that
 epoch's manifest. A member that has closed the epoch meanwhile answers for the next; signatures of different epochs
-do not add up, so the sender asks again until Q name the same one.
+do not add up, so the sender asks again until Q name the same one. Members that ask to be left alone for a while are,
+and not all senders come back in the same moment.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from freehold.net.client import Dial, Peer
+from freehold.net.client import Dial, Peer, retry_after
 from freehold.protocol.batches import Batch, encode_batch
 from freehold.protocol.certificates import check_certificate, faults, make_certificate, quorum
-from freehold.protocol.errors import FreeholdError, InvalidInput, MalformedMessage, NotFound, Refused, Unavailable
+from freehold.protocol.errors import (
+    FreeholdError,
+    InvalidInput,
+    MalformedMessage,
+    NotFound,
+    Overloaded,
+    Refused,
+    Unavailable,
+)
 from freehold.protocol.keys import is_signed_by
 from freehold.protocol.messages import Acknowledgement, Certificate, Holding
 from freehold.protocol.typed import Domain, canonical_json
@@ -26,6 +36,7 @@ PATIENCE_SECONDS = 40.0  # after which no further attempt is begun
 ROWS_LIMIT = 64 * 2**20  # bytes of an answer: rows of the state with their proofs, of a node with 10,000 leases
 PAUSE_SECONDS = 0.25  # doubles up to a few seconds: members that just closed an epoch catch up in between
 ANSWER_SECONDS = 10.0
+JITTER = 0.5  # of a wait: it is drawn from that long to half as long again
 GRACE_SECONDS = 0.2  # for the others, once enough have answered: a member that hangs must not hold up everything
 
 T = TypeVar("T")
@@ -68,7 +79,10 @@ class Quorum:
                 if not error.retryable:
                     raise
                 failure = error
-            await asyncio.sleep(pause)
+            wait = max(pause, retry_after(failure)) * (1 + JITTER * random.random())
+            if time.monotonic() + wait >= until:
+                break
+            await asyncio.sleep(wait)
             pause = min(2 * pause, 4.0)
         raise failure
 
@@ -152,6 +166,12 @@ class Quorum:
         if len(refusals) > faults(len(self.members)):
             return refusals[0]
         needed, n = quorum(len(self.members)), len(self.members)
+        # Q can answer once all but n - Q of those that want to be left alone may be asked again.
+        waits = sorted((retry_after(e) for e in errors if e.retryable), reverse=True)
+        wait = waits[n - needed] if len(waits) > n - needed else 0
+        if wait:
+            busy = next(e for e in errors if retry_after(e) == wait)
+            return Overloaded(f"fewer than {needed} of {n} members {what} now: {busy.message}", retry_after=wait)
         why = "; ".join(sorted({e.message for e in errors})) or "they name different epochs"
         return Unavailable(f"fewer than {needed} of {n} members {what}: {why}")
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 import aiohttp
 import yarl
 
-from freehold.protocol.errors import Corrupt, FreeholdError, MalformedMessage, Unavailable
+from freehold.protocol.errors import Corrupt, FreeholdError, MalformedMessage, Overloaded, Unavailable
 from freehold.protocol.typed import canonical_json, parse_json
 
 CONNECT_SECONDS = 5.0
@@ -132,7 +132,20 @@ def _data_of(body: bytes) -> Any:
 
 
 async def _error_of(response: aiohttp.ClientResponse, url: str) -> FreeholdError:
+    """The typed error of an answer; with `retry_after` in its details, in seconds, where the header says so."""
     try:
-        return FreeholdError.from_json(parse_json(await _read(response, ERROR_LIMIT))["errors"][0])
+        error = FreeholdError.from_json(parse_json(await _read(response, ERROR_LIMIT))["errors"][0])
     except (Corrupt, MalformedMessage, KeyError, IndexError, TypeError, AttributeError):
-        return Unavailable(f"{url} answered {response.status}", url=url, status=response.status)
+        kind = Overloaded if response.status == Overloaded.status else Unavailable
+        error = kind(f"{url} answered {response.status}", url=url, status=response.status)
+    error.details.pop("retry_after", None)
+    seconds = response.headers.get("Retry-After", "")
+    if seconds.isascii() and seconds.isdigit() and len(seconds) < 9:
+        error.details["retry_after"] = int(seconds)
+    return error
+
+
+def retry_after(error: FreeholdError) -> int:
+    """Seconds for which whoever raised this wants to be left alone; 0 where nothing was said."""
+    seconds = error.details.get("retry_after")
+    return seconds if type(seconds) is int and seconds >= 0 else 0

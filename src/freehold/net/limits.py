@@ -126,6 +126,27 @@ class Share:
         self.size += size
 
 
+class Places:
+    """Requests of one sort that are worked on at once: so many in all, and of one address."""
+
+    def __init__(self, in_all: int, per_address: int) -> None:
+        self._in_all, self._per_address = in_all, per_address
+        self._taken: Counter[str] = Counter()
+
+    @contextmanager
+    def take(self, address: str) -> Iterator[None]:
+        """One place, given back at the end. Overloaded where there is none."""
+        if self._taken.total() >= self._in_all or self._taken[address] >= self._per_address:
+            raise Overloaded("too many of these requests at once", retry_after=1)
+        self._taken[address] += 1
+        try:
+            yield
+        finally:
+            self._taken[address] -= 1
+            if not self._taken[address]:
+                del self._taken[address]
+
+
 class Connections:
     """A protocol factory in front of another: takes in no more connections than it may.
 

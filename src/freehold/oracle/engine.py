@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from freehold.oracle.chain import Submitter
@@ -18,25 +18,29 @@ from freehold.oracle.effects import (
     Accuse,
     Broadcast,
     Commit,
+    Contest,
     Effect,
     FetchBatch,
     FetchBundle,
     Persist,
     Reply,
+    Rollback,
     Send,
     Settle,
     Signed,
     Submit,
+    Uncommit,
 )
-from freehold.oracle.events import BatchFetched, BundleFetched, Event, Settled
+from freehold.oracle.events import BatchFetched, BundleFetched, Event, RolledBack, Settled
 from freehold.oracle.member import Member
 from freehold.oracle.peers import Peers
 from freehold.oracle.records import Record
 from freehold.oracle.store import Store
-from freehold.protocol.batches import Batch, decode_batch
-from freehold.protocol.bundle import Bundle, decode_bundle
-from freehold.protocol.epoch import Settlement, certified_subjects, settle
-from freehold.protocol.errors import FreeholdError, Overloaded, Unavailable
+from freehold.protocol.batches import Batch, decode_batch, encode_batch
+from freehold.protocol.bundle import Bundle, check_start, decode_bundle
+from freehold.protocol.epoch import Settlement, certified_subjects, check_manifest, settle
+from freehold.protocol.errors import FreeholdError, NotFound, Overloaded, Unavailable
+from freehold.protocol.service import Judge
 from freehold.protocol.units import Hash
 
 log = logging.getLogger(__name__)
@@ -67,7 +71,7 @@ class Engine:
     async def ask(self, make: Callable[[int], Event]) -> Signed:
         """Give an event that is answered, and wait for the answer. The member's refusal is raised; Overloaded."""
         if len(self._queue) > QUEUE_LIMIT:
-            raise Overloaded("this member has too much to do at once")
+            raise Overloaded("this member has too much to do at once", retry_after=1)
         reply = next(self._numbers)
         future: asyncio.Future[Signed] = asyncio.get_running_loop().create_future()
         self._replies[reply] = future
@@ -99,14 +103,21 @@ class Engine:
             self._waiting.clear()
             effects, self._queue = self._queue, []
             while effects:
-                until = next((i for i, effect in enumerate(effects) if isinstance(effect, Commit)), len(effects))
+                whole = (i for i, effect in enumerate(effects) if isinstance(effect, Commit | Uncommit))
+                until = next(whole, len(effects))
                 await self._do(effects[:until])
-                if until < len(effects):
-                    commit = effects[until]
-                    assert isinstance(commit, Commit)
-                    await self._store.commit(commit)
-                    log.info("epoch %d: committed", commit.bundle.report.epoch)
+                for effect in effects[until : until + 1]:
+                    await self._settle_store(effect)
                 effects = effects[until + 1 :]
+
+    async def _settle_store(self, effect: Effect) -> None:
+        """What the store does as one: nothing else is under way meanwhile."""
+        if isinstance(effect, Commit):
+            await self._store.commit(effect)
+            log.info("epoch %d: committed", effect.bundle.report.epoch)
+        elif isinstance(effect, Uncommit):
+            await self._store.uncommit(effect)
+            log.warning("every epoch after %d is revoked, and is settled again", effect.epoch)
 
     async def _do(self, effects: list[Effect]) -> None:
         records: list[Record] = [r for effect in effects if isinstance(effect, Persist) for r in effect.records]
@@ -117,7 +128,7 @@ class Engine:
 
     def _start(self, effect: Effect) -> None:
         if isinstance(effect, Broadcast):
-            for peer in self.member.setup.others:
+            for peer in effect.peers:
                 self._peers.send(peer, effect.message)
         elif isinstance(effect, Send):
             self._peers.send(effect.peer, effect.message)
@@ -129,6 +140,11 @@ class Engine:
             self._spawn(self._fetch_bundle(effect))
         elif isinstance(effect, Settle):
             self._spawn(self._settle(effect))
+        elif isinstance(effect, Contest):
+            log.error("epoch %d: the chain took a report that does not follow", effect.bundle.report.epoch)
+            self._spawn(self._store.keep_evidence(effect.bundle))
+        elif isinstance(effect, Rollback):
+            self._spawn(self._roll_back(effect))
         elif isinstance(effect, Submit):
             self._spawn(self._submitter.submit(effect))
         elif isinstance(effect, Accuse):
@@ -167,12 +183,22 @@ class Engine:
 
     async def _fetch_bundle(self, effect: FetchBundle) -> None:
         found: Bundle | None = None
+        oldest: int | None = None
         try:
             data = await self._peers.fetch_bundle(effect.peer, effect.epoch)
-            found = await asyncio.to_thread(decode_bundle, data, self.member.setup.judges)
+            found = await asyncio.to_thread(_open_bundle, data, self.member.setup.judges)
         except FreeholdError as error:
             log.debug("bundle %d from %s: %s", effect.epoch, effect.peer, error.message)
-        self.handle(BundleFetched(effect.epoch, effect.peer, found))
+            said = error.details.get("oldest") if isinstance(error, NotFound) else None
+            oldest = said if type(said) is int else None
+        self.handle(BundleFetched(effect.epoch, effect.peer, found, oldest))
+
+    async def _roll_back(self, effect: Rollback) -> None:
+        committed, bundles = await self._store.read_before(effect.epoch)
+        batches = {subject: batch for bundle in bundles for subject, batch in bundle.batches.items()}
+        encoded = await asyncio.to_thread(lambda: {s: (batch, encode_batch(batch)) for s, batch in batches.items()})
+        manifests = tuple(bundle.manifest for bundle in bundles)
+        self.handle(RolledBack(effect.epoch, committed, manifests, encoded))
 
     async def _settle(self, effect: Settle) -> None:
         self.handle(await asyncio.to_thread(self._compute, effect))
@@ -181,15 +207,26 @@ class Engine:
         manifest = effect.manifest
         batches: dict[Hash, Batch] = {}
         settlement: Settlement | None = None
-        failure = ""
+        failure, is_manifest = "", True
         try:
+            setup = self.member.setup
+            if not effect.is_checked:
+                is_manifest = False
+                check_manifest(manifest, effect.anchor, setup.domain)
+                is_manifest = True
             for subject in certified_subjects(manifest):
                 batch = effect.batches.get(subject) or self._store.batch(subject)
                 if batch is not None:
                     batches[subject] = batch
-            setup = self.member.setup
             settlement = settle(effect.previous, manifest, batches, effect.anchor, setup.judges, setup.domain)
         except FAILURES as error:
             failure = f"{type(error).__name__}: {error}"
             log.error("epoch %d, view %d does not settle: %s", manifest.epoch, manifest.view, failure)
-        return Settled(manifest.epoch, manifest.struct_hash(), settlement, batches, failure)
+        return Settled(manifest.epoch, manifest.struct_hash(), settlement, batches, failure, is_manifest)
+
+
+def _open_bundle(data: bytes, judges: Mapping[str, Judge]) -> Bundle:
+    """A bundle that begins where its report before ended. ReplayMismatch."""
+    bundle = decode_bundle(data, judges)
+    check_start(bundle)
+    return bundle

@@ -64,10 +64,7 @@ class Usage:
 
         `kept`: how many batches this member has.
         """
-        if epoch != self._epoch:
-            self._epoch = epoch
-            for counter in (self._batches, self._rows, self._size):
-                counter.clear()
+        self._open(epoch)
         quota, who = QUOTAS[standing], _counted(sender, standing)
         if standing is Standing.STRANGE and (size > quota.size or rows > quota.rows):
             raise Refused(
@@ -87,6 +84,18 @@ class Usage:
                     f"this member takes {limit} {what} from {sender} in one epoch", limit=limit, epoch=epoch
                 )
 
+    def restore_batch(self, sender: Address, standing: Standing, rows: int, size: int, epoch: int) -> None:
+        """A batch was taken for `epoch` before a restart: only the newest epoch's count."""
+        if epoch >= self._epoch:
+            self._open(epoch)
+            self.count_batch(sender, standing, rows, size)
+
+    def _open(self, epoch: int) -> None:
+        if epoch != self._epoch:
+            self._epoch = epoch
+            for counter in (self._batches, self._rows, self._size):
+                counter.clear()
+
     def count_batch(self, sender: Address, standing: Standing, rows: int, size: int) -> None:
         """A batch that passed was taken."""
         who = _counted(sender, standing)
@@ -103,14 +112,15 @@ class Usage:
         total = len(self._holders) if standing is Standing.BONDED else self._held_by_others
         if total >= _share(HELD_LIMIT, standing) or (who is not None and self._held[who] >= QUOTAS[standing].held):
             raise Overloaded("this member holds no more certificates in this epoch", limit=HELD_LIMIT, epoch=epoch)
+        self.restore_held(subject, sender, standing)
+
+    def restore_held(self, subject: Hash, sender: Address | None, standing: Standing) -> None:
+        """Count a certificate that is held, whatever its sender has beside it."""
+        who = None if sender is None else _counted(sender, standing)
         self._holders[subject] = who, standing
         self._held_by_others += standing is not Standing.BONDED
         if who is not None:
             self._held[who] += 1
-
-    def restore(self, subject: Hash) -> None:
-        """A certificate was held before a restart; whose it is counts no more."""
-        self._holders[subject] = None, Standing.BONDED
 
     def release(self, subject: Hash) -> None:
         """A certificate is no longer held."""

@@ -11,6 +11,10 @@
     GET  /v1/state/{E}/clients/{client}
     GET  /v1/accounts/{address}?epoch=E         an account with its proof against the report of E
 
+Evidence is judged in the order of what that costs: the sender's address, the batch's header, what its sender may still
+send, one signature, and only then the body is let in (`admission.py`). Who sends what is here already is answered from
+memory. Whoever is refused for want of room is told when to come back.
+
 Answers that other parties compare between members (all but status, open, and a report's signers) depend on committed
 epochs alone, so honest members give the same words.
 """
@@ -19,22 +23,28 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from aiohttp import web
 
 from freehold.net.auth import Guard
-from freehold.net.server import Room, ok, read_body, read_json
+from freehold.net.limits import Places, Room
+from freehold.net.server import GRACE_SECONDS, LEAST_RATE, ok, read_body, read_head, read_json, sender_address
+from freehold.oracle.admission import Admission, units_of
 from freehold.oracle.effects import Signed
 from freehold.oracle.engine import Engine
 from freehold.oracle.events import BatchReceived, CertificateReceived, MessageReceived, PeerMessage
 from freehold.oracle.peers import BODY_HEADER
+from freehold.oracle.quotas import Standing
 from freehold.oracle.status import Status
 from freehold.oracle.store import Store, Stored, Summary
 from freehold.oracle.views import Views
-from freehold.protocol.batches import BATCH_LIMIT, decode_batch
-from freehold.protocol.errors import InvalidInput, MalformedMessage, WrongSignature
+from freehold.protocol.batches import BATCH_LIMIT, decode_batch, decode_header, header_size
+from freehold.protocol.errors import InvalidInput, MalformedMessage, Overloaded, WrongSignature
+from freehold.protocol.keys import check_signed_by
 from freehold.protocol.messages import Certificate, Manifest, Observation, ViewChange, Vote
 from freehold.protocol.typed import keccak, parse_json
 from freehold.protocol.units import Address, Hash
@@ -44,7 +54,13 @@ MESSAGES: dict[str, type[Observation] | type[Manifest] | type[ViewChange] | type
 }
 MESSAGE_LIMIT = 32 * 2**20  # a manifest with Q observations of all certificates
 MEMBER_ROOM = 2 * MESSAGE_LIMIT  # bytes of one member's messages that are here at once
-INCOMING_LIMIT = 256 * 2**20  # bytes of everybody else's bodies that are here at once
+INCOMING_LIMIT = 64 * 2**20  # bytes of everybody else's bodies that are here at once
+KNOWN_LIMIT = 32 * 2**20  # of them of senders that are not bonded
+STRANGE_LIMIT = 8 * 2**20  # of them of senders with nothing at stake
+ANSWERED = 20_000  # answers of the open epoch that are remembered
+LONGEST_EPOCH = 86_400  # seconds that anybody is told to stay away for a quota
+SENDING = 32  # blobs that are sent at once
+SENDING_TO_ADDRESS = 8  # of them to one address
 SMALL = 64 * 2**10  # bytes of JSON that are parsed at once; more is parsed in a thread
 REPORTS_LIMIT = 1000  # in one answer
 
@@ -57,8 +73,15 @@ class Api:
         self._views = Views(store)
         setup = engine.member.setup
         self._guard = Guard(setup.key.address, setup.domain, clock, frozenset(setup.others))
-        self._rooms = {member: Room(MEMBER_ROOM) for member in setup.others}
+        self._rooms = {member: Room(MEMBER_ROOM, share_of_address=1) for member in setup.others}
         self._incoming = Room(INCOMING_LIMIT)
+        known = Room(KNOWN_LIMIT, self._incoming)
+        strange = Room(STRANGE_LIMIT, known)
+        self._arriving = {Standing.BONDED: self._incoming, Standing.KNOWN: known, Standing.STRANGE: strange}
+        self.admission = Admission()
+        self._answered: OrderedDict[tuple[type, Hash], Signed] = OrderedDict()
+        self._clock = clock
+        self._places = Places(SENDING, SENDING_TO_ADDRESS)
 
     def routes(self) -> list[web.RouteDef]:
         """For `net.server.make_app`."""
@@ -78,20 +101,63 @@ class Api:
         ]
 
     async def post_batch(self, request: web.Request) -> web.Response:
-        member = self._engine.member
-        with self._incoming.share() as share:
-            data = await read_body(request, BATCH_LIMIT, share)
-            batch = await asyncio.to_thread(decode_batch, data, self._store.kinds, member.setup.domain)
-            # What others have sent and what is not on disk yet is part of `used`, beside this batch.
-            self._store.check_room(self._incoming.used, is_bonded=member.chain.is_bonded(batch.header.sender))
-            self._status.batches += 1
-            return ok(self._signed(await self._engine.ask(lambda reply: BatchReceived(batch, data, reply))))
+        member, address = self._engine.member, sender_address(request)
+        self._status.batches += 1
+        head = await read_head(request, 4, BATCH_LIMIT)
+        head += await read_head(request, header_size(head) - 4, BATCH_LIMIT)
+        header = decode_header(head, self._store.kinds)
+        answered = self._known_answer(BatchReceived, header.struct_hash())
+        if answered is not None:
+            return ok(self._signed(answered))
+        standing = member.standing_of(header.sender)
+        units = units_of(header.count, request.content_length or len(head))
+        with self._until_next_epoch():
+            member.gathering.check_quota(header, request.content_length or len(head), member.epoch)
+        self.admission.check(address, standing, units)
+        check_signed_by(header, header.sender_signature, header.sender, member.setup.domain)
+        with self._arriving[standing].share(address) as share:
+            data = await read_body(request, BATCH_LIMIT, share, head)
+            with self.admission.admit(address, standing, units_of(header.count, len(data))):
+                async with self.admission.turn(standing):
+                    batch = await asyncio.to_thread(decode_batch, data, self._store.kinds, member.setup.domain)
+                # What others have sent and what is not on disk yet is part of `used`, beside this batch.
+                self._store.check_room(self._incoming.used, is_bonded=standing is Standing.BONDED)
+                with self._until_next_epoch():
+                    signed = await self._engine.ask(lambda reply: BatchReceived(batch, data, reply))
+        return ok(self._signed(self._remember(BatchReceived, signed)))
 
     async def post_certificate(self, request: web.Request) -> web.Response:
-        with self._incoming.share() as share:
+        with self._incoming.share(sender_address(request)) as share:
             certificate = Certificate.from_json(await read_json(request, SMALL, share))
             self._status.certificates += 1
-            return ok(self._signed(await self._engine.ask(lambda reply: CertificateReceived(certificate, reply))))
+            answered = self._known_answer(CertificateReceived, certificate.struct_hash())
+            if answered is not None:
+                return ok(self._signed(answered))
+            with self._until_next_epoch():
+                signed = await self._engine.ask(lambda reply: CertificateReceived(certificate, reply))
+        return ok(self._signed(self._remember(CertificateReceived, signed, certificate.struct_hash())))
+
+    def _known_answer(self, kind: type, subject: Hash) -> Signed | None:
+        """What was answered to the same in this epoch: whoever sends it again costs no signature, and no disk."""
+        signed = self._answered.get((kind, subject))
+        return signed if signed is not None and signed.epoch == self._engine.member.epoch else None
+
+    def _remember(self, kind: type, signed: Signed, subject: Hash | None = None) -> Signed:
+        self._answered[kind, subject or signed.subject] = signed
+        if len(self._answered) > ANSWERED:
+            self._answered.popitem(last=False)
+        return signed
+
+    @contextmanager
+    def _until_next_epoch(self) -> Iterator[None]:
+        """Who has used up what one epoch allows is told to come back when it is over."""
+        try:
+            yield
+        except Overloaded as error:
+            if "retry_after" not in error.details:
+                left = self._engine.member.chain.anchor_time - int(self._clock())
+                error.details["retry_after"] = max(1, min(LONGEST_EPOCH, left))
+            raise
 
     def _signed(self, signed: Signed) -> dict[str, Any]:
         return {
@@ -102,7 +168,8 @@ class Api:
         }
 
     async def get_batch(self, request: web.Request) -> web.StreamResponse:
-        return await _send(request, await self._store.open_batch(Hash(request.match_info["subject"])))
+        subject = Hash(request.match_info["subject"])
+        return await self._send(request, lambda: self._store.open_batch(subject))
 
     async def post_message(self, request: web.Request) -> web.Response:
         if BODY_HEADER not in request.headers:
@@ -118,6 +185,22 @@ class Api:
             self._status.messages += 1
             self._engine.handle(MessageReceived(message))
         return ok({})
+
+    async def _send(self, request: web.Request, open_blob: Callable[[], Awaitable[Stored]]) -> web.StreamResponse:
+        """A blob as it is read: memory holds one piece of it for each who fetches it, and nobody waits for the slow."""
+        with self._places.take(sender_address(request)):
+            stored = await open_blob()
+            response = web.StreamResponse()
+            response.content_type, response.content_length = "application/octet-stream", stored.size
+            await response.prepare(request)
+            async for piece in stored.pieces():
+                try:
+                    async with asyncio.timeout(GRACE_SECONDS + len(piece) / LEAST_RATE):
+                        await response.write(piece)
+                except TimeoutError:
+                    raise ConnectionResetError("the reader is too slow") from None
+            await response.write_eof()
+        return response
 
     async def get_status(self, _: web.Request) -> web.Response:
         return ok(self._status.to_json())
@@ -151,7 +234,8 @@ class Api:
         return ok(_report_json(summary))
 
     async def get_bundle(self, request: web.Request) -> web.StreamResponse:
-        return await _send(request, await self._store.open_bundle(_number(request.match_info["epoch"], "the epoch")))
+        epoch = _number(request.match_info["epoch"], "the epoch")
+        return await self._send(request, lambda: self._store.open_bundle(epoch))
 
     async def get_node(self, request: web.Request) -> web.Response:
         epoch = _number(request.match_info["epoch"], "the epoch")
@@ -186,17 +270,6 @@ def _number(text: str, what: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 18:
         raise InvalidInput(f"{what} must be a number, not {text[:40]!r}")
     return int(text)
-
-
-async def _send(request: web.Request, stored: Stored) -> web.StreamResponse:
-    """A blob as it is read: memory holds one piece of it for each who fetches it."""
-    response = web.StreamResponse()
-    response.content_type, response.content_length = "application/octet-stream", stored.size
-    await response.prepare(request)
-    async for piece in stored.pieces():
-        await response.write(piece)
-    await response.write_eof()
-    return response
 
 
 def _report_json(summary: Summary) -> dict[str, Any]:

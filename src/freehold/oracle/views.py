@@ -19,7 +19,7 @@ from freehold.protocol.typed import Message
 from freehold.protocol.units import Address
 
 STATES = 4  # kept in memory: the newest, the one that claims are proven against, and some between
-WAITING = 16  # requests that wait for a state to be read
+WAITING = 16  # requests that wait for a state to be read, and as many that wait for their answer
 AT_ONCE = 4  # answers that are put together
 
 
@@ -29,18 +29,31 @@ class _View:
     def __init__(self, state: State) -> None:
         self.tables = state.tables()
         self._trees: dict[str, RowTree] = {}
+        self._indices: dict[tuple[str, str], dict[bytes, list[int]]] = {}
         self.roots: tuple[TableRoot, ...] = state.table_roots()
         self.accounts = {account.account: account for account in state.accounts}
         self.tree: SumTree = state.accounts_tree()
 
-    def proven(self, name: str, belongs: Callable[[Any], bool]) -> list[dict[str, Any]]:
-        """The rows of a table that belong, each with its place and proof."""
-        chosen = [(i, row) for i, row in enumerate(self.tables[name]) if belongs(row)]
-        if chosen and name not in self._trees:
+    def proven(self, name: str, field: str, *wanted: bytes) -> list[dict[str, Any]]:
+        """The rows of a table whose `field` is one of those wanted, each with its place and proof."""
+        index = self._index(name, field)
+        places = sorted(place for key in set(wanted) for place in index.get(key, ()))
+        if places and name not in self._trees:
             self._trees[name] = RowTree(self.tables[name].row_hashes)
+        rows = self.tables[name].rows
         return [
-            {"row": _json(row), "index": i, "proof": [str(h) for h in self._trees[name].proof(i)]} for i, row in chosen
+            {"row": _json(rows[i]), "index": i, "proof": [str(h) for h in self._trees[name].proof(i)]} for i in places
         ]
+
+    def _index(self, name: str, field: str) -> dict[bytes, list[int]]:
+        """Where a table's rows stand by one of their fields: who asks costs what it gets, not what the table holds."""
+        known = self._indices.get((name, field))
+        if known is None:
+            known = {}
+            for i, row in enumerate(self.tables[name]):
+                known.setdefault(getattr(row, field), []).append(i)
+            self._indices[name, field] = known
+        return known
 
     def answer(self, rows: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         return {"tables": [root.to_json() for root in self.roots], "rows": rows}
@@ -53,12 +66,12 @@ class Views:
         self._store = store
         self._known: OrderedDict[int, _View] = OrderedDict()
         self._lock, self._turn = asyncio.Lock(), asyncio.Semaphore(AT_ONCE)
-        self._waiting = 0
+        self._waiting = self._collecting = 0
 
     async def _view(self, epoch: int) -> _View:
         if epoch not in self._known:
             if self._waiting >= WAITING:
-                raise Overloaded("too many states are asked for at once")
+                raise Overloaded("too many states are asked for at once", retry_after=1)
             self._waiting += 1
             try:
                 async with self._lock:  # one state is read at a time; those that are known do not wait for it
@@ -80,15 +93,14 @@ class Views:
         view = await self._view(epoch)
 
         def collect() -> dict[str, Any]:
-            leases = {row.lease for row in view.tables["leases"] if getattr(row, "node", None) == node}  # type: ignore[attr-defined]
-            rows = {name: view.proven(name, lambda row: row.node == node) for name in view.tables if "." in name}
-            rows["leases"] = view.proven("leases", lambda row: row.node == node)
-            rows["locks"] = view.proven("locks", lambda row: row.lease in leases)
-            rows["operators"] = view.proven("operators", lambda row: row.node == node)
+            rows = {name: view.proven(name, "node", node) for name in view.tables if "." in name}
+            rows["leases"] = view.proven("leases", "node", node)
+            leases = [bytes.fromhex(row["row"]["lease"][2:]) for row in rows["leases"]]
+            rows["locks"] = view.proven("locks", "lease", *leases)
+            rows["operators"] = view.proven("operators", "node", node)
             return view.answer(rows)
 
-        async with self._turn:
-            return await asyncio.to_thread(collect)
+        return await self._put_together(collect)
 
     async def client(self, epoch: int, client: Address) -> dict[str, Any]:
         """What a client has: its credits and reservation, its leases and locks. NotFound."""
@@ -96,10 +108,20 @@ class Views:
 
         def collect() -> dict[str, Any]:
             names = ("clients", "leases", "locks")
-            return view.answer({name: view.proven(name, lambda row: row.client == client) for name in names})
+            return view.answer({name: view.proven(name, "client", client) for name in names})
 
-        async with self._turn:
-            return await asyncio.to_thread(collect)
+        return await self._put_together(collect)
+
+    async def _put_together(self, collect: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """AT_ONCE in threads; Overloaded where more than WAITING wait for these."""
+        if self._collecting >= AT_ONCE + WAITING:
+            raise Overloaded("too many rows are asked for at once", retry_after=1)
+        self._collecting += 1
+        try:
+            async with self._turn:
+                return await asyncio.to_thread(collect)
+        finally:
+            self._collecting -= 1
 
     async def account(self, epoch: int, address: Address) -> dict[str, Any]:
         """An account and its proof, 67 bytes a level, bottom up. NotFound."""
