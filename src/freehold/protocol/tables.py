@@ -1,4 +1,4 @@
-"""Tables: rows of one message type, in columns on the wire and at rest, iterated as messages by the plain loops.
+"""Tables: rows of one message type, in columns on the wire, at rest and in memory; messages only where asked for.
 
     table   = row count (4 bytes) ‖ columns, in the order of the definition
     column  = fixed width      values side by side; integers little-endian in their type's width
@@ -6,9 +6,10 @@
               a message        the columns of its own definition
               many messages    the end of each row's list (4 bytes each), then all items' columns
 
-The layout is Arrow's without Arrow's metadata: fixed columns can be handed to NumPy or Polars without a copy. Arrow
-IPC and Parquet themselves are not read from the network: one flipped bit makes their readers abort or crash the
-process (docs/decisions.md). What a table commits to is the Merkle root over its rows' hashes.
+The layout is Arrow's without Arrow's metadata: a decoded table's columns are views of the bytes that came
+(`columns.py`), and its hashes are computed column by column (`table_hashes.py`). Arrow IPC and Parquet themselves are
+not read from the network: one flipped bit makes their readers abort or crash the process (docs/decisions.md). What a
+table commits to is the Merkle root over its rows' hashes.
 
 Invariant: rows have one spelling. `decode(encode(t)) == t`, and every byte string either is the spelling of a table
 or is MalformedMessage; nothing is allocated that the bytes at hand do not pay for.
@@ -16,99 +17,199 @@ or is MalformedMessage; nothing is allocated that the bytes at hand do not pay f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from struct import Struct
 from typing import Any, Generic, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
+from freehold.protocol.column_values import cell_width, check_columns, check_ragged, columns_of, do_ascend, rows_of
+from freehold.protocol.columns import ENDS, Column, Lists, Ragged, Record, concat, count_of, take, wire
 from freehold.protocol.errors import MalformedMessage
-from freehold.protocol.merkle import row_root
-from freehold.protocol.typed import Field, Message, fields_of
-from freehold.protocol.units import Address, Hash, Signature
+from freehold.protocol.hashing import LOADING_PAYS, Bytes, Integers, first_of_equal
+from freehold.protocol.merkle import RowTree, row_root
+from freehold.protocol.table_hashes import digests_of, row_hashes_of, struct_hashes_of
+from freehold.protocol.typed import Domain, Field, Message, fields_of
+from freehold.protocol.units import Hash
 
 M = TypeVar("M", bound=Message)
 
 _COUNT = Struct("<I")
-_FIXED: dict[str, tuple[int, type[bytes]]] = {"address": (20, Address), "bytes32": (32, Hash)}
 ROWS_LIMIT = 2**31
 
 
 class Table(Generic[M]):
-    """An immutable table of messages of type `kind`."""
+    """An immutable table of messages of type `kind`. Made of rows or of columns, it makes the others when asked."""
 
-    def __init__(self, kind: type[M], rows: tuple[M, ...]) -> None:
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(
+        self, kind: type[M], count: int, rows: tuple[M, ...] | None, columns: Mapping[str, Column] | None
+    ) -> None:
+        """For the constructors below: at least one of `rows` and `columns`, which agree, each checked."""
         self.kind = kind
-        self.rows = rows
+        self._count = count
+        self._rows = rows
+        self._columns = columns
+        # No cached_property: until Python 3.12 its lock is one for all tables, and threads would wait for each other.
+        self._struct_hashes: Bytes | None = None
+        self._hashes: Bytes | None = None
+        self._row_hashes: tuple[Hash, ...] | None = None
+        self._tree: RowTree | None = None
+        self._root: Hash | None = None
 
     @classmethod
     def of(cls, kind: type[M], rows: Iterable[M] = ()) -> Table[M]:
         """The table of these rows in their order."""
-        return cls(kind, tuple(rows))
+        given = tuple(rows)
+        return cls(kind, len(given), given, None)
+
+    @classmethod
+    def from_columns(cls, kind: type[M], columns: Mapping[str, Any], count: int | None = None) -> Table[M]:
+        """The table of these columns: for each field a column, a list, or one value that stands in every row.
+
+        MalformedMessage if a field is missing, a column has another number of rows, or a value is not of its type.
+        `count` must be given only where no column says how many rows there are.
+        """
+        counts = {_count_of(value) for value in columns.values()} - {None}
+        rows = count if count is not None else next(iter(counts), None)
+        if rows is None:
+            raise MalformedMessage("no column says how many rows there are")
+        return cls(kind, rows, None, check_columns(kind, columns, rows))
+
+    @classmethod
+    def concat(cls, kind: type[M], tables: Iterable[Table[M]]) -> Table[M]:
+        """The table of all rows of these tables, in their order."""
+        parts = [table for table in tables if len(table)]
+        if len(parts) == 1:
+            return parts[0]
+        if all(table._columns is None for table in parts):
+            return cls.of(kind, (row for table in parts for row in table.rows))
+        joined = {field.name: concat([table.column(field.name) for table in parts]) for field in fields_of(kind)}
+        return cls(kind, sum(map(len, parts)), None, joined)
+
+    @property
+    def rows(self) -> tuple[M, ...]:
+        """The rows as messages: made once, and slowly for many."""
+        if self._rows is None:
+            self._rows = tuple(rows_of(self.kind, self.columns))
+        return self._rows
+
+    @property
+    def columns(self) -> Mapping[str, Column]:
+        """The column of each field by its name; read-only."""
+        if self._columns is None:
+            self._columns = columns_of(self.kind, self.rows)
+        return self._columns
+
+    def column(self, name: str) -> Any:
+        """A field's column (`columns.py` says which form it has)."""
+        return self.columns[name]
+
+    def row(self, index: int) -> M:
+        """One row as a message."""
+        return self.rows[index] if self._rows is not None else self.take(np.array([index])).rows[0]
+
+    def take(self, indices: Sequence[int] | Integers) -> Table[M]:
+        """The rows at these positions, in their order."""
+        if self._columns is None:
+            return Table.of(self.kind, [self.rows[i] for i in np.asarray(indices, np.int64).tolist()])
+        at = np.asarray(indices, np.int64)
+        taken = Table(self.kind, len(at), None, {name: take(column, at) for name, column in self._columns.items()})
+        taken._struct_hashes = None if self._struct_hashes is None else self._struct_hashes[at]
+        taken._hashes = None if self._hashes is None else self._hashes[at]
+        return taken
+
+    def filter(self, mask: NDArray[np.bool_]) -> Table[M]:
+        """The rows for which the mask is true."""
+        return self.take(np.flatnonzero(mask))
+
+    def distinct(self) -> Table[M]:
+        """Each row once, where it stands first."""
+        first = first_of_equal(self.hashes)
+        return self if len(first) == len(self) else self.take(first)
 
     def __iter__(self) -> Iterator[M]:
         return iter(self.rows)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return self._count
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Table) and self.kind is other.kind and self.rows == other.rows
+        if not isinstance(other, Table) or self.kind is not other.kind or len(self) != len(other):
+            return False
+        if self._rows is not None and other._rows is not None:
+            return self._rows == other._rows
+        return self.encode() == other.encode()
 
-    __hash__ = None  # type: ignore[assignment]
+    def __repr__(self) -> str:
+        return f"<Table of {len(self)} {self.kind.__name__}>"
 
-    @cached_property
+    @property
+    def struct_hashes(self) -> Bytes:
+        """(n, 32): each row's EIP-712 hashStruct."""
+        if self._struct_hashes is None:
+            self._struct_hashes = struct_hashes_of(self.kind, self.columns, len(self))
+        return self._struct_hashes
+
+    def digests(self, domain: Domain) -> Bytes:
+        """(n, 32): what each row's signers sign."""
+        return digests_of(self.struct_hashes, domain)
+
+    @property
+    def hashes(self) -> Bytes:
+        """(n, 32): each row's hash, signatures included."""
+        if self._hashes is None:
+            if self._columns is None and len(self) < LOADING_PAYS:
+                joined = b"".join(row.row_hash() for row in self.rows)
+                self._hashes = np.frombuffer(joined, np.uint8).reshape(-1, 32)
+            else:
+                self._hashes = row_hashes_of(self.kind, self.columns, self.struct_hashes)
+        return self._hashes
+
+    @property
     def row_hashes(self) -> tuple[Hash, ...]:
         """What the root is over, in order."""
-        return tuple(row.row_hash() for row in self.rows)
+        if self._row_hashes is None:
+            data = self.hashes.tobytes()
+            self._row_hashes = tuple(Hash(data[i : i + 32]) for i in range(0, len(data), 32))
+        return self._row_hashes
 
-    @cached_property
+    @property
+    def tree(self) -> RowTree:
+        """The tree under the root, for proofs and updates."""
+        if self._tree is None:
+            self._tree = RowTree(self.hashes)
+        return self._tree
+
+    @property
     def root(self) -> Hash:
         """What a batch or a report commits to."""
-        return row_root(self.row_hashes)
+        if self._root is None:
+            self._root = row_root(self.hashes) if self._tree is None else self._tree.root
+        return self._root
 
     def encode(self) -> bytes:
         """The one spelling of these rows."""
-        parts = [_COUNT.pack(len(self.rows))]
-        _write_columns(self.kind, self.rows, parts)
-        return b"".join(parts)
+        columns = self.columns
+        pieces = [piece for field in fields_of(self.kind) for piece in wire(columns[field.name])]
+        return b"".join([_COUNT.pack(len(self)), *(piece.data for piece in pieces)])
 
     @classmethod
     def decode(cls, kind: type[M], data: bytes) -> Table[M]:
         """The table behind `encode`'s form; MalformedMessage if the bytes are anything else."""
         reader = _Reader(data)
-        rows = _read_columns(kind, reader, reader.count())
+        count = reader.count()
+        columns = _read_columns(kind, reader, count)
         reader.finish()
-        return cls(kind, tuple(rows))
+        return cls(kind, count, None, columns)
 
 
-def _write_columns(kind: type[Message], rows: Iterable[Any], parts: list[bytes]) -> None:
-    for field in fields_of(kind):
-        values = [getattr(row, field.name) for row in rows]
-        if field.many:
-            _write_ends(values, parts)
-            values = [item for value in values for item in value]
-        _write_column(field, values, parts)
-
-
-def _write_column(field: Field, values: list[Any], parts: list[bytes]) -> None:
-    if field.item is not None:
-        _write_columns(field.item, values, parts)
-    elif field.bits:
-        parts.extend(value.to_bytes(field.bits // 8, "little") for value in values)
-    elif field.solidity in _FIXED:
-        parts.extend(values)
-    else:
-        encoded = [value.encode() if field.solidity == "string" else value for value in values]
-        _write_ends(encoded, parts)
-        parts.extend(encoded)
-
-
-def _write_ends(values: Iterable[Any], parts: list[bytes]) -> None:
-    end = 0
-    for value in values:
-        end += len(value)
-        parts.append(_COUNT.pack(end))
+def _count_of(value: Any) -> int | None:
+    if isinstance(value, list):
+        return len(value)
+    return None if isinstance(value, int | str | bytes | Message | tuple) else count_of(value)
 
 
 class _Reader:
@@ -118,74 +219,52 @@ class _Reader:
         self._data = data
         self._at = 0
 
-    def take(self, size: int) -> bytes:
-        chunk = self._data[self._at : self._at + size]
-        if len(chunk) != size:
+    def take(self, count: int, kind: np.dtype[Any]) -> NDArray[Any]:
+        if count * kind.itemsize > len(self._data) - self._at:
             raise MalformedMessage("the table is truncated")
-        self._at += size
-        return chunk
+        array = np.frombuffer(self._data, kind, count, self._at)
+        self._at += array.nbytes
+        return array if array.flags.aligned else array.copy()
 
     def count(self) -> int:
-        count: int = _COUNT.unpack(self.take(4))[0]
+        count = int(self.take(1, ENDS)[0])
         if count >= ROWS_LIMIT:
             raise MalformedMessage(f"{count} rows are too many")
         return count
 
-    def ends(self, count: int) -> list[int]:
-        ends = [end for (end,) in _COUNT.iter_unpack(self.take(4 * count))]
-        if any(a > b for a, b in pairwise(ends)):
+    def ends(self, count: int) -> tuple[Integers, int]:
+        ends = self.take(count, ENDS)
+        if not do_ascend(ends):
             raise MalformedMessage("the ends of a column do not ascend")
-        return ends
+        return ends, int(ends[-1]) if count else 0
 
-    def slices(self, size: int, count: int) -> list[bytes]:
-        data = self.take(size * count)
-        return [data[i : i + size] for i in range(0, len(data), size)]
+    def cells(self, count: int, width: int) -> Bytes:
+        return self.take(count * width, _BYTE).reshape(count, width)
 
     def finish(self) -> None:
         if self._at != len(self._data):
             raise MalformedMessage("there are bytes behind the table")
 
 
-def _read_columns(kind: type[M], reader: _Reader, count: int) -> list[M]:
-    fields = fields_of(kind)
-    columns = [_read_field(field, reader, count) for field in fields]
-    names = [field.name for field in fields]
-    return [kind(**dict(zip(names, values, strict=True))) for values in zip(*columns, strict=True)]
+_BYTE = np.dtype(np.uint8)
 
 
-def _read_field(field: Field, reader: _Reader, count: int) -> list[Any]:
-    if not field.many:
-        return _read_column(field, reader, count)
-    ends = reader.ends(count)
-    items = _read_column(field, reader, ends[-1] if ends else 0)
-    return [tuple(items[start:end]) for start, end in pairwise([0, *ends])]
+def _read_columns(kind: type[Message], reader: _Reader, count: int) -> dict[str, Column]:
+    return {field.name: _read_column(field, reader, count) for field in fields_of(kind)}
 
 
-def _read_column(field: Field, reader: _Reader, count: int) -> list[Any]:
+def _read_column(field: Field, reader: _Reader, count: int) -> Column:
+    if field.many:
+        ends, items = reader.ends(count)
+        return Lists(ends, _read_column(field._replace(many=False), reader, items))
     if field.item is not None:
-        return _read_columns(field.item, reader, count)
+        return Record(field.item, _read_columns(field.item, reader, count))
+    width = cell_width(field)
+    if width:
+        return reader.cells(count, width)
     if field.bits:
-        return [int.from_bytes(cell, "little") for cell in reader.slices(field.bits // 8, count)]
-    if field.solidity in _FIXED:
-        size, kind = _FIXED[field.solidity]
-        return [kind(cell) for cell in reader.slices(size, count)]
-    ends = reader.ends(count)
-    data = reader.take(ends[-1] if ends else 0)
-    read = _VARIABLE[field.solidity]
-    return [read(data[start:end]) for start, end in pairwise([0, *ends])]
-
-
-def _text(cell: bytes) -> str:
-    try:
-        return cell.decode()
-    except UnicodeDecodeError:
-        raise MalformedMessage("a text is not UTF-8") from None
-
-
-def _signature(cell: bytes) -> Signature:
-    if len(cell) not in (0, 65):
-        raise MalformedMessage(f"a signature has 65 bytes, not {len(cell)}")
-    return Signature(cell)
-
-
-_VARIABLE: dict[str, Callable[[bytes], Any]] = {"string": _text, "signature": _signature, "bytes": bytes}
+        return reader.take(count, np.dtype(f"<u{field.bits // 8}"))
+    ends, size = reader.ends(count)
+    column = Ragged(ends, reader.take(size, _BYTE))
+    check_ragged(field, column)
+    return column
