@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 from eth_abi.abi import encode
 
-from freehold.chain.errors import ChainError, Reverted, RpcRefused, WrongChain
+from freehold.chain.errors import BadAnswer, ChainError, Reverted, RpcRefused, WrongChain
 from freehold.chain.reverts import decode_revert
 from freehold.chain.rpc import Rpc, is_repeatable, quantity, unhex
 from tests.chain.scripted import Answer, RpcFault, scripted
@@ -162,11 +162,14 @@ def test_text_that_is_not_utf_8_is_shown_as_data() -> None:
     ("response", "kind"),
     [
         (web.Response(status=404, text="nothing here"), RpcRefused),
-        (web.Response(text="<html>"), RpcRefused),
+        (web.Response(text="<html>"), BadAnswer),
+        (web.Response(text='{"jsonrpc": "2.0", "id": 1, "resu'), BadAnswer),
         (web.Response(text="7"), RpcRefused),
         (web.Response(text='{"jsonrpc": "2.0", "id": 1}'), RpcRefused),
         (web.Response(text='{"jsonrpc": "2.0", "id": 1, "error": "no"}'), RpcRefused),
-        (web.Response(text="[]"), ChainError),
+        (web.Response(text="[]"), BadAnswer),
+        (web.Response(text='[{"id": []}, {"id": {}}, 7]'), BadAnswer),
+        (web.Response(text="[" * 100_000), BadAnswer),
         (web.Response(status=500, text="oops"), ChainError),
     ],
 )

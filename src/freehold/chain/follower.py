@@ -4,6 +4,11 @@ Settlement folds events, so a caller keeps the number of the last block that it 
 caller that also kept that block's hash is told if the chain below it has changed. Logs are kept by every chain for
 good, state at old blocks is not: nothing here reads state.
 
+Headers and events are what the RPC ends agree on (`rpc.py` says what that proves); where they contradict each other
+nothing is delivered, and `failure` says who said what. Reorganisations above finality are never seen here. One below
+it ends the stream (DeepReorg), since what was delivered cannot be taken back: a consumer that kept an older state, from
+below the fork, may start again from there. It must stand in several looks, so one wrong answer stops nobody.
+
 Invariant: consecutive batches have consecutive numbers, and each header's parent is the hash of the one before.
 """
 
@@ -11,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -24,6 +30,9 @@ log = logging.getLogger(__name__)
 
 SPAN = 200  # blocks fetched at once while catching up
 LONGEST_PAUSE = 5.0  # seconds between tries while the RPC end is away
+LOOKS = 3  # in a row that must show a final block undone
+STUCK_SECONDS = 30.0  # without a new block, after which one end that is far ahead is a failure to be shown
+FAR = 16  # blocks
 
 
 class Event(NamedTuple):
@@ -57,6 +66,8 @@ class Follower:
         self._contracts = {contract.address: contract for contract in contracts}
         self._depth = finality_depth
         self._interval = interval
+        self._undone = 0
+        self._moved = time.monotonic()
         self.failure: ChainError | None = None
 
     async def header(self, number: int) -> Header | None:
@@ -79,23 +90,38 @@ class Follower:
         last = None if parent is None else (from_block - 1, parent)
         pause = self._interval
         while True:
+            batches: list[Batch] = []
             try:
                 batches = await self._next_batches(from_block, last)
-                self.failure, pause = None, self._interval
-            except DeepReorg:
-                raise
+                self._undone = 0
+                self.failure, pause = None if batches else await self._find_stuck(), self._interval
+            except DeepReorg as error:
+                self._undone += 1
+                if self._undone >= LOOKS:
+                    raise
+                self.failure = error
             except ChainError as error:
                 if self.failure is None:
                     log.warning("the chain is away: %s", error.message)
                 self.failure = error
                 pause = min(max(2 * pause, 0.1), max(LONGEST_PAUSE, self._interval))
-                batches = []
             for batch in batches:
                 yield batch
                 last = (batch.header.number, batch.header.hash)
                 from_block = batch.header.number + 1
+                self._moved = time.monotonic()
             if not batches:
                 await asyncio.sleep(pause)
+
+    async def _find_stuck(self) -> ChainError | None:
+        """Why no new blocks come, where one RPC end is far ahead of what a quorum has: it lies, or the others lag."""
+        if time.monotonic() - self._moved < STUCK_SECONDS:
+            return None
+        heads = await self._rpc.heads()
+        if not heads or max(heads.values()) - min(heads.values()) < FAR:
+            return None
+        told = ", ".join(f"{url} at block {head}" for url, head in heads.items())
+        return ChainError(f"no new final block for {STUCK_SECONDS:g} s: {told}", heads=heads)
 
     async def _next_batches(self, first: int, last: tuple[int, Hash] | None) -> list[Batch]:
         final = await self.final_header()
@@ -108,22 +134,23 @@ class Follower:
         for header in await self._rpc.headers(first, until):
             if header is None:
                 raise ChainError(f"{self._rpc.url} names block {final.number} final, and lacks one before it")
-            before = (headers[-1].number, headers[-1].hash) if headers else last
-            if before is not None and header.parent_hash != before[1]:
-                raise _deep_reorg(*before, header.parent_hash)
+            if not headers and last is not None and header.parent_hash != last[1]:
+                raise _deep_reorg(*last, header.parent_hash)
             headers.append(header)
-        logs = await self._rpc.get_logs(first, until, list(self._contracts)) if self._contracts else []
-        return self._group(headers, logs)
+        return self._group(headers, await self._fetch_logs(headers))
+
+    async def _fetch_logs(self, headers: Sequence[Header]) -> list[Log]:
+        addresses = list(self._contracts)
+        if not addresses:
+            return []
+        logs = await self._rpc.get_logs(headers[0].number, headers[-1].number, addresses)
+        return await self._rpc.complete_logs(headers, logs, addresses)
 
     def _group(self, headers: Sequence[Header], logs: Sequence[Log]) -> list[Batch]:
         by_block = {number: list(group) for number, group in groupby(logs, key=lambda entry: entry.block_number)}
         batches = []
         for header in headers:
-            entries = by_block.get(header.number, [])
-            for entry in entries:
-                if entry.block_hash != header.hash:
-                    raise ChainError(f"the events of block {header.number} are not of the block that was read")
-            events = [self._decode(entry) for entry in entries]
+            events = [self._decode(entry) for entry in by_block.get(header.number, [])]
             batches.append(Batch(header, tuple(event for event in events if event is not None)))
         return batches
 

@@ -1,9 +1,10 @@
 """Transactions of one key: a nonce each, sent until the chain has decided, at fees that follow the market up to a cap.
 
-An intent gets its nonce under a lock, and is never signed under another: what is sent again is the same bytes (when the
-answer was lost, when a pool dropped them, when a reorganisation undid their block), or the same call and nonce at higher
-fees (when the market rose above them). So an intent counts once at the most. That it will not count (another transaction
-took its nonce) is a typed error, and so is not knowing in time. Fates are what a quorum of the RPC ends agrees on.
+An intent gets its nonce under a lock, and is never signed under another: what is sent again is the same bytes (when
+the answer was lost, when a pool dropped them, when a reorganisation undid their block), or the same call and nonce at
+higher fees (when the market rose above them). So an intent counts once at the most. That it will not count (another
+transaction took its nonce) is a typed error, and so is not knowing in time. Fates are what a quorum of the RPC ends
+agrees on.
 
 With a journal this holds through kills: what a process signed and never heard of again, the next one takes up, and an
 intent with a name finds its own transaction there.
@@ -15,6 +16,7 @@ TransactionReplaced.
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -120,12 +122,15 @@ class Sender:
         An `intent` that is under way already is not sent again: its transaction is returned, whatever `call` says.
         FeeTooHigh, and nothing is signed, where the market is above the cap; trying again later can help.
         """
+        found = await self.find(intent)
+        if found is not None:
+            return found
+        if gas is None:
+            gas = await self._estimate(self._request(call))
         async with self._exclusive():
             found = self._find(intent)
             if found is not None:
                 return found
-            if gas is None:
-                gas = await self._estimate(self._request(call))
             fees = (await ask_market(self.rpc)).offer(self._fee_cap)
             nonce = await self._next_nonce()
             transaction, raw = await self._sign(call, nonce, gas, fees)
@@ -269,23 +274,38 @@ class Sender:
 
     def _drop_decided(self, mined: int) -> None:
         """Forget what was mined and that nobody waits for or looks for."""
-        if self._confirmations and self._journal is None:
-            return
         old = int(time.time()) - INTENT_SECONDS
         for nonce, sent in list(self._waiting.items()):
-            if nonce < mined and (self._confirmations == 0 or sent.signed_at < old):
-                if not sent.intent or sent.signed_at < old:
-                    del self._waiting[nonce]
+            idle = self._confirmations == 0 and not sent.intent
+            if nonce < mined and (idle or sent.signed_at < old):
+                del self._waiting[nonce]
 
     async def _estimate(self, request: dict[str, str]) -> int:
         # "pending" sees this key's own transactions that are not mined yet: an approval, and then its use.
-        tag = "pending" if self._waiting else "latest"
-        estimate = quantity(await self.rpc.call("eth_estimateGas", [request, tag]))
-        return estimate + estimate * GAS_MARGIN_PERCENT // 100
+        call = "eth_estimateGas"
+        try:
+            estimate = await self.rpc.call(call, [request, "pending" if self._waiting else "latest"])
+        except Reverted:
+            if not await self._wait_for_own():
+                raise
+            estimate = await self.rpc.call(call, [request, "latest"])
+        return quantity(estimate) + quantity(estimate) * GAS_MARGIN_PERCENT // 100
+
+    async def _wait_for_own(self) -> bool:
+        """Until what this key has sent is mined: the "pending" of many ends is their latest block. False: it is not."""
+        waiting = list(self._waiting.values())
+        try:
+            async with asyncio.timeout(self._deadline):
+                for sent in waiting:
+                    while (await self._look(self._current(sent)))[0].what == OPEN:
+                        await self._repeat_lost()
+                        await asyncio.sleep(self._poll)
+        except (ChainError, TimeoutError):
+            return False
+        return bool(waiting)
 
     async def _sign(self, call: Call, nonce: int, gas: int, fees: Fees) -> tuple[Hash, bytes]:
-        from eth_account import Account
-
+        Account = _load_account()
         fields: dict[str, Any] = fees.fields() | {
             "chainId": await self.rpc.chain_id(),
             "nonce": nonce,
@@ -369,6 +389,18 @@ class Sender:
             transaction=str(receipt.transaction),
             block=block,
         )
+
+
+def _load_account() -> Any:
+    """eth_account's signer, imported at the first use: it takes half a second.
+
+    A dependency raises Python's recursion limit so far that nested JSON from anybody would overflow the real stack.
+    """
+    limit = sys.getrecursionlimit()
+    from eth_account import Account
+
+    sys.setrecursionlimit(limit)
+    return Account
 
 
 def parse_receipt(answer: dict[str, Any]) -> Receipt:
