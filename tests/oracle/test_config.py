@@ -26,6 +26,15 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert (config.ready_file, config.poll, config.port) == (None, 2.0, 0)
 
 
+def test_rows_and_blobs_may_be_elsewhere(tmp_path: Path) -> None:
+    addresses = {"database": "postgresql://host/name", "blobs": "s3://bucket/prefix"}
+    config = MemberConfig.from_json(NEEDED | addresses, tmp_path)
+    assert (config.database, config.blobs) == ("postgresql://host/name", "s3://bucket/prefix")
+    with pytest.raises(InvalidInput, match="postgresql://") as caught:
+        MemberConfig.from_json(NEEDED | {"database": "mysql://user:secret@host"}, tmp_path)
+    assert "secret" not in caught.value.message
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [({"colour": 1}, "colour"), ({"port": "80"}, "port"), ({"poll": 0}, "poll"), ({"wallet": None}, "wallet")],

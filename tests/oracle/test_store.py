@@ -1,144 +1,26 @@
-"""The member's disk: what `write` and `commit` returned is there after any restart, and nothing in part."""
+"""The member's disk in a directory: SQLite and files."""
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import pytest
 
-from freehold.oracle.effects import Commit
-from freehold.oracle.member import Committed
-from freehold.oracle.records import BATCH, HELD, Record
-from freehold.oracle.store import NODES_RESERVE, RESERVE, Store, Stored, decode_state, encode_state
-from freehold.protocol.batches import encode_batch
-from freehold.protocol.bundle import Bundle, replay
-from freehold.protocol.epoch import settle
-from freehold.protocol.errors import Corrupt, DiskFull, NotFound
-from freehold.protocol.typed import keccak
-from tests.oracle.memo import remember
-from tests.oracle.simulation import DOMAIN, QUIET, World
+from freehold.oracle.store import BUNDLES, Store, decode_state, encode_state
+from freehold.protocol.errors import Corrupt
+from tests.oracle.simulation import DOMAIN, World
+from tests.oracle.store_conformance import ALLOWANCE, OpenStore, StoreConformance, commits, world
 
-ALLOWANCE = 1 << 30
+__all__ = ["world"]
 
 
-def open_store(path: Path, allowance: int = ALLOWANCE, epochs: int = 2) -> Store:
-    return Store(path, allowance, epochs, DOMAIN, {})
+class TestDirectory(StoreConformance):
+    @pytest.fixture
+    def open_store(self, tmp_path: Path) -> OpenStore:
+        def open_store(allowance: int = ALLOWANCE, epochs: int = 2, fewest: int = BUNDLES) -> Store:
+            return Store(tmp_path, allowance, epochs, DOMAIN, {}, fewest)
 
-
-async def read(stored: Stored) -> bytes:
-    return b"".join([piece async for piece in stored.pieces()])
-
-
-@pytest.fixture(scope="module")
-def world() -> World:
-    with pytest.MonkeyPatch.context() as patch:
-        remember(patch)
-        return World(11, QUIET, target=4, load=12).run()
-
-
-def commits(world: World) -> list[Commit]:
-    bundles: list[Bundle] = [world.hosts[0].bundles[e] for e in sorted(world.hosts[0].bundles)]
-    return [
-        Commit(b, settle(b.state, b.manifest, b.batches, b.anchor, {}, DOMAIN), (Record(HELD, str(i), i, b"held"),))
-        for i, b in enumerate(bundles)
-    ]
-
-
-def test_records_and_batches_come_back(tmp_path: Path, world: World) -> None:
-    asyncio.run(records_and_batches(tmp_path, world))
-
-
-async def records_and_batches(tmp_path: Path, world: World) -> None:
-    batch = next(iter(world.batches.values()))
-    data = encode_batch(batch)
-    records = [Record(BATCH, str(batch.subject), 3, data), Record(HELD, "a", 3, b"one"), Record(HELD, "b", 4, b"two")]
-    store = open_store(tmp_path)
-    await store.write(records)
-    await store.write([Record(HELD, "a", 3, None), Record(BATCH, str(batch.subject), 4, data)])
-    store.close()
-    store = open_store(tmp_path)
-    committed, found = await store.load()
-    assert committed is None
-    assert sorted((r.kind, r.key, r.epoch) for r, _ in found) == [(BATCH, str(batch.subject), 4), (HELD, "b", 4)]
-    assert next(b for r, b in found if r.kind == BATCH) == batch
-    assert await read(await store.open_batch(batch.subject)) == data
-    assert store.batch(batch.subject) == batch
-    assert store.batch(keccak(b"none")) is None
-    await store.write([Record(BATCH, str(batch.subject), 4, None)])
-    assert store.used_bytes == 0
-    store.close()
-
-
-def test_epochs_come_back_and_go_after_their_time(tmp_path: Path, world: World) -> None:
-    asyncio.run(epochs(tmp_path, world))
-
-
-async def epochs(tmp_path: Path, world: World) -> None:
-    made = commits(world)
-    store = open_store(tmp_path)
-    store.note_transaction(made[0].bundle.report.epoch, keccak(b"transaction"))
-    for commit in made:
-        await store.commit(commit)
-    store.close()
-    store = open_store(tmp_path)
-    committed, _ = await store.load()
-    last = made[-1]
-    assert isinstance(committed, Committed)
-    assert committed.report == last.bundle.report
-    assert committed.state == last.settlement.state
-    assert [s.report.epoch for s in await store.summaries(1, 100)] == list(range(1, len(made) + 1))
-    assert (await store.summary(1)).transaction == str(keccak(b"transaction"))
-    assert sum((await store.summary(1)).verdicts.values()) == len(made[0].settlement.verdicts)
-    for commit in made[-2:]:
-        epoch = commit.bundle.report.epoch
-        assert replay(await read(await store.open_bundle(epoch)), {}).report == commit.bundle.report
-        assert await store.state(epoch) == commit.settlement.state
-    with pytest.raises(NotFound):
-        await store.open_bundle(1)
-    assert await store.state(1) == made[0].settlement.state
-    with pytest.raises(NotFound):
-        await store.state(100)
-    with pytest.raises(NotFound):
-        await store.summary(100)
-    store.close()
-
-
-def test_what_a_kill_left_in_between_is_swept(tmp_path: Path, world: World) -> None:
-    asyncio.run(sweep(tmp_path, world))
-
-
-async def sweep(tmp_path: Path, world: World) -> None:
-    first, second = commits(world)[:2]
-    store = open_store(tmp_path)
-    await store.commit(first)
-    kept = store.used_bytes
-    store._put_epoch(second)
-    await store._put_batches([Record(BATCH, str(keccak(b"x")), 1, b"no record speaks of it")])
-    assert store.used_bytes > kept
-    store.close()
-    store = open_store(tmp_path)
-    committed, records = await store.load()
-    assert committed is not None
-    assert committed.epoch == 1
-    assert [record for record, _ in records] == list(first.records)
-    assert store.used_bytes == kept
-    store.close()
-
-
-def test_a_lost_state_is_replayed(tmp_path: Path, world: World) -> None:
-    asyncio.run(lost_state(tmp_path, world))
-
-
-async def lost_state(tmp_path: Path, world: World) -> None:
-    first = commits(world)[0]
-    store = open_store(tmp_path)
-    await store.commit(first)
-    store._blobs.put("state.1", [b"damaged"])
-    committed, _ = await store.load()
-    assert committed is not None
-    assert committed.state == first.settlement.state
-    store.close()
+        return open_store
 
 
 def test_a_state_keeps_its_words_and_damage_is_told(world: World) -> None:
@@ -148,64 +30,3 @@ def test_a_state_keeps_its_words_and_damage_is_told(world: World) -> None:
     for cut in (data[:3], data[:40], data[:-1], b"\xff" + data[1:]):
         with pytest.raises(Corrupt):
             decode_state(cut, {})
-
-
-def test_a_full_disk_is_said_before_anything_is_taken(tmp_path: Path) -> None:
-    store = open_store(tmp_path, allowance=RESERVE + 3 * 10)
-    store.check_room(10, is_bonded=True)
-    for size, is_bonded in ((11, True), (10, False)):
-        with pytest.raises(DiskFull):
-            store.check_room(size, is_bonded=is_bonded)
-    store.close()
-    store = open_store(tmp_path, allowance=RESERVE + NODES_RESERVE + 3 * 10)
-    store.check_room(10, is_bonded=False)
-    store.close()
-
-
-def test_batches_leave_room_for_their_own_settling(tmp_path: Path, world: World) -> None:
-    asyncio.run(room_for_settling(tmp_path, world))
-
-
-async def room_for_settling(tmp_path: Path, world: World) -> None:
-    commit, batch = commits(world)[0], Record(BATCH, str(keccak(b"x")), 1, bytes(1000))
-    store = open_store(tmp_path)
-    await store.commit(commit)
-    last = store.used_bytes
-    await store.write([batch])
-    store._blobs.allowance_bytes = store.used_bytes + RESERVE + 2 * (last + 1000) + 3 * 10
-    store.check_room(10, is_bonded=True)
-    with pytest.raises(DiskFull):
-        store.check_room(11, is_bonded=True)
-    await store.write([Record(BATCH, batch.key, 1, None)])
-    store.check_room(1000, is_bonded=True)
-    store.close()
-
-
-def test_the_oldest_bundles_go_before_a_commit_fails(tmp_path: Path, world: World) -> None:
-    asyncio.run(old_bundles(tmp_path, world))
-
-
-async def old_bundles(tmp_path: Path, world: World) -> None:
-    made = commits(world)[:4]
-    store = Store(tmp_path, ALLOWANCE, 100, DOMAIN, {}, fewest=2)
-    for commit in made[:2]:
-        await store.commit(commit)
-    store._blobs.allowance_bytes = store.used_bytes + 10
-    with pytest.raises(DiskFull):
-        await store.commit(made[2])
-    store._blobs.allowance_bytes = ALLOWANCE
-    await store.commit(made[2])
-    store._blobs.allowance_bytes = store.used_bytes + (await store.open_bundle(3)).size + 10_000
-    before = store._bundles[:]
-    await store.commit(made[3])
-    assert before == [1, 2, 3]
-    assert store._bundles == [3, 4]
-    with pytest.raises(NotFound):
-        await store.open_bundle(2)
-    store.close()
-    store = Store(tmp_path, ALLOWANCE, 100, DOMAIN, {}, fewest=2)
-    committed, _ = await store.load()
-    assert committed is not None
-    assert committed.epoch == 4
-    assert store._bundles == [3, 4]
-    store.close()

@@ -125,6 +125,37 @@ def test_one_database_holds_several_schemas_apart(database_url: str) -> None:
     second.close()
 
 
+def test_of_two_that_want_a_database_for_themselves_one_gets_it(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("freehold.store.postgres.LOCK_SECONDS", 1)
+    first = Postgres(database_url, "state", [FIRST], exclusive=True)
+    with pytest.raises(Unavailable, match="another process"):
+        Postgres(database_url, "state", [FIRST], exclusive=True)
+    assert first.submit(insert(1)).result() == 1
+    first.close()
+    second = Postgres(database_url, "state", [FIRST], exclusive=True)
+    assert second.submit(keys).result() == [1]
+    second.close()
+
+
+def test_one_whose_database_was_taken_over_writes_nothing_more(
+    postgres: PostgresServer, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("freehold.store.postgres.LOCK_SECONDS", 1)
+    monkeypatch.setattr("freehold.store.postgres.PATIENCE", 0)
+    first = Postgres(database_url, "state", [FIRST], exclusive=True)
+    pid = first.submit(lambda c: c.execute("SELECT pg_backend_pid()").fetchone()[0]).result()
+    postgres.execute(f"SELECT pg_terminate_backend({pid})")
+    second = Postgres(database_url, "state", [FIRST], exclusive=True)
+    with pytest.raises(Unavailable, match="another process"):
+        first.submit(insert(1)).result()
+    assert second.submit(keys).result() == []
+    second.close()
+    assert first.submit(insert(1)).result() == 1
+    first.close()
+
+
 @pytest.fixture
 def configure(postgres: PostgresServer) -> Iterator[Callable[[str, str], None]]:
     """Changes a setting of the server for one test."""

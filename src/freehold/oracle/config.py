@@ -5,6 +5,8 @@ host, port, ready_file                   where it listens (port 0: any)
 price_file                               {"price": "decimal string, 1e18 US dollars a token"}, read as it changes
 view_timeout, poll                       seconds: the first view's time; between looks at the chain
 allowance                                bytes that batches, bundles and states may take
+database                                 postgresql://... instead of a file in `data` (store/postgres.py)
+blobs                                    s3://BUCKET/PREFIX instead of a directory in `data` (store/bucket.py)
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from freehold.protocol.typed import parse_json
 
 PASSPHRASE_VARIABLE = "FREEHOLD_PASSPHRASE"
 ALLOWANCE = 20 * 2**30
+_ADDRESSES = {"database": "postgresql://", "blobs": "s3://"}
 _PATHS = {"network", "data", "wallet", "passphrase_file", "price_file", "ready_file"}
 
 
@@ -40,6 +43,8 @@ class MemberConfig:
     view_timeout: float = 4.0
     poll: float = 1.0
     allowance: int = ALLOWANCE
+    database: str | None = None
+    blobs: str | None = None
 
     @staticmethod
     def load(path: Path) -> MemberConfig:
@@ -98,5 +103,9 @@ def _parse(name: str, item: Any, directory: Path) -> Any:
     if name in ("view_timeout", "poll") and type(item) in (int, float) and item > 0:
         return float(item)
     if name == "host" and isinstance(item, str):
+        return item
+    if name in _ADDRESSES and isinstance(item, str):
+        if not item.startswith(_ADDRESSES[name]):
+            raise InvalidInput(f"the configuration's {name!r} must begin with {_ADDRESSES[name]}")
         return item
     raise InvalidInput(f"the configuration's {name!r} is not what it must be: {item!r}")

@@ -1,6 +1,6 @@
 """A member's one wiring function: what runs, and in which order it stops.
 
-    data/oracle.sqlite, data/blobs/    all that the member must not forget
+    data/oracle.sqlite, data/blobs/    all that the member must not forget, unless its configuration names other places
 
 Start: the member from its records, the server, then everything at once. Stop, on SIGTERM or SIGINT, or when one task
 fails: the tasks, the server, the disk. A kill at any moment is no different: what left the member is on its disk.
@@ -64,6 +64,8 @@ async def run(config: MemberConfig, stopping: asyncio.Event, own_key: Key | None
             network.domain,
             JUDGES,
             disputed + BUNDLES,
+            config.database,
+            config.blobs,
         )
         stack.push_async_callback(asyncio.to_thread, store.close)
         member = Member(setup, *await store.load())

@@ -1,7 +1,7 @@
-"""A member's disk: records in SQLite, batches, bundles and states as blobs.
+"""A member's disk: records in SQL, batches, bundles and states as blobs.
 
-    oracle.sqlite    records, and what each committed epoch came to
-    blobs/           batch.SUBJECT   bundle.EPOCH   state.EPOCH
+    oracle.sqlite    records, and what each committed epoch came to; or a PostgreSQL database's schema `oracle`
+    blobs/           batch.SUBJECT   bundle.EPOCH   state.EPOCH; or an S3 bucket
 
 A blob is written before the row that speaks of it, and removed after it; what a kill leaves in between is removed at
 the next start. Invariant: once `write` or `commit` returned, all of it survives a power cut; if it was cut short,
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,8 +33,9 @@ from freehold.protocol.state import TABLES, State
 from freehold.protocol.tables import Table
 from freehold.protocol.typed import Domain, canonical_json, parse_json
 from freehold.protocol.units import Hash
-from freehold.store.blobs import Blobs
-from freehold.store.sql import Database
+from freehold.store.blob_store import BlobStore
+from freehold.store.group_commit import Connection
+from freehold.store.opening import open_blobs, open_database
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +47,10 @@ MIGRATIONS = [
                          transaction_hash TEXT NOT NULL);
     """
 ]
+_REPLACE_RECORD = (
+    "INSERT INTO records VALUES (?,?,?,?) "
+    "ON CONFLICT (kind, key) DO UPDATE SET epoch = excluded.epoch, data = excluded.data"
+)
 STATES = 64  # how many epochs' states are kept: claims are proven against at most the 63rd before the last (Ledger)
 RESERVE = 64 * 2**20  # bytes of the allowance that batches leave for what settling writes
 NODES_RESERVE = 128 * 2**20  # bytes that all but bonded nodes leave for these
@@ -68,7 +72,7 @@ class Summary(NamedTuple):
 class Stored:
     """A blob to be read piece by piece: bundles are large, and those who fetch them may be slow."""
 
-    def __init__(self, blobs: Blobs, key: str) -> None:
+    def __init__(self, blobs: BlobStore, key: str) -> None:
         self._blobs, self._key = blobs, key
         self.size = blobs.size(key)
 
@@ -93,10 +97,12 @@ class Store:
         domain: Domain,
         judges: Mapping[str, Judge],
         fewest: int = BUNDLES,
+        database: str | None = None,
+        blobs: str | None = None,
     ) -> None:
-        self._database = Database(directory / "oracle.sqlite", MIGRATIONS)
+        self._database = open_database(database, directory / "oracle.sqlite", "oracle", MIGRATIONS)
         try:
-            self._blobs = Blobs(directory / "blobs", allowance)
+            self._blobs = open_blobs(blobs, directory / "blobs", allowance)
         except BaseException:
             self._database.close()
             raise
@@ -113,6 +119,7 @@ class Store:
     def close(self) -> None:
         """Finish what is queued."""
         self._database.close()
+        self._blobs.close()
 
     @property
     def kinds(self) -> Kinds:
@@ -161,9 +168,10 @@ class Store:
         row = (epoch, summary.report.to_bytes(), *summary[1:3], canonical_json(summary.verdicts), *summary[4:])
         await self._put_batches(effect.records)
 
-        def work(connection: sqlite3.Connection) -> None:
+        def work(connection: Connection) -> None:
             _write(connection, effect.records)
-            connection.execute("INSERT OR REPLACE INTO epochs VALUES (?,?,?,?,?,?,?)", row)
+            connection.execute("DELETE FROM epochs WHERE epoch = ?", (epoch,))
+            connection.execute("INSERT INTO epochs VALUES (?,?,?,?,?,?,?)", row)
 
         await self._database.write(work)
         self.last = summary
@@ -205,11 +213,13 @@ class Store:
             self._drop_bundle()
 
     async def _put_batches(self, records: Sequence[Record]) -> None:
-        new = [r for r in records if r.kind == BATCH and r.data is not None and not self._blobs.has(_batch_key(r.key))]
-        await asyncio.gather(
-            *(asyncio.to_thread(self._put, _batch_key(r.key), r.data) for r in new if r.data is not None)
-        )
-        self._batch_sizes |= {r.key: len(r.data) for r in new if r.data is not None}
+        new = {r.key: r.data for r in records if r.kind == BATCH and r.data is not None}
+        await asyncio.gather(*(asyncio.to_thread(self._put_batch, key, data) for key, data in new.items()))
+        self._batch_sizes |= {key: len(data) for key, data in new.items()}
+
+    def _put_batch(self, key: str, data: bytes) -> None:
+        if not self._blobs.has(_batch_key(key)):
+            self._put(_batch_key(key), data)
 
     async def _drop_batches(self, records: Sequence[Record]) -> None:
         for record in records:
@@ -334,14 +344,14 @@ def _batch_key(subject: str) -> str:
     return f"batch.{subject}"
 
 
-def _write(connection: sqlite3.Connection, records: Sequence[Record]) -> None:
+def _write(connection: Connection, records: Sequence[Record]) -> None:
     for record in records:
         if record.data is None:
             connection.execute("DELETE FROM records WHERE kind = ? AND key = ?", (record.kind, record.key))
         else:
             data = None if record.kind == BATCH else record.data
-            connection.execute("INSERT OR REPLACE INTO records VALUES (?,?,?,?)", (*record[:3], data))
+            connection.execute(_REPLACE_RECORD, (*record[:3], data))
 
 
-def _all_records(connection: sqlite3.Connection) -> list[Record]:
+def _all_records(connection: Connection) -> list[Record]:
     return [Record(*row) for row in connection.execute("SELECT kind, key, epoch, data FROM records")]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from hashlib import sha256
 from typing import Any, TypeVar
@@ -32,6 +32,7 @@ except ImportError:
 T = TypeVar("T")
 
 PATIENCE = 30.0  # seconds for a server to come back
+LOCK_SECONDS = 30  # how long one writer waits for another, as for a file of SQLite
 _PAUSE = 0.1  # seconds between two attempts to reach it
 _DEFAULTS = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "tcp_user_timeout": 30_000}
 _QUOTED = re.compile(r"('(?:[^']|'')*')")
@@ -41,15 +42,19 @@ _LOCK_TIMEOUT = "55P03"
 
 
 class Postgres(GroupCommit):
-    """`migrations` as for SQLite (`sql.py`); `schema` is a plain name. InvalidInput, Unavailable."""
+    """`migrations` as for SQLite (`sql.py`); `schema` is a plain name. InvalidInput, Unavailable.
 
-    def __init__(self, url: str, schema: str, migrations: Sequence[str]) -> None:
+    An `exclusive` one is the only one that writes: another waits, and is then Unavailable. So of two processes that
+    were started with one configuration the second says nothing that contradicts the first.
+    """
+
+    def __init__(self, url: str, schema: str, migrations: Sequence[str], *, exclusive: bool = False) -> None:
         super().__init__(schema)
         self._url, self._schema = url, schema
-        lock = int.from_bytes(sha256(schema.encode()).digest()[:8], signed=True)
-        self._take_turn = f"SELECT pg_advisory_xact_lock({lock})"
+        self._take_turn = f"SELECT pg_advisory_xact_lock({_lock_of(schema)})"
+        self._own = f"SELECT pg_advisory_lock({_lock_of(f'{schema} is owned')})" if exclusive else None
         try:
-            self._writer = self._connect()
+            self._writer = self._connect_writer()
         except psycopg.Error as error:
             raise self._typed(error) from error
         try:
@@ -70,7 +75,7 @@ class Postgres(GroupCommit):
         except psycopg.Error:
             if not self._writer.closed:
                 raise
-            self._writer = self._connect_again()
+            self._writer = self._again(self._connect_writer)
             self._writer.execute(begin)
         return Portable(self._writer)
 
@@ -86,7 +91,7 @@ class Postgres(GroupCommit):
 
     def _get_reader(self) -> Connection:
         if self._reader.closed:
-            self._reader = self._connect_again(read_only=True)
+            self._reader = self._again(lambda: self._connect(read_only=True))
         return Portable(self._reader)
 
     def _read(self, work: Work[T]) -> T:
@@ -102,7 +107,9 @@ class Postgres(GroupCommit):
             return DiskFull("the disk of the PostgreSQL server is full")
         if isinstance(error, psycopg.OperationalError):
             state = error.sqlstate
-            if state is None or state.startswith(_GONE) or state == _LOCK_TIMEOUT:
+            if state == _LOCK_TIMEOUT:
+                return Unavailable("another process has this database", hint="Run one process for each database.")
+            if state is None or state.startswith(_GONE):
                 return Unavailable(f"PostgreSQL: {str(error).strip()}", hint="Check the database's URL and the server.")
         return error
 
@@ -120,7 +127,7 @@ class Postgres(GroupCommit):
         wanted = _DEFAULTS | given | {"application_name": f"freehold-{self._schema}", "client_encoding": "utf8"}
         connection = psycopg.connect(**wanted, autocommit=True)
         try:
-            settings = {"search_path": f'"{self._schema}"', "lock_timeout": "30s"}
+            settings = {"search_path": f'"{self._schema}"', "lock_timeout": f"{LOCK_SECONDS}s"}
             if connection.execute("SHOW synchronous_commit").fetchone() == ("off",):
                 settings["synchronous_commit"] = "on"
             if read_only:
@@ -132,11 +139,21 @@ class Postgres(GroupCommit):
             raise
         return connection
 
-    def _connect_again(self, *, read_only: bool = False) -> psycopg.Connection[Any]:
+    def _connect_writer(self) -> psycopg.Connection[Any]:
+        connection = self._connect()
+        if self._own is not None:
+            try:
+                connection.execute(self._own)
+            except BaseException:
+                connection.close()
+                raise
+        return connection
+
+    def _again(self, connect: Callable[[], psycopg.Connection[Any]]) -> psycopg.Connection[Any]:
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
-                return self._connect(read_only=read_only)
+                return connect()
             except psycopg.OperationalError:
                 if time.monotonic() > deadline:
                     raise
@@ -191,6 +208,10 @@ class Portable:
         """One statement for each of many rows, sent without waiting for each answer."""
         with self._connection.cursor() as cursor:
             cursor.executemany(translate_parameters(sql), parameters)
+
+
+def _lock_of(name: str) -> int:
+    return int.from_bytes(sha256(name.encode()).digest()[:8], signed=True)
 
 
 @lru_cache(1024)
