@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from freehold.market.quorum import Quorum
+from freehold.net.client import retry_after
 from freehold.node.book import Book
 from freehold.node.committed import NodeView, OpenEpoch, empty_view, read_open, read_rows
 from freehold.protocol.batches import LEASE, VOUCHER, make_batch
@@ -80,7 +81,8 @@ class EpochLoop:
                 failure = error if isinstance(error, FreeholdError) else Unavailable(f"the disk failed: {error}")
                 if self.failure is None or self.failure.message != failure.message:
                     log.warning("epoch %d: %s", self.epoch, failure.message)
-                self.failure, pause = failure, min(2 * pause, max(LONGEST_PAUSE, self._poll))
+                pause = max(retry_after(failure), min(2 * pause, max(LONGEST_PAUSE, self._poll)))
+                self.failure = failure
                 self._quorum = self._refresh()
             await asyncio.sleep(pause)
 
