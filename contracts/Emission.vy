@@ -4,8 +4,8 @@
 """
 @title An epoch's budget, minted once, when its report activates
 @license GNU Affero General Public License v3.0 only
-@notice Invariants: subsidy(e) <= schedule(e); revenue minted so far <= tokens burned for credits so far; epochs strictly
-        increase, so none is minted twice. The constructor demands that the whole schedule fits under the token's cap,
+@notice Invariants: subsidy(e) <= schedule(e); revenue minted so far, collected tokens too, <= tokens burned for credits
+        so far; epochs strictly increase, so none is minted twice, whatever was revoked. The constructor demands that the whole schedule fits under the token's cap,
         and revenue only puts back what was burned: so a mint that passed the Ledger's checks can never fail later.
 """
 
@@ -27,9 +27,16 @@ event EpochMinted:
     total_revenue: uint96
 
 
+event CollectionMinted:
+    owner: indexed(address)
+    amount: uint96
+    total_revenue: uint96
+
+
 token: public(immutable(address))
 ledger: public(immutable(address))
 credits: public(immutable(address))
+collector: public(immutable(address))
 initial_subsidy: public(immutable(uint96))
 halving_epochs: public(immutable(uint64))
 
@@ -40,7 +47,14 @@ _MASK_96: constant(uint256) = 2**96 - 1
 
 
 @deploy
-def __init__(token_: address, ledger_: address, credits_: address, initial_subsidy_: uint96, halving_epochs_: uint64):
+def __init__(
+    token_: address,
+    ledger_: address,
+    credits_: address,
+    collector_: address,
+    initial_subsidy_: uint96,
+    halving_epochs_: uint64,
+):
     """
     @param token_ Already deployed: its cap is read here.
     @param initial_subsidy_ Base units an epoch, before the first halving.
@@ -54,6 +68,7 @@ def __init__(token_: address, ledger_: address, credits_: address, initial_subsi
     token = token_
     ledger = ledger_
     credits = credits_
+    collector = collector_
     initial_subsidy = initial_subsidy_
     halving_epochs = halving_epochs_
 
@@ -86,20 +101,18 @@ def total_revenue() -> uint96:
 
 
 @external
-def mint_epoch(epoch: uint64, subsidy: uint96, revenue: uint96):
+def mint_epoch(epoch: uint64, subsidy: uint96, revenue: uint96) -> uint96:
     """
     @notice Mints `subsidy + revenue` to the Ledger, which pays it out by claims.
+    @return The epoch's schedule.
     """
     assert msg.sender == ledger, "emission: only ledger"
     minted: uint256 = self._minted
     assert convert(epoch, uint256) > minted >> 192, "emission: epoch minted"
-    assert subsidy <= self._schedule(epoch), "emission: over schedule"
+    most: uint96 = self._schedule(epoch)
+    assert subsidy <= most, "emission: over schedule"
     total_subsidy: uint96 = convert((minted >> 96) & _MASK_96, uint96) + subsidy
-    total_revenue: uint96 = convert(minted & _MASK_96, uint96) + revenue
-    paid_in: uint96 = 0
-    burned: uint96 = 0
-    paid_in, burned = staticcall Credits(credits).totals()
-    assert total_revenue <= burned, "emission: revenue over burned"
+    total_revenue: uint96 = self._add_revenue(minted, revenue)
 
     self._minted = (
         (convert(epoch, uint256) << 192) | (convert(total_subsidy, uint256) << 96) | convert(total_revenue, uint256)
@@ -108,6 +121,34 @@ def mint_epoch(epoch: uint64, subsidy: uint96, revenue: uint96):
         epoch=epoch, subsidy=subsidy, revenue=revenue, total_subsidy=total_subsidy, total_revenue=total_revenue
     )
     extcall Token(token).mint(ledger, convert(subsidy, uint256) + convert(revenue, uint256))
+    return most
+
+
+@external
+def mint_collected(owner: address, amount: uint96):
+    """
+    @notice Only the Collector: mints what a voucher is worth while the network is frozen.
+    """
+    assert msg.sender == collector, "emission: only collector"
+    minted: uint256 = self._minted
+    total_revenue: uint96 = self._add_revenue(minted, amount)
+    self._minted = (minted & ~_MASK_96) | convert(total_revenue, uint256)
+    log CollectionMinted(owner=owner, amount=amount, total_revenue=total_revenue)
+    extcall Token(token).mint(owner, convert(amount, uint256))
+
+
+@internal
+@view
+def _add_revenue(minted: uint256, revenue: uint96) -> uint96:
+    """
+    The total of revenue with this added, within what was burned.
+    """
+    total_revenue: uint96 = convert(minted & _MASK_96, uint96) + revenue
+    paid_in: uint96 = 0
+    burned: uint96 = 0
+    paid_in, burned = staticcall Credits(credits).totals()
+    assert total_revenue <= burned, "emission: revenue over burned"
+    return total_revenue
 
 
 @internal

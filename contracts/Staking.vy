@@ -4,13 +4,15 @@
 """
 @title Bonds of operators, one for each node
 @license GNU Affero General Public License v3.0 only
-@notice A thaw ends after `thaw_epochs` activated epochs, so that no clock but accepted work lets a bond leave, and what
-        thaws can still be slashed. One thaw for each node: asking again adds to it and restarts its wait.
+@notice A thaw ends after `thaw_epochs` activated epochs, so that no clock but accepted work lets a bond leave (while the
+        network is frozen: nominal lengths), and what thaws can still be slashed. One thaw for each node: asking again
+        adds to it and restarts its wait.
         Invariants: the sum of positions <= tokens held (donations change nothing); a slash takes at most the position,
         the bond first, and burns what it takes.
 """
 
 from modules import permits
+from modules import positions
 
 
 interface Token:
@@ -24,7 +26,7 @@ interface Registry:
 
 
 interface Ledger:
-    def active_epoch() -> uint64: view
+    def nominal_epoch() -> uint64: view
 
 
 event Staked:
@@ -60,23 +62,13 @@ event Slashed:
     thawing: uint96
 
 
-struct Position:
-    bond: uint96
-    thawing: uint96
-    ends: uint64
-
-
 token: public(immutable(address))
 registry: public(immutable(address))
 ledger: public(immutable(address))
 slasher: public(immutable(address))
 thaw_epochs: public(immutable(uint64))
 
-# bond (96 bits) | thawing (96) | epoch whose activation ends the thaw (64), high to low
 _positions: HashMap[address, HashMap[address, uint256]]
-
-_MASK_96: constant(uint256) = 2**96 - 1
-_MASK_64: constant(uint256) = 2**64 - 1
 
 
 @deploy
@@ -115,12 +107,12 @@ def thaw(node: address, amount: uint96):
     """
     @notice Moves `amount` of the caller's bond for `node` into its thaw, whose wait starts now.
     """
-    position: Position = self._position(msg.sender, node)
+    position: positions.Position = self._position(msg.sender, node)
     assert amount > 0, "staking: nothing"
     assert amount <= position.bond, "staking: over bond"
     position.bond -= amount
     position.thawing += amount
-    position.ends = staticcall Ledger(ledger).active_epoch() + thaw_epochs
+    position.ends = staticcall Ledger(ledger).nominal_epoch() + thaw_epochs
     self._save(msg.sender, node, position)
     log ThawStarted(
         operator=msg.sender,
@@ -137,10 +129,10 @@ def withdraw(node: address) -> uint96:
     """
     @notice Pays the caller what has thawed of its bond for `node`.
     """
-    position: Position = self._position(msg.sender, node)
+    position: positions.Position = self._position(msg.sender, node)
     amount: uint96 = position.thawing
     assert amount > 0, "staking: nothing"
-    assert staticcall Ledger(ledger).active_epoch() >= position.ends, "staking: thawing"
+    assert staticcall Ledger(ledger).nominal_epoch() >= position.ends, "staking: thawing"
     position.thawing = 0
     position.ends = 0
     self._save(msg.sender, node, position)
@@ -157,14 +149,9 @@ def slash(operator: address, node: address, amount: uint96) -> uint96:
     @return What was burned.
     """
     assert msg.sender == slasher, "staking: only slasher"
-    position: Position = self._position(operator, node)
-    from_bond: uint96 = min(amount, position.bond)
-    from_thawing: uint96 = min(amount - from_bond, position.thawing)
-    position.bond -= from_bond
-    position.thawing -= from_thawing
-    if position.thawing == 0:
-        position.ends = 0
-    taken: uint96 = from_bond + from_thawing
+    position: positions.Position = empty(positions.Position)
+    taken: uint96 = 0
+    position, taken = positions._slash(self._position(operator, node), amount)
     self._save(operator, node, position)
     log Slashed(operator=operator, node=node, amount=taken, bond=position.bond, thawing=position.thawing)
     extcall Token(token).burn(convert(taken, uint256))
@@ -173,7 +160,7 @@ def slash(operator: address, node: address, amount: uint96) -> uint96:
 
 @external
 @view
-def position(operator: address, node: address) -> Position:
+def position(operator: address, node: address) -> positions.Position:
     return self._position(operator, node)
 
 
@@ -181,7 +168,7 @@ def position(operator: address, node: address) -> Position:
 def _stake(node: address, amount: uint96):
     assert amount > 0, "staking: nothing"
     assert staticcall Registry(registry).is_live(msg.sender, node), "staking: not the operator"
-    position: Position = self._position(msg.sender, node)
+    position: positions.Position = self._position(msg.sender, node)
     position.bond += amount
     self._save(msg.sender, node, position)
     log Staked(operator=msg.sender, node=node, amount=amount, bond=position.bond, thawing=position.thawing)
@@ -190,19 +177,10 @@ def _stake(node: address, amount: uint96):
 
 @internal
 @view
-def _position(operator: address, node: address) -> Position:
-    packed: uint256 = self._positions[operator][node]
-    return Position(
-        bond=convert(packed >> 160, uint96),
-        thawing=convert((packed >> 64) & _MASK_96, uint96),
-        ends=convert(packed & _MASK_64, uint64),
-    )
+def _position(operator: address, node: address) -> positions.Position:
+    return positions._unpack(self._positions[operator][node])
 
 
 @internal
-def _save(operator: address, node: address, position: Position):
-    self._positions[operator][node] = (
-        (convert(position.bond, uint256) << 160)
-        | (convert(position.thawing, uint256) << 64)
-        | convert(position.ends, uint256)
-    )
+def _save(operator: address, node: address, position: positions.Position):
+    self._positions[operator][node] = positions._pack(position)

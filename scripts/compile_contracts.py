@@ -1,4 +1,5 @@
-"""Compiles `contracts/*.vy` into `src/freehold/chain/artifacts/*.json`, the same bytes on every machine.
+"""Compiles every contract (`contracts/*.vy`, and the services' own in `contracts/<service>/`) into
+`src/freehold/chain/artifacts/*.json`, the same bytes on every machine.
 
     python scripts/compile_contracts.py                          write the artifacts
     python scripts/compile_contracts.py --check                  exit 1 if a committed artifact differs from its source
@@ -47,11 +48,17 @@ def compile_contract(source: Path, evm_version: str) -> dict[str, Any]:
     }
 
 
+def find_sources() -> list[Path]:
+    """Every contract; `modules/` are parts of them."""
+    found = [*CONTRACTS.glob("*.vy"), *CONTRACTS.glob("*/*.vy")]
+    return sorted((path for path in found if path.parent.name != "modules"), key=lambda path: path.stem)
+
+
 def compile_all(evm_version: str = DEFAULT_EVM_VERSION) -> dict[str, str]:
     """File name to JSON text, of every contract."""
     return {
         f"{source.stem}.json": json.dumps(compile_contract(source, evm_version), indent=1, sort_keys=True) + "\n"
-        for source in sorted(CONTRACTS.glob("*.vy"))
+        for source in find_sources()
     }
 
 

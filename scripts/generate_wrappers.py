@@ -4,7 +4,8 @@
     python scripts/generate_wrappers.py --check    exit 1 if a class differs from its artifact
 
 A view becomes `async def name(...) -> type`, anything else `def name(...) -> Call` for a Sender, an event or struct a
-NamedTuple. Names become snake_case (balanceOf: balance_of); a view's several outputs come as a tuple.
+NamedTuple. Names become snake_case (balanceOf: balance_of), and where Python has one already get an underscore (count_,
+index_); a view's several outputs come as a tuple.
 
 Invariant: the text depends on the artifacts alone and is already in the project's format.
 """
@@ -17,6 +18,7 @@ import keyword
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,12 @@ def snake(name: str) -> str:
     """balanceOf: balance_of; DOMAIN_SEPARATOR: domain_separator; a keyword or a trailing underscore is mended."""
     text = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name).lower().rstrip("_")
     return f"{text}_" if keyword.iskeyword(text) else text
+
+
+def attribute(name: str) -> str:
+    """A field's name: what every tuple has already gets an underscore."""
+    text = snake(name)
+    return f"{text}_" if hasattr(tuple, text) else text
 
 
 def pascal(name: str) -> str:
@@ -92,7 +100,14 @@ class Writer:
         key = canonical(entry)
         if key not in self.structs:
             # record_equivocation's report_a is a Report as well; the shortest name of a type is met first by sorting.
-            self.structs[key] = (pascal(entry["name"] or owner), entry["components"])
+            for component in entry["components"]:
+                if component["type"].startswith("tuple"):
+                    self.struct(component | {"type": "tuple"}, entry["name"] or owner)
+            name = pascal(entry["name"] or owner)
+            taken = {self.name, *(other for other, _ in self.structs.values())}
+            if name in taken:
+                name = pascal(owner) + name if pascal(owner) not in taken else f"{name}Record"
+            self.structs[key] = (name, entry["components"])
         return self.structs[key][0]
 
     def parameter(self, entry: dict[str, Any], owner: str) -> str:
@@ -106,17 +121,23 @@ class Writer:
         return f"Parameter({', '.join(arguments)})"
 
     def collect(self) -> None:
-        """Names every struct before anything is written; plain names (report) before numbered ones (report_a)."""
+        """Names every struct before anything is written, by what it is called most often; then by the shortest name."""
         tuples = []
         for item in self.abi:
             for entry in item.get("inputs", []) + item.get("outputs", []):
                 if entry["type"].startswith("tuple"):
-                    tuples.append((len(entry["name"] or item["name"]), entry, item["name"]))
-        for _, entry, owner in sorted(tuples, key=lambda found: (found[0], found[1]["name"], found[2])):
-            self.struct(entry | {"type": "tuple"}, owner)
+                    tuples.append((entry | {"type": "tuple"}, item["name"]))
+        uses = Counter((canonical(entry), entry["name"]) for entry, _ in tuples)
+
+        def order(found: tuple[dict[str, Any], str]) -> tuple[int, int, str, str]:
+            entry, owner = found
+            return -uses[canonical(entry), entry["name"]], len(entry["name"] or owner), entry["name"], owner
+
+        for entry, owner in sorted(tuples, key=order):
+            self.struct(entry, owner)
 
     def named_tuple(self, name: str, summary: str, fields: list[dict[str, Any]]) -> str:
-        lines = [f"    {snake(field['name'])}: {self.python_type(field, name)}" for field in fields]
+        lines = [f"    {attribute(field['name'])}: {self.python_type(field, name)}" for field in fields]
         return "\n".join([f"class {name}(NamedTuple):", f'    """{summary}"""', "", *lines, "", ""])
 
     def render(self) -> str:

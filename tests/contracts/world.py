@@ -23,7 +23,10 @@ from freehold.protocol.typed import Domain, fields_of
 from freehold.protocol.units import Address, Hash
 
 ROOT = Path(__file__).resolve().parents[2]
-ORDER = ("Registry", "Token", "Emission", "Credits", "Oracle", "Ledger", "Staking")
+ORDER = (
+    *("Registry", "Token", "Emission", "Credits", "Oracle", "Ledger", "Staking"),
+    *("Members", "Collector", "OpeningProof", "Disputes", "Fleets"),
+)
 TOKEN = 10**18
 SECP256K1_N = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 NEVER = 2**256 - 1
@@ -42,6 +45,16 @@ class Settings(NamedTuple):
     max_price_age: int = 3_600
     initial_price: int = 2 * TOKEN
     parameters: bytes = b'{"epoch_seconds":20}'
+    epoch_length: int = 50
+    freeze_lengths: int = 12
+    claim_epochs: int = 1_000_000
+    pause_limit: int = 500
+    notice_epochs: int = 2
+    member_bond: int = 100 * TOKEN
+    tau: int = 100_000
+    dispute_bond: int = 10 * TOKEN
+    reveal_seconds: int = 60
+    answer_reports: int = 3
 
 
 def key_of(name: str) -> Key:
@@ -57,7 +70,9 @@ def hexed(address: bytes) -> str:
 @cache
 def deployer_of(name: str) -> Any:
     """The compiled contract; titanoboa keeps it on disk between runs."""
-    return boa.load_partial(str(ROOT / "contracts" / f"{name}.vy"))
+    folder = ROOT / "contracts"
+    source = next(path for path in (*folder.glob("*.vy"), *folder.glob("*/*.vy")) if path.stem == name)
+    return boa.load_partial(str(source))
 
 
 def create_address(sender: str, nonce: int) -> str:
@@ -106,6 +121,8 @@ class World:
         self.members = [key_of(f"member {i}") for i in range(s.members)]
         self.treasury = boa.env.generate_address()
         self.slasher = boa.env.generate_address()
+        self.governor = boa.env.generate_address()
+        self.guardian = boa.env.generate_address()
         nonce = boa.env.evm.vm.state.get_nonce(boa.env.eoa.canonical_address)
         at = {name: create_address(boa.env.eoa, nonce + i) for i, name in enumerate(ORDER)}
         members = [hexed(key.address) for key in self.members]
@@ -114,19 +131,40 @@ class World:
             "Freehold", "FHD", at["Emission"], s.cap, self.treasury, s.initial_supply
         )
         self.emission = deployer_of("Emission").deploy(
-            self.token, at["Ledger"], at["Credits"], s.initial_subsidy, s.halving_epochs
+            self.token, at["Ledger"], at["Credits"], at["Collector"], s.initial_subsidy, s.halving_epochs
         )
         self.credits = deployer_of("Credits").deploy(self.token, at["Oracle"], s.max_price_age)
-        self.oracle = deployer_of("Oracle").deploy(members, at["Ledger"], s.parameters, s.initial_price)
+        self.oracle = deployer_of("Oracle").deploy(
+            *(at["Ledger"], at["Members"], at["Disputes"], self.governor),
+            *(s.parameters, s.initial_price, s.notice_epochs),
+        )
         self.ledger = deployer_of("Ledger").deploy(
-            self.oracle, self.emission, self.credits, self.registry, self.token, s.dispute_window
+            *(self.oracle, self.emission, self.credits, self.registry, self.token),
+            *(at["Collector"], at["Disputes"], self.guardian),
+            *(s.dispute_window, s.epoch_length, s.freeze_lengths, s.claim_epochs, s.pause_limit),
         )
         self.staking = deployer_of("Staking").deploy(
             self.token, self.registry, self.ledger, self.slasher, s.thaw_epochs
         )
+        self.membership = deployer_of("Members").deploy(
+            *(self.token, self.oracle, self.ledger, at["Disputes"], self.governor),
+            *(members, s.member_bond, s.thaw_epochs, s.notice_epochs),
+        )
+        self.collector = deployer_of("Collector").deploy(self.oracle, self.ledger, self.emission, self.registry, s.tau)
+        self.opening_proof = deployer_of("OpeningProof").deploy()
+        self.disputes = deployer_of("Disputes").deploy(
+            *(self.oracle, self.ledger, self.membership, self.registry, self.token, self.opening_proof),
+            *(s.dispute_bond, s.reveal_seconds, s.answer_reports),
+        )
+        self.fleets = deployer_of("Fleets").deploy()
         for name in ORDER:
-            assert getattr(self, name.lower()).address.lower() == at[name]
+            assert self.contract(name).address.lower() == at[name]
         self.domain = Domain(boa.env.evm.patch.chain_id, Address(self.oracle.address))
+
+    def contract(self, name: str) -> Any:
+        """The contract of that name."""
+        others = {"Members": self.membership, "OpeningProof": self.opening_proof}
+        return others[name] if name in others else getattr(self, name.lower())
 
     def fund(self, to: str, amount: int) -> None:
         """Tokens from the treasury."""
@@ -143,7 +181,7 @@ class World:
         totals = self.ledger.totals()
         fields: dict[str, Any] = {
             "epoch": totals.posted_epoch + 1,
-            "attempt": 0,
+            "attempt": self.oracle.attempt_of(totals.posted_epoch + 1),
             "view": 0,
             "anchor_block": 1,
             "previous": Hash(self.oracle.last_report_hash()),
@@ -154,7 +192,8 @@ class World:
             "credits_spent": totals.credits_spent,
             "revenue": 0,
             "price": self.settings.initial_price,
-            "parameters": Hash(self.oracle.parameters_hash()),
+            "collected": Hash(self.ledger.collected()),
+            "parameters": Hash(self.oracle.parameters_at(totals.posted_epoch + 1)),
         }
         for name in ("anchor_hash", "beacon", "manifest", "verdicts_root", "state_root", "slashes_root"):
             fields[name] = Hash(keccak(text=name))
@@ -178,7 +217,7 @@ class World:
 
     def submit(self, report: Report, who: Sequence[int] | None = None) -> None:
         """Submit a report under the signatures of `who`, or of the first quorum."""
-        self.oracle.submit(tuple_of(report), *self.sign(report, who or range(self.oracle.quorum())))
+        self.oracle.submit(tuple_of(report), *self.sign(report, who or range(self.oracle.quorum(report.epoch))))
 
     def post(self, over: Sequence[Account] | None = None, **changes: Any) -> Report:
         """Build, sign and submit the next report."""

@@ -10,12 +10,26 @@ theirs, and the deployment is `confirmations` blocks deep. Otherwise DeploymentF
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from freehold.chain.abi import Call, Contract, create_address, creation_code
-from freehold.chain.contracts import Credits, Emission, Ledger, Oracle, Registry, Staking, Token
+from freehold.chain.contracts import (
+    Collector,
+    Credits,
+    Disputes,
+    Emission,
+    Fleets,
+    Ledger,
+    Members,
+    OpeningProof,
+    Oracle,
+    Registry,
+    Staking,
+    Token,
+)
 from freehold.chain.errors import ChainError, DeploymentFailed
 from freehold.chain.rpc import Rpc, quantity
 from freehold.chain.transactor import Receipt, Sender, Sent
@@ -25,11 +39,21 @@ from freehold.protocol.typed import keccak
 from freehold.protocol.units import AMOUNT_LIMIT, Address
 
 # In the order of their nonces. Emission's constructor asks the Token, so the Token stands first.
-ORDER: tuple[type[Contract], ...] = (Registry, Token, Emission, Credits, Oracle, Ledger, Staking)
-MAX_MEMBERS = 31  # contracts/Oracle.vy
+ORDER: tuple[type[Contract], ...] = (
+    *(Registry, Token, Emission, Credits, Oracle, Ledger, Staking),
+    *(Members, Collector, OpeningProof, Disputes, Fleets),
+)
+MAX_MEMBERS = 31  # contracts/Members.vy
 MAX_PARAMETERS = 4096  # bytes, contracts/Oracle.vy
-# An address without a key: until there are Disputes, nobody slashes.
+# An address without a key: no proof takes a node's stake yet, so nobody does.
 NO_SLASHER = Address("0x000000000000000000000000000000000000dead")
+
+
+# What must not be 0: a constructor would refuse it.
+POSITIVE = (
+    *("initial_price", "halving_epochs", "thaw_epochs", "epoch_length", "freeze_lengths", "claim_epochs"),
+    *("answer_reports", "notice_epochs", "dispute_bond", "reveal_seconds"),
+)
 
 
 class DeployConfig(NamedTuple):
@@ -37,6 +61,8 @@ class DeployConfig(NamedTuple):
 
     `parameters` is the canonical JSON of the network's parameters, which the Oracle publishes and hashes.
     `initial_subsidy` is an epoch's emission, halved every `halving_epochs`; `cap` bounds the supply for good.
+    `governor` schedules members and parameters, `notice_epochs` ahead; `guardian` may pause for `pause_limit` at most.
+    `tau` is in parts per million.
     """
 
     members: tuple[Address, ...]
@@ -49,6 +75,18 @@ class DeployConfig(NamedTuple):
     dispute_window: int
     thaw_epochs: int
     max_price_age: int
+    epoch_length: int
+    freeze_lengths: int
+    claim_epochs: int
+    answer_reports: int
+    tau: int
+    governor: Address
+    guardian: Address
+    notice_epochs: int
+    pause_limit: int
+    member_bond: int
+    dispute_bond: int
+    reveal_seconds: int
     cap: int = AMOUNT_LIMIT - 1
     slasher: Address = NO_SLASHER
     token_name: str = "Freehold"
@@ -64,7 +102,7 @@ class DeployConfig(NamedTuple):
             raise InvalidInput(f"the parameters are {len(self.parameters)} bytes, and must be 1 to {MAX_PARAMETERS}")
         if len(self.token_symbol) > 5:
             raise InvalidInput(f"the token's symbol {self.token_symbol!r} is longer than 5 characters")
-        for name in ("initial_price", "halving_epochs", "thaw_epochs"):
+        for name in POSITIVE:
             if getattr(self, name) < 1:
                 raise InvalidInput(f"{name} must be 1 or more")
         emission = 2 * self.initial_subsidy * self.halving_epochs
@@ -87,10 +125,15 @@ class Deployment(NamedTuple):
     oracle: Address
     ledger: Address
     staking: Address
+    members: Address
+    collector: Address
+    opening_proof: Address
+    disputes: Address
+    fleets: Address
 
     def to_json(self) -> dict[str, Any]:
         """The part of a network file that says where the network is."""
-        contracts = {kind.NAME.lower(): str(self.address_named(kind.NAME)) for kind in ORDER}
+        contracts = {field_of(kind.NAME): str(self.address_named(kind.NAME)) for kind in ORDER}
         return {"chain_id": self.chain_id, "block": self.block, "contracts": contracts}
 
     @classmethod
@@ -104,7 +147,7 @@ class Deployment(NamedTuple):
 
     def address_named(self, name: str) -> Address:
         """The address of the contract with this name, such as "Oracle"."""
-        address: Address = getattr(self, name.lower())
+        address: Address = getattr(self, field_of(name))
         return address
 
     def contracts(self, rpc: Rpc) -> Contracts:
@@ -117,6 +160,11 @@ class Deployment(NamedTuple):
             oracle=Oracle(rpc, self.oracle),
             ledger=Ledger(rpc, self.ledger),
             staking=Staking(rpc, self.staking),
+            members=Members(rpc, self.members),
+            collector=Collector(rpc, self.collector),
+            opening_proof=OpeningProof(rpc, self.opening_proof),
+            disputes=Disputes(rpc, self.disputes),
+            fleets=Fleets(rpc, self.fleets),
         )
 
 
@@ -130,11 +178,21 @@ class Contracts(NamedTuple):
     oracle: Oracle
     ledger: Ledger
     staking: Staking
+    members: Members
+    collector: Collector
+    opening_proof: OpeningProof
+    disputes: Disputes
+    fleets: Fleets
+
+
+def field_of(name: str) -> str:
+    """OpeningProof: opening_proof."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 def predict(chain_id: int, deployer: Address, nonce: int) -> Deployment:
     """The addresses that a deployment by `deployer`, whose next nonce is `nonce`, will have."""
-    addresses = {kind.NAME.lower(): create_address(deployer, nonce + index) for index, kind in enumerate(ORDER)}
+    addresses = {field_of(kind.NAME): create_address(deployer, nonce + index) for index, kind in enumerate(ORDER)}
     return Deployment(chain_id=chain_id, block=0, **addresses)
 
 
@@ -144,11 +202,52 @@ def compute_creations(config: DeployConfig, at: Deployment) -> dict[str, Call]:
     return {
         "Registry": Registry.create(),
         "Token": Token.create(c.token_name, c.token_symbol, at.emission, c.cap, c.treasury, c.initial_supply),
-        "Emission": Emission.create(at.token, at.ledger, at.credits, c.initial_subsidy, c.halving_epochs),
+        "Emission": Emission.create(at.token, at.ledger, at.credits, at.collector, c.initial_subsidy, c.halving_epochs),
         "Credits": Credits.create(at.token, at.oracle, c.max_price_age),
-        "Oracle": Oracle.create(c.members, at.ledger, c.parameters, c.initial_price),
-        "Ledger": Ledger.create(at.oracle, at.emission, at.credits, at.registry, at.token, c.dispute_window),
+        "Oracle": Oracle.create(
+            at.ledger, at.members, at.disputes, c.governor, c.parameters, c.initial_price, c.notice_epochs
+        ),
+        "Ledger": Ledger.create(
+            at.oracle,
+            at.emission,
+            at.credits,
+            at.registry,
+            at.token,
+            at.collector,
+            at.disputes,
+            c.guardian,
+            c.dispute_window,
+            c.epoch_length,
+            c.freeze_lengths,
+            c.claim_epochs,
+            c.pause_limit,
+        ),
         "Staking": Staking.create(at.token, at.registry, at.ledger, c.slasher, c.thaw_epochs),
+        "Members": Members.create(
+            at.token,
+            at.oracle,
+            at.ledger,
+            at.disputes,
+            c.governor,
+            c.members,
+            c.member_bond,
+            c.thaw_epochs,
+            c.notice_epochs,
+        ),
+        "Collector": Collector.create(at.oracle, at.ledger, at.emission, at.registry, c.tau),
+        "OpeningProof": OpeningProof.create(),
+        "Disputes": Disputes.create(
+            at.oracle,
+            at.ledger,
+            at.members,
+            at.registry,
+            at.token,
+            at.opening_proof,
+            c.dispute_bond,
+            c.reveal_seconds,
+            c.answer_reports,
+        ),
+        "Fleets": Fleets.create(),
     }
 
 
@@ -236,30 +335,48 @@ async def _has_code(rpc: Rpc, kind: type[Contract], at: Deployment) -> bool:
 async def _read_wiring(rpc: Rpc, config: DeployConfig, at: Deployment) -> dict[str, tuple[Any, Any]]:
     """(found, expected) of everything that a constructor fixed and a view tells, by name."""
     c = at.contracts(rpc)
-    return {
-        "Token.minter": (await c.token.minter(), at.emission),
-        "Token.cap": (await c.token.cap(), config.cap),
-        "Token.name": (await c.token.name(), config.token_name),
-        "Emission.token": (await c.emission.token(), at.token),
-        "Emission.ledger": (await c.emission.ledger(), at.ledger),
-        "Emission.credits": (await c.emission.credits(), at.credits),
-        "Emission.initial_subsidy": (await c.emission.initial_subsidy(), config.initial_subsidy),
-        "Emission.halving_epochs": (await c.emission.halving_epochs(), config.halving_epochs),
-        "Credits.token": (await c.credits.token(), at.token),
-        "Credits.oracle": (await c.credits.oracle(), at.oracle),
-        "Credits.max_price_age": (await c.credits.max_price_age(), config.max_price_age),
-        "Oracle.ledger": (await c.oracle.ledger(), at.ledger),
-        "Oracle.members": (await c.oracle.members(), config.members),
-        "Oracle.parameters_hash": (await c.oracle.parameters_hash(), keccak(config.parameters)),
-        "Ledger.oracle": (await c.ledger.oracle(), at.oracle),
-        "Ledger.emission": (await c.ledger.emission(), at.emission),
-        "Ledger.credits": (await c.ledger.credits(), at.credits),
-        "Ledger.registry": (await c.ledger.registry(), at.registry),
-        "Ledger.token": (await c.ledger.token(), at.token),
-        "Ledger.dispute_window": (await c.ledger.dispute_window(), config.dispute_window),
-        "Staking.token": (await c.staking.token(), at.token),
-        "Staking.registry": (await c.staking.registry(), at.registry),
-        "Staking.ledger": (await c.staking.ledger(), at.ledger),
-        "Staking.slasher": (await c.staking.slasher(), config.slasher),
-        "Staking.thaw_epochs": (await c.staking.thaw_epochs(), config.thaw_epochs),
+    named: dict[str, dict[str, Any]] = {
+        "token": {"minter": at.emission, "cap": config.cap, "name": config.token_name},
+        "emission": {
+            **_addresses(at, "token", "ledger", "credits", "collector"),
+            **_values(config, "initial_subsidy", "halving_epochs"),
+        },
+        "credits": {**_addresses(at, "token", "oracle"), **_values(config, "max_price_age")},
+        "oracle": {
+            **_addresses(at, "ledger", "members", "disputes"),
+            **_values(config, "governor", "notice_epochs", "initial_price"),
+        },
+        "ledger": {
+            **_addresses(at, "oracle", "emission", "credits", "registry", "token", "collector", "disputes"),
+            **_values(config, "guardian", "dispute_window", "epoch_length", "freeze_lengths", "claim_epochs"),
+            **_values(config, "pause_limit"),
+        },
+        "staking": {**_addresses(at, "token", "registry", "ledger"), **_values(config, "slasher", "thaw_epochs")},
+        "members": {
+            **_addresses(at, "token", "oracle", "ledger", "disputes"),
+            **_values(config, "governor", "member_bond", "thaw_epochs", "notice_epochs"),
+        },
+        "collector": {**_addresses(at, "oracle", "ledger", "emission", "registry"), **_values(config, "tau")},
+        "disputes": {
+            **_addresses(at, "oracle", "ledger", "members", "registry", "token", "opening_proof"),
+            **_values(config, "reveal_seconds", "answer_reports"),
+            "bond": config.dispute_bond,
+        },
     }
+    wiring = {
+        f"{contract.NAME}.{view}": (await getattr(contract, view)(), expected)
+        for contract in c
+        for view, expected in named.get(field_of(contract.NAME), {}).items()
+    }
+    return wiring | {
+        "Members.members_at": (await c.members.members_at(1), config.members),
+        "Oracle.parameters_at": (await c.oracle.parameters_at(1), keccak(config.parameters)),
+    }
+
+
+def _addresses(at: Deployment, *names: str) -> dict[str, Address]:
+    return {name: getattr(at, name) for name in names}
+
+
+def _values(config: DeployConfig, *names: str) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in names}

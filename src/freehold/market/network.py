@@ -12,7 +12,10 @@ from freehold.protocol.parameters import Parameters
 from freehold.protocol.typed import Domain
 from freehold.protocol.units import Address, Hash
 
-CONTRACTS = ("registry", "token", "emission", "credits", "oracle", "ledger", "staking")
+CONTRACTS = (
+    *("registry", "token", "emission", "credits", "oracle", "ledger", "staking"),
+    *("members", "collector", "opening_proof", "disputes", "fleets"),
+)
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class MemberRecord:
 
 @dataclass(frozen=True)
 class Network:
-    """A deployed network."""
+    """A deployed network. `rpc_url` may be several separated by spaces; in the file they are then a list."""
 
     name: str
     chain_id: int
@@ -59,7 +62,7 @@ class Network:
         return {
             "name": self.name,
             "chain_id": self.chain_id,
-            "rpc_url": self.rpc_url,
+            "rpc_url": self.rpc_url if len(self.rpc_url.split()) < 2 else self.rpc_url.split(),
             "contracts": {name: str(address) for name, address in self.contracts.items()},
             "deployment_block": self.deployment_block,
             "deployment_hash": str(self.deployment_hash),
@@ -78,7 +81,7 @@ class Network:
             network = Network(
                 name=str(value["name"]),
                 chain_id=int(value["chain_id"]),
-                rpc_url=str(value["rpc_url"]),
+                rpc_url=" ".join(value["rpc_url"]) if isinstance(value["rpc_url"], list) else str(value["rpc_url"]),
                 contracts={name: Address(value["contracts"][name]) for name in CONTRACTS},
                 deployment_block=int(value["deployment_block"]),
                 deployment_hash=Hash(value["deployment_hash"]),

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+from freehold.chain.contracts.collector import Collector
 from freehold.chain.contracts.credits import Credits
+from freehold.chain.contracts.disputes import Disputes
 from freehold.chain.contracts.emission import Emission
+from freehold.chain.contracts.fleets import Fleets
 from freehold.chain.contracts.ledger import Ledger
+from freehold.chain.contracts.members import Members
+from freehold.chain.contracts.opening_proof import OpeningProof
 from freehold.chain.contracts.oracle import Oracle
 from freehold.chain.contracts.registry import Registry
 from freehold.chain.contracts.staking import Staking
 from freehold.chain.contracts.token import Token
 
-__all__ = ["Credits", "Emission", "Ledger", "Oracle", "Registry", "Staking", "Token"]
+__all__ = [
+    "Collector",
+    "Credits",
+    "Disputes",
+    "Emission",
+    "Fleets",
+    "Ledger",
+    "Members",
+    "OpeningProof",
+    "Oracle",
+    "Registry",
+    "Staking",
+    "Token",
+]

@@ -18,6 +18,14 @@ class EpochMinted(NamedTuple):
     total_revenue: int
 
 
+class CollectionMinted(NamedTuple):
+    """An event of the Emission contract."""
+
+    owner: Address
+    amount: int
+    total_revenue: int
+
+
 EVENTS = {
     entry.topic: entry
     for entry in (
@@ -28,6 +36,15 @@ EVENTS = {
                 Parameter("uint64", indexed=True),
                 Parameter("uint96"),
                 Parameter("uint96"),
+                Parameter("uint96"),
+                Parameter("uint96"),
+            ),
+        ),
+        EventType(
+            CollectionMinted,
+            bytes.fromhex("5c45320ffd8365dcdbeb74c50f9e62eaef9acb13eb06699bf319128fd7f80d66"),
+            (
+                Parameter("address", indexed=True),
                 Parameter("uint96"),
                 Parameter("uint96"),
             ),
@@ -43,15 +60,24 @@ class Emission(Contract):
     EVENTS = EVENTS
 
     @classmethod
-    def create(cls, token: bytes, ledger: bytes, credits: bytes, initial_subsidy: int, halving_epochs: int) -> Call:
+    def create(
+        cls, token: bytes, ledger: bytes, credits: bytes, collector: bytes, initial_subsidy: int, halving_epochs: int
+    ) -> Call:
         """The transaction that creates this contract."""
         return cls.creation(
-            ["address", "address", "address", "uint96", "uint64"],
-            [token, ledger, credits, initial_subsidy, halving_epochs],
+            ["address", "address", "address", "address", "uint96", "uint64"],
+            [token, ledger, credits, collector, initial_subsidy, halving_epochs],
         )
+
+    def mint_collected(self, owner: bytes, amount: int) -> Call:
+        return self.transaction(bytes.fromhex("c4332d96"), ["address", "uint96"], [owner, amount])
 
     def mint_epoch(self, epoch: int, subsidy: int, revenue: int) -> Call:
         return self.transaction(bytes.fromhex("09232fc9"), ["uint64", "uint96", "uint96"], [epoch, subsidy, revenue])
+
+    async def collector(self, *, block: int | str = "latest") -> Address:
+        answer = await self.ask(bytes.fromhex("913e77ad"), [], [], [Parameter("address")], block)
+        return cast("Address", answer)
 
     async def credits(self, *, block: int | str = "latest") -> Address:
         answer = await self.ask(bytes.fromhex("26540fd2"), [], [], [Parameter("address")], block)

@@ -54,6 +54,7 @@ class Report(NamedTuple):
     subsidy: int
     revenue: int
     price: int
+    collected: Hash
     parameters: Hash
 
 
@@ -80,6 +81,7 @@ REPORT_STRUCT = Struct(
         Parameter("uint96"),
         Parameter("uint96"),
         Parameter("bytes32"),
+        Parameter("bytes32"),
     ),
 )
 
@@ -91,6 +93,7 @@ class Pending(NamedTuple):
     subsidy: int
     revenue: int
     activates_at: int
+    holds: int
 
 
 PENDING_STRUCT = Struct(
@@ -99,6 +102,7 @@ PENDING_STRUCT = Struct(
         Parameter("bytes32"),
         Parameter("uint96"),
         Parameter("uint96"),
+        Parameter("uint64"),
         Parameter("uint64"),
     ),
 )
@@ -129,6 +133,49 @@ class Claimed(NamedTuple):
     epoch: int
     amount: int
     paid: int
+    left: int
+
+
+class Held(NamedTuple):
+    """An event of the Ledger contract."""
+
+    epoch: int
+    holds: int
+
+
+class Released(NamedTuple):
+    """An event of the Ledger contract."""
+
+    epoch: int
+    holds: int
+
+
+class Paused(NamedTuple):
+    """An event of the Ledger contract."""
+
+    until: int
+
+
+class Frozen(NamedTuple):
+    """An event of the Ledger contract."""
+
+    active_epoch: int
+    posted_epoch: int
+
+
+class Thawed(NamedTuple):
+    """An event of the Ledger contract."""
+
+    lengths: int
+
+
+class CollectionNoted(NamedTuple):
+    """An event of the Ledger contract."""
+
+    account: Address
+    epoch: int
+    amount: int
+    paid: int
 
 
 EVENTS = {
@@ -155,9 +202,54 @@ EVENTS = {
         ),
         EventType(
             Claimed,
-            bytes.fromhex("8362cd9dcce751c063da49beff58b1756187e851330dbff8682857c2410ed398"),
+            bytes.fromhex("31863a9f8c05cdadc3e2a6298d6199d782ee0f59abc2bed2a151915cafa939d6"),
             (
                 Parameter("address", indexed=True),
+                Parameter("address", indexed=True),
+                Parameter("uint64"),
+                Parameter("uint96"),
+                Parameter("uint96"),
+                Parameter("uint96"),
+            ),
+        ),
+        EventType(
+            Held,
+            bytes.fromhex("39d248c475b23bcfd8c819fe22b1221ad90f02cfa376401e97a428a2a2c38074"),
+            (
+                Parameter("uint64", indexed=True),
+                Parameter("uint64"),
+            ),
+        ),
+        EventType(
+            Released,
+            bytes.fromhex("5adac1521d9e8fd4ee556a48b5d6c7738a525c2437cbd3a9d7a9d1a635ada22e"),
+            (
+                Parameter("uint64", indexed=True),
+                Parameter("uint64"),
+            ),
+        ),
+        EventType(
+            Paused,
+            bytes.fromhex("db6a871e0ca1412b5a476ec1e7ec005fc584d1afa9bef37a3c64129332bb449b"),
+            (Parameter("uint64"),),
+        ),
+        EventType(
+            Frozen,
+            bytes.fromhex("5fe4317fa3ab67e0390d24c2eb78fdaea2b931538208c6bfa5ffda56f843754b"),
+            (
+                Parameter("uint64", indexed=True),
+                Parameter("uint64"),
+            ),
+        ),
+        EventType(
+            Thawed,
+            bytes.fromhex("5185abe777fdaa9602b72baa1287b33ad949548d34bfff0ec7ce27c56e8997da"),
+            (Parameter("uint64"),),
+        ),
+        EventType(
+            CollectionNoted,
+            bytes.fromhex("a5edb95f8f86dbad732d2c0a1eb4d6fbee99dba323974b3588069fabdf053a05"),
+            (
                 Parameter("address", indexed=True),
                 Parameter("uint64"),
                 Parameter("uint96"),
@@ -176,12 +268,53 @@ class Ledger(Contract):
 
     @classmethod
     def create(
-        cls, oracle: bytes, emission: bytes, credits: bytes, registry: bytes, token: bytes, dispute_window: int
+        cls,
+        oracle: bytes,
+        emission: bytes,
+        credits: bytes,
+        registry: bytes,
+        token: bytes,
+        collector: bytes,
+        disputes: bytes,
+        guardian: bytes,
+        dispute_window: int,
+        epoch_length: int,
+        freeze_lengths: int,
+        claim_epochs: int,
+        pause_limit: int,
     ) -> Call:
         """The transaction that creates this contract."""
         return cls.creation(
-            ["address", "address", "address", "address", "address", "uint64"],
-            [oracle, emission, credits, registry, token, dispute_window],
+            [
+                "address",
+                "address",
+                "address",
+                "address",
+                "address",
+                "address",
+                "address",
+                "address",
+                "uint64",
+                "uint64",
+                "uint64",
+                "uint64",
+                "uint64",
+            ],
+            [
+                oracle,
+                emission,
+                credits,
+                registry,
+                token,
+                collector,
+                disputes,
+                guardian,
+                dispute_window,
+                epoch_length,
+                freeze_lengths,
+                claim_epochs,
+                pause_limit,
+            ],
         )
 
     def activate(self) -> Call:
@@ -196,14 +329,45 @@ class Ledger(Contract):
             [index, account, tokens_earned, credits_earned, credits_spent, proof],
         )
 
+    def freeze(self) -> Call:
+        return self.transaction(bytes.fromhex("62a5af3b"), [], [])
+
+    def hold(self, epoch: int) -> Call:
+        return self.transaction(bytes.fromhex("bef960c7"), ["uint64"], [epoch])
+
+    def note_collection(
+        self, lease: bytes, client: bytes, operator: bytes, credits: int, released: int, tokens: int
+    ) -> Call:
+        return self.transaction(
+            bytes.fromhex("b548da9c"),
+            ["bytes32", "address", "address", "uint96", "uint96", "uint96"],
+            [lease, client, operator, credits, released, tokens],
+        )
+
+    def pause(self, seconds: int) -> Call:
+        return self.transaction(bytes.fromhex("0357e370"), ["uint64"], [seconds])
+
     def post(self, report: Report) -> Call:
         return self.transaction(
-            bytes.fromhex("735a353c"),
+            bytes.fromhex("e31d889d"),
             [
-                "(uint64,uint32,uint32,uint64,bytes32,bytes32,bytes32,bytes32,bytes32,bytes32,bytes32,uint64,uint96,uint96,uint96,bytes32,uint96,uint96,uint96,bytes32)"
+                "(uint64,uint32,uint32,uint64,bytes32,bytes32,bytes32,bytes32,bytes32,bytes32,bytes32,uint64,uint96,uint96,uint96,bytes32,uint96,uint96,uint96,bytes32,bytes32)"
             ],
             [report],
         )
+
+    def release(self, epoch: int) -> Call:
+        return self.transaction(bytes.fromhex("41fbbc31"), ["uint64"], [epoch])
+
+    def revoke(self, epoch: int, tokens_earned: int, credits_earned: int, credits_spent: int, collected: bytes) -> Call:
+        return self.transaction(
+            bytes.fromhex("20bad95a"),
+            ["uint64", "uint96", "uint96", "uint96", "bytes32"],
+            [epoch, tokens_earned, credits_earned, credits_spent, collected],
+        )
+
+    def unpause(self) -> Call:
+        return self.transaction(bytes.fromhex("3f4ba83a"), [], [])
 
     async def active_epoch(self, *, block: int | str = "latest") -> int:
         answer = await self.ask(bytes.fromhex("97d00a28"), [], [], [Parameter("uint64")], block)
@@ -213,6 +377,22 @@ class Ledger(Contract):
         answer = await self.ask(bytes.fromhex("d30fb609"), [], [], [Parameter("bytes32")], block)
         return cast("Hash", answer)
 
+    async def claim_epochs(self, *, block: int | str = "latest") -> int:
+        answer = await self.ask(bytes.fromhex("d499bcff"), [], [], [Parameter("uint64")], block)
+        return cast("int", answer)
+
+    async def claimable(self, account: bytes, *, block: int | str = "latest") -> int:
+        answer = await self.ask(bytes.fromhex("402914f5"), ["address"], [account], [Parameter("uint96")], block)
+        return cast("int", answer)
+
+    async def collected(self, *, block: int | str = "latest") -> Hash:
+        answer = await self.ask(bytes.fromhex("84bcefd4"), [], [], [Parameter("bytes32")], block)
+        return cast("Hash", answer)
+
+    async def collector(self, *, block: int | str = "latest") -> Address:
+        answer = await self.ask(bytes.fromhex("913e77ad"), [], [], [Parameter("address")], block)
+        return cast("Address", answer)
+
     async def credits(self, *, block: int | str = "latest") -> Address:
         answer = await self.ask(bytes.fromhex("26540fd2"), [], [], [Parameter("address")], block)
         return cast("Address", answer)
@@ -220,6 +400,10 @@ class Ledger(Contract):
     async def dispute_window(self, *, block: int | str = "latest") -> int:
         answer = await self.ask(bytes.fromhex("47704524"), [], [], [Parameter("uint64")], block)
         return cast("int", answer)
+
+    async def disputes(self, *, block: int | str = "latest") -> Address:
+        answer = await self.ask(bytes.fromhex("d4c5b252"), [], [], [Parameter("address")], block)
+        return cast("Address", answer)
 
     async def due_epoch(self, *, block: int | str = "latest") -> int:
         answer = await self.ask(bytes.fromhex("5cf6f140"), [], [], [Parameter("uint64")], block)
@@ -229,12 +413,48 @@ class Ledger(Contract):
         answer = await self.ask(bytes.fromhex("827c049e"), [], [], [Parameter("address")], block)
         return cast("Address", answer)
 
+    async def epoch_length(self, *, block: int | str = "latest") -> int:
+        answer = await self.ask(bytes.fromhex("4231bfe1"), [], [], [Parameter("uint64")], block)
+        return cast("int", answer)
+
+    async def freeze_lengths(self, *, block: int | str = "latest") -> int:
+        answer = await self.ask(bytes.fromhex("33d2d13f"), [], [], [Parameter("uint64")], block)
+        return cast("int", answer)
+
+    async def freezes_at(self, *, block: int | str = "latest") -> int:
+        answer = await self.ask(bytes.fromhex("338452a1"), [], [], [Parameter("uint64")], block)
+        return cast("int", answer)
+
+    async def frozen(self, *, block: int | str = "latest") -> bool:
+        answer = await self.ask(bytes.fromhex("054f7d9c"), [], [], [Parameter("bool")], block)
+        return cast("bool", answer)
+
+    async def frozen_at(self, *, block: int | str = "latest") -> int:
+        answer = await self.ask(bytes.fromhex("eb71092d"), [], [], [Parameter("uint64")], block)
+        return cast("int", answer)
+
+    async def guardian(self, *, block: int | str = "latest") -> Address:
+        answer = await self.ask(bytes.fromhex("452a9320"), [], [], [Parameter("address")], block)
+        return cast("Address", answer)
+
+    async def nominal_epoch(self, *, block: int | str = "latest") -> int:
+        answer = await self.ask(bytes.fromhex("6da0631a"), [], [], [Parameter("uint64")], block)
+        return cast("int", answer)
+
     async def oracle(self, *, block: int | str = "latest") -> Address:
         answer = await self.ask(bytes.fromhex("7dc0d1d0"), [], [], [Parameter("address")], block)
         return cast("Address", answer)
 
-    async def paid(self, arg0: bytes, *, block: int | str = "latest") -> int:
-        answer = await self.ask(bytes.fromhex("a340cf79"), ["address"], [arg0], [Parameter("uint96")], block)
+    async def paid(self, account: bytes, *, block: int | str = "latest") -> int:
+        answer = await self.ask(bytes.fromhex("a340cf79"), ["address"], [account], [Parameter("uint96")], block)
+        return cast("int", answer)
+
+    async def pause_limit(self, *, block: int | str = "latest") -> int:
+        answer = await self.ask(bytes.fromhex("6f6fe408"), [], [], [Parameter("uint64")], block)
+        return cast("int", answer)
+
+    async def paused_until(self, *, block: int | str = "latest") -> int:
+        answer = await self.ask(bytes.fromhex("ae32305b"), [], [], [Parameter("uint64")], block)
         return cast("int", answer)
 
     async def pending(self, epoch: int, *, block: int | str = "latest") -> Pending:
@@ -242,7 +462,7 @@ class Ledger(Contract):
             bytes.fromhex("19a64c1e"),
             ["uint64"],
             [epoch],
-            [Parameter("(bytes32,uint96,uint96,uint64)", struct=PENDING_STRUCT)],
+            [Parameter("(bytes32,uint96,uint96,uint64,uint64)", struct=PENDING_STRUCT)],
             block,
         )
         return cast("Pending", answer)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 from freehold.chain.abi import Call, Contract, EventType, Parameter, Struct
@@ -31,6 +30,7 @@ class Report(NamedTuple):
     subsidy: int
     revenue: int
     price: int
+    collected: Hash
     parameters: Hash
 
 
@@ -57,6 +57,7 @@ REPORT_STRUCT = Struct(
         Parameter("uint96"),
         Parameter("uint96"),
         Parameter("bytes32"),
+        Parameter("bytes32"),
     ),
 )
 
@@ -74,6 +75,28 @@ class ReportAccepted(NamedTuple):
     report_hash: Hash
     report: Report
     bitmap: int
+
+
+class ParametersScheduled(NamedTuple):
+    """An event of the Oracle contract."""
+
+    from_epoch: int
+    parameters: bytes
+
+
+class Revoked(NamedTuple):
+    """An event of the Oracle contract."""
+
+    epoch: int
+    last: int
+    attempt: int
+
+
+class Resumed(NamedTuple):
+    """An event of the Oracle contract."""
+
+    epoch: int
+    attempt: int
 
 
 class EquivocationRecorded(NamedTuple):
@@ -97,15 +120,40 @@ EVENTS = {
         ),
         EventType(
             ReportAccepted,
-            bytes.fromhex("2801860e186321397932329ab69651b548eab822c2fc4852a1b75b03db167ac1"),
+            bytes.fromhex("4358283ff1176bb5019d5a042f016c3f2a51ab40bd89a28c8fe8c19913b2770f"),
             (
                 Parameter("uint64", indexed=True),
                 Parameter("bytes32", indexed=True),
                 Parameter(
-                    "(uint64,uint32,uint32,uint64,bytes32,bytes32,bytes32,bytes32,bytes32,bytes32,bytes32,uint64,uint96,uint96,uint96,bytes32,uint96,uint96,uint96,bytes32)",
+                    "(uint64,uint32,uint32,uint64,bytes32,bytes32,bytes32,bytes32,bytes32,bytes32,bytes32,uint64,uint96,uint96,uint96,bytes32,uint96,uint96,uint96,bytes32,bytes32)",
                     struct=REPORT_STRUCT,
                 ),
                 Parameter("uint256"),
+            ),
+        ),
+        EventType(
+            ParametersScheduled,
+            bytes.fromhex("cac7d3cf2c786bed3910ab85d2099b0e03b5a309a09c8366f95ca8dcfb5e5001"),
+            (
+                Parameter("uint64", indexed=True),
+                Parameter("bytes"),
+            ),
+        ),
+        EventType(
+            Revoked,
+            bytes.fromhex("864718ea3cf6cae507237b5cfe4f461b70564ef5ce3b76394d34c59776bf3094"),
+            (
+                Parameter("uint64", indexed=True),
+                Parameter("uint64"),
+                Parameter("uint32"),
+            ),
+        ),
+        EventType(
+            Resumed,
+            bytes.fromhex("be63c7881ae6e82d5310dc938319a172f4fae334d7de210dbda137d7230e8d7d"),
+            (
+                Parameter("uint64", indexed=True),
+                Parameter("uint32"),
             ),
         ),
         EventType(
@@ -131,32 +179,65 @@ class Oracle(Contract):
     EVENTS = EVENTS
 
     @classmethod
-    def create(cls, members: Sequence[bytes], ledger: bytes, parameters: bytes, initial_price: int) -> Call:
+    def create(
+        cls,
+        ledger: bytes,
+        members: bytes,
+        disputes: bytes,
+        governor: bytes,
+        parameters: bytes,
+        initial_price: int,
+        notice_epochs: int,
+    ) -> Call:
         """The transaction that creates this contract."""
-        return cls.creation(["address[]", "address", "bytes", "uint96"], [members, ledger, parameters, initial_price])
+        return cls.creation(
+            ["address", "address", "address", "address", "bytes", "uint96", "uint64"],
+            [ledger, members, disputes, governor, parameters, initial_price, notice_epochs],
+        )
 
     def record_equivocation(self, report_a: Report, signature_a: bytes, report_b: Report, signature_b: bytes) -> Call:
         return self.transaction(
-            bytes.fromhex("183f4278"),
+            bytes.fromhex("1e10f2a1"),
             [
-                "(uint64,uint32,uint32,uint64,bytes32,bytes32,bytes32,bytes32,bytes32,bytes32,bytes32,uint64,uint96,uint96,uint96,bytes32,uint96,uint96,uint96,bytes32)",
+                "(uint64,uint32,uint32,uint64,bytes32,bytes32,bytes32,bytes32,bytes32,bytes32,bytes32,uint64,uint96,uint96,uint96,bytes32,uint96,uint96,uint96,bytes32,bytes32)",
                 "bytes",
-                "(uint64,uint32,uint32,uint64,bytes32,bytes32,bytes32,bytes32,bytes32,bytes32,bytes32,uint64,uint96,uint96,uint96,bytes32,uint96,uint96,uint96,bytes32)",
+                "(uint64,uint32,uint32,uint64,bytes32,bytes32,bytes32,bytes32,bytes32,bytes32,bytes32,uint64,uint96,uint96,uint96,bytes32,uint96,uint96,uint96,bytes32,bytes32)",
                 "bytes",
             ],
             [report_a, signature_a, report_b, signature_b],
         )
 
+    def revoke(self, epoch: int, before: Report) -> Call:
+        return self.transaction(
+            bytes.fromhex("29240347"),
+            [
+                "uint64",
+                "(uint64,uint32,uint32,uint64,bytes32,bytes32,bytes32,bytes32,bytes32,bytes32,bytes32,uint64,uint96,uint96,uint96,bytes32,uint96,uint96,uint96,bytes32,bytes32)",
+            ],
+            [epoch, before],
+        )
+
+    def schedule_parameters(self, parameters: bytes, from_epoch: int) -> Call:
+        return self.transaction(bytes.fromhex("d542c7fc"), ["bytes", "uint64"], [parameters, from_epoch])
+
     def submit(self, report: Report, bitmap: int, signatures: bytes) -> Call:
         return self.transaction(
-            bytes.fromhex("e8eb16da"),
+            bytes.fromhex("05ea3f77"),
             [
-                "(uint64,uint32,uint32,uint64,bytes32,bytes32,bytes32,bytes32,bytes32,bytes32,bytes32,uint64,uint96,uint96,uint96,bytes32,uint96,uint96,uint96,bytes32)",
+                "(uint64,uint32,uint32,uint64,bytes32,bytes32,bytes32,bytes32,bytes32,bytes32,bytes32,uint64,uint96,uint96,uint96,bytes32,uint96,uint96,uint96,bytes32,bytes32)",
                 "uint256",
                 "bytes",
             ],
             [report, bitmap, signatures],
         )
+
+    async def attempt_of(self, arg0: int, *, block: int | str = "latest") -> int:
+        answer = await self.ask(bytes.fromhex("032c12c2"), ["uint64"], [arg0], [Parameter("uint32")], block)
+        return cast("int", answer)
+
+    async def disputes(self, *, block: int | str = "latest") -> Address:
+        answer = await self.ask(bytes.fromhex("d4c5b252"), [], [], [Parameter("address")], block)
+        return cast("Address", answer)
 
     async def eip712_domain(
         self, *, block: int | str = "latest"
@@ -190,6 +271,18 @@ class Oracle(Contract):
         )
         return cast("bool", answer)
 
+    async def governor(self, *, block: int | str = "latest") -> Address:
+        answer = await self.ask(bytes.fromhex("0c340a24"), [], [], [Parameter("address")], block)
+        return cast("Address", answer)
+
+    async def highest_epoch(self, *, block: int | str = "latest") -> int:
+        answer = await self.ask(bytes.fromhex("5c1c2deb"), [], [], [Parameter("uint64")], block)
+        return cast("int", answer)
+
+    async def initial_price(self, *, block: int | str = "latest") -> int:
+        answer = await self.ask(bytes.fromhex("ab3f5a1a"), [], [], [Parameter("uint96")], block)
+        return cast("int", answer)
+
     async def last_report_hash(self, *, block: int | str = "latest") -> Hash:
         answer = await self.ask(bytes.fromhex("acccbc93"), [], [], [Parameter("bytes32")], block)
         return cast("Hash", answer)
@@ -198,12 +291,16 @@ class Oracle(Contract):
         answer = await self.ask(bytes.fromhex("56397c35"), [], [], [Parameter("address")], block)
         return cast("Address", answer)
 
-    async def members(self, *, block: int | str = "latest") -> tuple[Address, ...]:
-        answer = await self.ask(bytes.fromhex("bdd4d18d"), [], [], [Parameter("address[]")], block)
-        return cast("tuple[Address, ...]", answer)
+    async def members(self, *, block: int | str = "latest") -> Address:
+        answer = await self.ask(bytes.fromhex("bdd4d18d"), [], [], [Parameter("address")], block)
+        return cast("Address", answer)
 
-    async def parameters_hash(self, *, block: int | str = "latest") -> Hash:
-        answer = await self.ask(bytes.fromhex("616d593d"), [], [], [Parameter("bytes32")], block)
+    async def notice_epochs(self, *, block: int | str = "latest") -> int:
+        answer = await self.ask(bytes.fromhex("1f8d9388"), [], [], [Parameter("uint64")], block)
+        return cast("int", answer)
+
+    async def parameters_at(self, epoch: int, *, block: int | str = "latest") -> Hash:
+        answer = await self.ask(bytes.fromhex("88d6e3f0"), ["uint64"], [epoch], [Parameter("bytes32")], block)
         return cast("Hash", answer)
 
     async def prices(self, *, block: int | str = "latest") -> tuple[int, int, int]:
@@ -212,18 +309,22 @@ class Oracle(Contract):
         )
         return cast("tuple[int, int, int]", answer)
 
-    async def quorum(self, *, block: int | str = "latest") -> int:
-        answer = await self.ask(bytes.fromhex("1703a018"), [], [], [Parameter("uint256")], block)
+    async def quorum(self, epoch: int, *, block: int | str = "latest") -> int:
+        answer = await self.ask(bytes.fromhex("db579a26"), ["uint64"], [epoch], [Parameter("uint256")], block)
         return cast("int", answer)
 
     async def report_digest(self, report: Report, *, block: int | str = "latest") -> Hash:
         answer = await self.ask(
-            bytes.fromhex("ad28b111"),
+            bytes.fromhex("5745c687"),
             [
-                "(uint64,uint32,uint32,uint64,bytes32,bytes32,bytes32,bytes32,bytes32,bytes32,bytes32,uint64,uint96,uint96,uint96,bytes32,uint96,uint96,uint96,bytes32)"
+                "(uint64,uint32,uint32,uint64,bytes32,bytes32,bytes32,bytes32,bytes32,bytes32,bytes32,uint64,uint96,uint96,uint96,bytes32,uint96,uint96,uint96,bytes32,bytes32)"
             ],
             [report],
             [Parameter("bytes32")],
             block,
         )
+        return cast("Hash", answer)
+
+    async def report_hash(self, epoch: int, *, block: int | str = "latest") -> Hash:
+        answer = await self.ask(bytes.fromhex("bc2775a2"), ["uint64"], [epoch], [Parameter("bytes32")], block)
         return cast("Hash", answer)
