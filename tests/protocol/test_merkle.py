@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from freehold.protocol.column_values import cells_of
+from freehold.protocol.errors import Overflow
 from freehold.protocol.merkle import (
     ACCOUNTS,
     LISTS,
+    RowTree,
     SumNode,
+    SumScheme,
     SumTree,
     depth_of,
     is_sum_proof,
@@ -119,3 +125,103 @@ def test_frozen_vectors() -> None:
     assert row_root(rows).hex() == "2103d78c84b2bd3626b8706bda8d1b5679c0ec273e8bf809a86758b0f792a8b3"
     assert accounts.root.hash.hex() == "b2202f15000a52c56053911b29694d817ace213aa2a096d8e0c5571f79dbe8"
     assert accounts.root.sums == (3, 6, 9)
+
+
+def plain_row_root(hashes: list[bytes]) -> bytes:
+    level = [keccak(b"\x00" + h) for h in hashes]
+    while len(level) > 1:
+        odd = level[len(level) & ~1 :]
+        level = [keccak(b"\x01" + a + b) for a, b in zip(level[::2], level[1::2], strict=False)] + odd
+    return level[0] if level else bytes(32)
+
+
+def plain_sum_root(scheme: SumScheme, nodes: list[SumNode]) -> SumNode:
+    while len(nodes) > 1:
+        padded = [*nodes, scheme.empty] if len(nodes) % 2 else nodes
+        nodes = [scheme.join(a, b) for a, b in zip(padded[::2], padded[1::2], strict=True)]
+    return nodes[0] if nodes else scheme.empty
+
+
+CHANGES = st.lists(st.integers(0, 60), max_size=20)
+
+
+def fitting(changes: list[int], count: int) -> list[int]:
+    """The same positions, those behind the end moved so that none is left out."""
+    fresh = sorted({i for i in changes if i >= count})
+    return [i if i < count else count + fresh.index(i) for i in changes]
+
+
+@given(st.integers(0, 40), CHANGES)
+def test_a_changed_row_tree_is_the_tree_of_the_changed_rows(count: int, changes: list[int]) -> None:
+    hashes: list[bytes] = [keccak(bytes([i])) for i in range(count)]
+    tree = RowTree(hashes)
+    indices = fitting(changes, count)
+    fresh = [keccak(b"new %d" % i) for i in range(len(indices))]
+    changed = tree.update(indices, fresh)
+    assert tree.root == plain_row_root(hashes) == row_root(hashes)
+    for i, value in zip(indices, fresh, strict=True):
+        hashes += [b""] * (i + 1 - len(hashes))
+        hashes[i] = value
+    assert changed.root == plain_row_root(hashes)
+    assert len(changed) == len(hashes)
+    for i, value in enumerate(hashes):
+        assert verify_row(changed.root, len(hashes), i, value, changed.proof(i))
+
+
+@given(st.sampled_from([ACCOUNTS, LISTS]), st.integers(0, 40), CHANGES, st.data())
+def test_a_changed_sum_tree_is_the_tree_of_the_changed_leaves(
+    scheme: SumScheme, count: int, changes: list[int], data: st.DataObject
+) -> None:
+    def node(i: int) -> SumNode:
+        sums = tuple(data.draw(st.integers(0, 256**width // 128)) for width in scheme.widths)
+        return data.draw(st.sampled_from([scheme.empty, scheme.leaf(bytes([i]), sums)]))
+
+    nodes = [node(i) for i in range(count)]
+    tree = SumTree(scheme, nodes)
+    assert tree.root == plain_sum_root(scheme, nodes)
+    indices = fitting(changes, count)
+    fresh = [node(i) for i in indices]
+    changed = tree.update(indices, fresh)
+    assert tree.root == plain_sum_root(scheme, nodes)
+    for i, leaf_node in zip(indices, fresh, strict=True):
+        nodes += [scheme.empty] * (i + 1 - len(nodes))
+        nodes[i] = leaf_node
+    assert changed.root == plain_sum_root(scheme, nodes)
+    for i, leaf_node in enumerate(nodes):
+        assert is_sum_proof(scheme, changed.root, len(nodes), i, leaf_node, changed.proof(i))
+
+
+@pytest.mark.parametrize("indices", [[-1], [4], [3, 5]])
+def test_a_position_that_leaves_one_out_is_refused(indices: list[int]) -> None:
+    hashes = [keccak(b"new")] * len(indices)
+    with pytest.raises(IndexError):
+        RowTree([keccak(b"a")] * 3).update(indices, hashes)
+    with pytest.raises(IndexError):
+        SumTree(LISTS, [leaf(i, i) for i in range(3)]).update(indices, [leaf(9, 9)] * len(indices))
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**64 - 1), AMOUNTS, AMOUNTS, AMOUNTS), max_size=20))
+def test_leaves_from_columns_are_those_of_the_entries(rows: list[tuple[int, int, int, int]]) -> None:
+    indices = np.array([row[0] for row in rows], np.uint64)
+    owners = np.frombuffer(b"".join(keccak(bytes([i]))[:20] for i in range(len(rows))), np.uint8).reshape(-1, 20)
+    packed = ACCOUNTS.leaves([indices, owners], [cells_of([row[k] for row in rows], 12) for k in (1, 2, 3)])
+    nodes = [ACCOUNTS.leaf(row[0].to_bytes(8) + owners[i].tobytes(), row[1:]) for i, row in enumerate(rows)]
+    assert [ACCOUNTS.unpack(node.tobytes()) for node in packed] == nodes
+    assert SumTree(ACCOUNTS, packed).root == SumTree(ACCOUNTS, nodes).root
+    small = LISTS.leaves([owners], [indices])
+    assert [LISTS.unpack(n.tobytes()) for n in small] == [
+        LISTS.leaf(owners[i].tobytes(), (row[0],)) for i, row in enumerate(rows)
+    ]
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+@pytest.mark.parametrize(("amount", "fits"), [(2**96 - 2, True), (2**96 - 1, False)])
+def test_a_tree_whose_sums_do_not_fit_is_refused_to_the_unit(which: int, amount: int, fits: bool) -> None:
+    big, one = [0, 0, 0], [0, 0, 0]
+    big[which], one[which] = amount, 1
+    leaves = [ACCOUNTS.leaf(b"a", tuple(big)), ACCOUNTS.empty, ACCOUNTS.leaf(b"b", tuple(one))]
+    if fits:
+        assert SumTree(ACCOUNTS, leaves).root.sums[which] == 2**96 - 1
+        return
+    with pytest.raises(Overflow):
+        SumTree(ACCOUNTS, leaves)

@@ -19,13 +19,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from struct import Struct
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from freehold.protocol.column_values import cell_width, check_columns, check_ragged, columns_of, do_ascend, rows_of
-from freehold.protocol.columns import ENDS, Column, Lists, Ragged, Record, concat, count_of, take, wire
+from freehold.protocol.columns import ENDS, Coded, Column, Lists, Ragged, Record, concat, count_of, take, wire
 from freehold.protocol.errors import MalformedMessage
 from freehold.protocol.hashing import LOADING_PAYS, Bytes, Integers, first_of_equal
 from freehold.protocol.merkle import RowTree, row_root
@@ -72,11 +72,11 @@ class Table(Generic[M]):
         MalformedMessage if a field is missing, a column has another number of rows, or a value is not of its type.
         `count` must be given only where no column says how many rows there are.
         """
-        counts = {_count_of(value) for value in columns.values()} - {None}
-        rows = count if count is not None else next(iter(counts), None)
-        if rows is None:
+        if count is None:
+            count = next((_rows_of(value) for value in columns.values() if isinstance(value, _COLUMNS)), None)
+        if count is None:
             raise MalformedMessage("no column says how many rows there are")
-        return cls(kind, rows, None, check_columns(kind, columns, rows))
+        return cls(kind, count, None, check_columns(kind, columns, count))
 
     @classmethod
     def concat(cls, kind: type[M], tables: Iterable[Table[M]]) -> Table[M]:
@@ -129,6 +129,10 @@ class Table(Generic[M]):
         """Each row once, where it stands first."""
         first = first_of_equal(self.hashes)
         return self if len(first) == len(self) else self.take(first)
+
+    def tables(self) -> Iterator[Table[M]]:
+        """This table alone: what `Parts` gives piece by piece."""
+        yield self
 
     def __iter__(self) -> Iterator[M]:
         return iter(self.rows)
@@ -206,10 +210,34 @@ class Table(Generic[M]):
         return cls(kind, count, None, columns)
 
 
-def _count_of(value: Any) -> int | None:
-    if isinstance(value, list):
-        return len(value)
-    return None if isinstance(value, int | str | bytes | Message | tuple) else count_of(value)
+class Parts(Generic[M]):
+    """The rows of several tables, each read when its turn comes and dropped after it: evidence beyond memory.
+
+    A row may stand in several of them; whoever reads them counts it once.
+    """
+
+    def __init__(self, kind: type[M], sources: Sequence[HasTable]) -> None:
+        self.kind = kind
+        self._sources = sources
+
+    def tables(self) -> Iterator[Table[M]]:
+        """One after another."""
+        for source in self._sources:
+            yield source.table
+
+
+class HasTable(Protocol):
+    """A batch, in memory or on a disk."""
+
+    @property
+    def table(self) -> Table[Any]: ...
+
+
+_COLUMNS = (list, np.ndarray, Ragged, Coded, Record, Lists)
+
+
+def _rows_of(value: list[Any] | Column) -> int:
+    return len(value) if isinstance(value, list) else count_of(value)
 
 
 class _Reader:
