@@ -13,11 +13,13 @@ Figures = dict[str, float]
 
 
 class Options(NamedTuple):
-    """`size` in bytes; the best of `rounds` counts; `work` is a directory on the disk that is measured."""
+    """`size` in bytes; the best of `rounds` counts; `work` is a directory on the disk that is measured; `devices` is
+    how many report in an epoch."""
 
     size: int
     rounds: int
     work: Path
+    devices: int = 1_000_000
 
 
 class Rates(NamedTuple):

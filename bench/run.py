@@ -20,6 +20,8 @@ RESULTS = HERE / "results"
 CACHE = HERE / ".cache"
 
 BENCHES = {
+    "epoch": "bench.epoch",
+    "load": "bench.load",
     "storage": "bench.storage",
 }
 
@@ -48,12 +50,13 @@ def main() -> None:
     parser.add_argument("name", choices=sorted(BENCHES))
     parser.add_argument("--megabytes", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--devices", type=int, default=1_000_000)
     arguments = parser.parse_args()
     for directory in (CACHE, RESULTS):
         directory.mkdir(exist_ok=True)
         (directory / ".gitignore").write_text("*\n")
     bench = importlib.import_module(BENCHES[arguments.name])
-    figures, ratios = bench.measure(Options(arguments.megabytes << 20, arguments.rounds, CACHE))
+    figures, ratios = bench.measure(Options(arguments.megabytes << 20, arguments.rounds, CACHE, arguments.devices))
     found = {"machine": machine(), "figures": figures, "ratios": ratios}
     result = RESULTS / f"{arguments.name}.json"
     result.write_text(json.dumps(found, indent=2) + "\n")

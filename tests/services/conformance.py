@@ -15,7 +15,7 @@ import msgspec
 from freehold.protocol.service import Context, Judge
 from freehold.protocol.tables import Table
 from freehold.protocol.typed import Message, fields_of
-from freehold.protocol.units import MEASURE_LIMIT, Address, Hash, Signature
+from freehold.protocol.units import MEASURE_LIMIT, ZERO_HASH, Address, Hash, Signature
 from freehold.protocol.verdicts import GOOD, SILENT, SLEPT
 
 Rows = Mapping[str, Table[Any]]
@@ -117,7 +117,7 @@ def check_answers_count(case: Case) -> None:
     _, contributions = case.judge.fold(case.rows, verdicts, case.context)
     assert any(c.measure for c in contributions)
     for contribution in contributions:
-        assert contribution.lease in case.context.leases
+        assert contribution.lease in case.context.leases or contribution.lease == ZERO_HASH
         assert contribution.service == case.judge.name
         assert 0 <= contribution.measure < MEASURE_LIMIT
 
@@ -137,13 +137,13 @@ def check_bad_rows(case: Case, seed: int) -> None:
     """A changed or a random row never raises, and is never worth more than the good ones; each has its verdict."""
     draw = random.Random(seed)
     _, good = case.judge.fold(case.rows, judged(case, case.rows), case.context)
-    most = {c.lease: c.measure for c in good}
+    most = {(c.lease, c.account): c.measure for c in good}
     trash = {k: Table.of(m, [random_message(m, draw) for _ in range(4)]) for k, m in case.judge.kinds.items()}
     both = {k: Table.of(m, [*case.rows[k], *trash[k]]) for k, m in case.judge.kinds.items()}
     for rows in (trash, both, *spoiled(case.rows, draw)):
         verdicts = judged(case, rows)
         _, contributions = case.judge.fold(rows, verdicts, case.context)
-        assert all(c.measure <= most.get(c.lease, 0) for c in contributions)
+        assert all(c.measure <= most.get((c.lease, c.account), 0) for c in contributions)
     said = judged(case, trash)
     assert len(said) >= sum(len(table) for table in trash.values())
     assert GOOD not in {v.reason for v in said}

@@ -17,6 +17,7 @@ from freehold.services.judging import JUDGES
 from freehold.services.storage.proof import draw_openings, group_lists
 from freehold.services.storage.terms import DELTA, PROOF, Delta, ListState, StorageProof
 from tests.protocol.world import DOMAIN, PARAMETERS, StoredList, block_hash, key, signed
+from tests.services import sensing_world as sensing
 from tests.services.conformance import CHECKS, Case, check_bad_rows
 
 CLIENTS, NODES = [key(1), key(2)], [key(10), key(11), key(12), key(13)]
@@ -77,7 +78,16 @@ def list_state(delta: Delta, node: Any) -> ListState:
     )
 
 
-CASES: dict[str, Callable[[], Case]] = {"storage": storage_case}
+def sensing_case() -> Case:
+    """A fleet of four devices that report, and another that is shown for the first time."""
+    known, fresh = sensing.listed(sensing.DEVICES[:4]), sensing.listed(sensing.DEVICES[4:7])
+    fleets = [sensing.fleet_of(1, known), sensing.fleet_of(2, fresh)]
+    context = sensing.context_of(fleets, sensing.state_of(sensing.enrolments(fleets[0], known)))
+    reports = sorted((sensing.report(device, context) for device in sensing.DEVICES[:4]), key=lambda row: row.device)
+    return Case(JUDGES["sensing"], context, sensing.rows_of(reports, sensing.enrolments(fleets[1], fresh)), context)
+
+
+CASES: dict[str, Callable[[], Case]] = {"sensing": sensing_case, "storage": storage_case}
 
 
 def test_every_judge_is_here() -> None:

@@ -45,7 +45,8 @@ def check_bundle(data: bytes, number: int | None, network: Network | None, accep
         raise ReplayMismatch(f"report.epoch: the bundle is of epoch {report.epoch}, not {number}", first="report.epoch")
     if network is not None and bundle.domain != network.domain:
         raise ReplayMismatch("domain: the bundle is of another network than the network file", first="domain")
-    if network is not None and bundle.members != tuple(network.member_addresses):
+    known = [one.members for one in bundle.anchor.membership]
+    if network is not None and tuple(network.member_addresses) not in known:
         raise ReplayMismatch("members: the bundle names others than the network file", first="members")
     if accepted is not None and accepted.report_hash != report.struct_hash():
         theirs = Report(**accepted.report._asdict())

@@ -151,7 +151,7 @@ async def _show(program: Program, number: int) -> dict[str, Any]:
             "batches": len(bundle.batches),
             "rows": sum(len(batch.table) for batch in bundle.batches.values()),
             "observers": [str(o.member) for o in bundle.manifest.observations],
-            "signers": [str(m) for i, m in enumerate(bundle.members) if bundle.signers >> i & 1],
+            "signers": [str(m) for i, m in enumerate(bundle.anchor.members) if bundle.signers >> i & 1],
             "verdicts": dict(Counter(v.reason for v in settlement.verdicts)),
             "payments": [
                 p.to_json() | {"name": name_of(names, str(p.operator)), "mode": MODES[leases[p.lease].mode]}

@@ -66,7 +66,7 @@ class Explanation:
             "account": str(self.account),
             "nodes": [self._node(node) for node in sorted(self.nodes)],
             "verdicts": [self._verdict(v) for v in self.settlement.verdicts if v.node in self.nodes],
-            "contributions": [self._contribution(c) for c in self.settlement.contributions if c.node in self.nodes],
+            "contributions": [self._contribution(c) for c in self.settlement.contributions if c.account in self.nodes],
             "payments": [self._payment(p) for p in payments],
             "totals": self._totals(payments),
             "zero": self._zero(payments),
@@ -120,7 +120,7 @@ class Explanation:
         return {
             "service": contribution.service,
             "lease": str(contribution.lease),
-            "node": str(contribution.node),
+            "node": str(contribution.account),
             "measure": contribution.measure,
             "held": getattr(held, "size", None),
             "seconds": self._seconds(),

@@ -10,11 +10,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from freehold.protocol.errors import BodyTooLarge, MalformedMessage
 from freehold.protocol.keys import Key, check_signed_by
 from freehold.protocol.messages import BatchHeader, Close, Lease, Reservation, Voucher
 from freehold.protocol.service import Judge
-from freehold.protocol.tables import Table
+from freehold.protocol.tables import Parts, Table
 from freehold.protocol.typed import Domain, Message
 from freehold.protocol.units import Hash
 
@@ -40,19 +42,22 @@ class Batch(NamedTuple):
 
 
 class Kinds(NamedTuple):
-    """Which rows a network takes: their types by kind, and the field that must be the batch's sender."""
+    """Which rows a network takes: their types by kind, the field that must be the batch's sender, and which kinds a
+    judge reads table by table."""
 
     types: Mapping[str, type[Message]]
     senders: Mapping[str, str]
+    streamed: frozenset[str] = frozenset()
 
 
 def kinds_of(judges: Mapping[str, Judge]) -> Kinds:
     """The market's kinds and those of the services. A service's row is counted only from the node it names."""
-    types, senders = dict(MARKET_KINDS), dict(SENDER_FIELDS)
+    types, senders, streamed = dict(MARKET_KINDS), dict(SENDER_FIELDS), set[str]()
     for judge in judges.values():
         types |= judge.kinds
         senders |= judge.sender_fields
-    return Kinds(types, senders)
+        streamed |= judge.streamed
+    return Kinds(types, senders, frozenset(streamed))
 
 
 def make_batch(kind: str, table: Table[Any], key: Key, domain: Domain) -> Batch:
@@ -111,15 +116,23 @@ def decode_batch(data: bytes, kinds: Kinds, domain: Domain) -> Batch:
     if len(table) != header.count or table.root != header.root:
         raise MalformedMessage("the batch's rows are not those that its header commits to")
     field = kinds.senders.get(header.kind)
-    if field and any(getattr(row, field) != header.sender for row in table):
+    if field and (table.column(field) != np.frombuffer(header.sender, np.uint8)).any():
         raise MalformedMessage(f"a {header.kind} row must be sent by its {field}")
     return Batch(header, table)
 
 
-def collect_rows(batches: Iterable[Batch], kinds: Kinds) -> dict[str, Table[Any]]:
-    """All rows by kind: batches in the order given, each row once."""
-    rows: defaultdict[str, dict[Hash, Message]] = defaultdict(dict)
+def collect_rows(batches: Iterable[Batch], kinds: Kinds) -> dict[str, Any]:
+    """All rows by kind, batches in the order given: a Table with each row once, or Parts for a kind that is streamed.
+
+    A batch is anything with a header and a table; a streamed one's table is read when a judge comes to it.
+    """
+    by_kind: defaultdict[str, list[Batch]] = defaultdict(list)
     for batch in batches:
-        for row in batch.table:
-            rows[batch.header.kind].setdefault(row.row_hash(), row)
-    return {kind: Table.of(kinds.types[kind], rows[kind].values()) for kind in kinds.types}
+        by_kind[batch.header.kind].append(batch)
+    rows: dict[str, Any] = {}
+    for kind, message in kinds.types.items():
+        if kind in kinds.streamed:
+            rows[kind] = Parts(message, by_kind[kind])
+        else:
+            rows[kind] = Table.concat(message, [batch.table for batch in by_kind[kind]]).distinct()
+    return rows

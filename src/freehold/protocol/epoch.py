@@ -12,10 +12,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import msgspec
+import numpy as np
 
+from freehold.protocol.accounts import Accounts, address_cells, amount_cells
+from freehold.protocol.amounts import total_of
 from freehold.protocol.batches import CLOSE, LEASE, RESERVATION, VOUCHER, Batch, collect_rows, kinds_of
 from freehold.protocol.beacon import compute_beacon, compute_reveals
 from freehold.protocol.certificates import CERTIFICATE_EPOCHS, check_certificate, median, quorum, subjects_of
@@ -28,7 +32,6 @@ from freehold.protocol.reservations import ReservationContext, judge_reservation
 from freehold.protocol.service import Context, Judge
 from freehold.protocol.shares import compute_coverage, compute_member_rewards, compute_shares
 from freehold.protocol.state import (
-    AccountState,
     AnchorData,
     ClientState,
     EpochState,
@@ -78,39 +81,6 @@ class Settlement:
     rewards: Table[Reward]
 
 
-class Accounts:
-    """The accounts while an epoch is settled: positions stay, totals only grow."""
-
-    def __init__(self, before: Sequence[AccountState]) -> None:
-        self._rows = list(before)
-        self._position = {row.account: row.index for row in before}
-
-    def add_all(self, addresses: Sequence[Address]) -> None:
-        """Give those that have none the next positions, in the order given."""
-        for address in addresses:
-            if address not in self._position:
-                index = self._position[address] = len(self._rows)
-                self._rows.append(
-                    AccountState(index=index, account=address, tokens_earned=0, credits_earned=0, credits_spent=0)
-                )
-
-    def earn(self, address: Address, tokens: int) -> None:
-        """Add tokens to an account that has a position."""
-        at = self._position[address]
-        earned = check_amount(self._rows[at].tokens_earned + tokens)
-        self._rows[at] = msgspec.structs.replace(self._rows[at], tokens_earned=earned)
-
-    def spend(self, address: Address, credits: int) -> None:
-        """Add credits spent to an account that has a position."""
-        at = self._position[address]
-        spent = check_amount(self._rows[at].credits_spent + credits)
-        self._rows[at] = msgspec.structs.replace(self._rows[at], credits_spent=spent)
-
-    def rows(self) -> tuple[AccountState, ...]:
-        """All of them, in the order of their positions."""
-        return tuple(self._rows)
-
-
 @dataclass
 class Draft:
     """An epoch while it is being settled: the next state, taking shape."""
@@ -123,8 +93,8 @@ class Draft:
     leases: dict[Hash, LeaseState] = field(default_factory=dict)
     locks: dict[Address, Mapping[Hash, LockState]] = field(default_factory=dict)  # by client, by lease
     services: dict[str, Table[Any]] = field(default_factory=dict)
-    verdicts: list[Verdict] = field(default_factory=list)
-    contributions: list[Contribution] = field(default_factory=list)
+    verdicts: list[Table[Verdict]] = field(default_factory=list)
+    contributions: dict[str, Table[Contribution]] = field(default_factory=dict)  # by service
 
     @property
     def epoch(self) -> int:
@@ -149,18 +119,17 @@ class Draft:
     def say(self, kind: str, row: Message, reason: str, lease: Hash = ZERO_HASH, measure: int = 0) -> None:
         """Keep the market's verdict on a row."""
         known = self.leases.get(lease)
-        self.verdicts.append(
-            Verdict(
-                epoch=self.epoch,
-                service="",
-                kind=kind,
-                subject=row.row_hash(),
-                lease=lease,
-                node=known.node if known else NO_NODE,
-                reason=reason,
-                measure=measure,
-            )
+        verdict = Verdict(
+            epoch=self.epoch,
+            service="",
+            kind=kind,
+            subject=row.row_hash(),
+            lease=lease,
+            node=known.node if known else NO_NODE,
+            reason=reason,
+            measure=measure,
         )
+        self.verdicts.append(Table.of(Verdict, [verdict]))
 
 
 def check_manifest(manifest: Manifest, anchor: AnchorData, domain: Domain) -> None:
@@ -223,9 +192,15 @@ def settle(
         pools.matched,
         anchor.parameters,
     )
-    rewards = compute_coverage((c for c in draft.contributions if c.lease == ZERO_HASH), pools.coverage)
+    coverage = {name: on_nobodys(table) for name, table in draft.contributions.items()}
     observers = [observation.member for observation in manifest.observations]
-    rewards += compute_member_rewards(observers, len(anchor.members), pools.members)
+    rewards = Table.concat(
+        Reward,
+        [
+            compute_coverage(coverage, pools.coverage),
+            compute_member_rewards(observers, len(anchor.members), pools.members),
+        ],
+    )
     draft.clients = shares.clients
     process_settled(draft, shares.payments)
     process_accounts(draft, shares.payments, rewards)
@@ -237,7 +212,7 @@ def settle(
             anchor_time=anchor.anchor_time,
             reveals=compute_reveals(manifest.observations, commitments_of(previous)),
         ),
-        accounts=draft.accounts.rows(),
+        accounts=draft.accounts.table(),
         clients=draft.clients,
         leases=draft.leases,
         locks=draft.locks,
@@ -245,16 +220,16 @@ def settle(
         members={o.member: MemberState(member=o.member, commitment=o.commitment) for o in manifest.observations},
         services=draft.services,
     )
-    verdicts = Table.of(Verdict, draft.verdicts)
-    subsidy = check_amount(shares.subsidy + sum(reward.subsidy for reward in rewards))
+    verdicts = Table.concat(Verdict, draft.verdicts)
+    subsidy = check_amount(shares.subsidy + total_of(rewards.column("subsidy")))
     report = make_report(manifest, anchor, previous, state, verdicts, subsidy, shares.revenue)
     return Settlement(
         report,
         state,
         verdicts,
-        Table.of(Contribution, draft.contributions),
+        Table.concat(Contribution, list(draft.contributions.values())),
         Table.of(Payment, shares.payments),
-        Table.of(Reward, rewards),
+        rewards,
     )
 
 
@@ -283,9 +258,6 @@ def process_collections(draft: Draft) -> None:
         draft.clients[row.client] = msgspec.structs.replace(
             client, spent=client.spent + row.credits, released=client.released + row.released
         )
-        draft.accounts.add_all(sorted({row.operator, row.client}))
-        draft.accounts.earn(row.operator, row.tokens)
-        draft.accounts.spend(row.client, row.credits)
 
 
 def timely_reservations(manifest: Manifest, batches: Mapping[Hash, Batch]) -> set[Hash]:
@@ -358,8 +330,8 @@ def process_services(draft: Draft, rows: Mapping[str, Table[Any]], judges: Mappi
         own = {kind: rows[kind] for kind in judge.kinds}
         verdicts = judge.judge(judge.obligations(context), own, context)
         draft.services[name], contributions = judge.fold(own, verdicts, context)
-        draft.verdicts.extend(verdicts)
-        draft.contributions.extend(contributions)
+        draft.verdicts.append(verdicts)
+        draft.contributions[name] = contributions
 
 
 def make_context(
@@ -383,14 +355,22 @@ def make_context(
 def compute_streams(draft: Draft, judges: Mapping[str, Judge]) -> list[Payment]:
     """What streams owe for proven work: floor(measure x price / units), at most what is left of the lock."""
     payments = []
-    for contribution in draft.contributions:
-        if contribution.lease == ZERO_HASH:
-            continue
+    for contribution in chain.from_iterable(on_leases(table) for table in draft.contributions.values()):
         lease = draft.leases[contribution.lease]
         if lease.mode == STREAM:
             owed = compute_owed(contribution.measure, lease.price, judges[lease.service].units_per_price)
             payments.append(_payment(draft, lease, owed, contribution.measure))
     return payments
+
+
+def on_leases(contributions: Table[Contribution]) -> Table[Contribution]:
+    """Work for a lease: its client's stream pays it."""
+    return contributions.filter(contributions.column("lease").any(axis=1))
+
+
+def on_nobodys(contributions: Table[Contribution]) -> Table[Contribution]:
+    """Work for nobody's lease: the coverage pool pays it."""
+    return contributions.filter(~contributions.column("lease").any(axis=1))
 
 
 def compute_owed(measure: int, price: int, units: int) -> int:
@@ -490,15 +470,17 @@ def process_settled(draft: Draft, payments: Sequence[Payment]) -> None:
             del draft.leases[key]
 
 
-def process_accounts(draft: Draft, payments: Sequence[Payment], rewards: Sequence[Reward]) -> None:
+def process_accounts(draft: Draft, payments: Sequence[Payment], rewards: Table[Reward]) -> None:
     """Add what was paid to the cumulative totals; new accounts come next, in the order of their addresses."""
     paid = [p for p in payments if p.credits]
-    draft.accounts.add_all(sorted({a for p in paid for a in (p.operator, p.client)} | {r.account for r in rewards}))
-    for payment in paid:
-        draft.accounts.earn(payment.operator, payment.earned + payment.subsidy)
-        draft.accounts.spend(payment.client, payment.credits)
-    for reward in rewards:
-        draft.accounts.earn(reward.account, reward.subsidy)
+    earned = [(p.operator, p.earned + p.subsidy) for p in paid]
+    earned += [(row.operator, row.tokens) for row in draft.anchor.collections]
+    spent = [(p.client, p.credits) for p in paid] + [(row.client, row.credits) for row in draft.anchor.collections]
+    earners, spenders = address_cells(a for a, _ in earned), address_cells(a for a, _ in spent)
+    draft.accounts.add_all(np.concatenate([earners, spenders, rewards.column("account")]))
+    draft.accounts.earn(earners, amount_cells(amount for _, amount in earned))
+    draft.accounts.earn(rewards.column("account"), rewards.column("subsidy"))
+    draft.accounts.spend(spenders, amount_cells(amount for _, amount in spent))
 
 
 def compute_operators(draft: Draft, judges: Mapping[str, Judge]) -> dict[Address, OperatorState]:

@@ -26,7 +26,7 @@ from freehold.protocol.typed import Domain, Message
 from freehold.protocol.units import Address, Hash
 from freehold.protocol.verdicts import Contribution, Verdict
 
-Rows = Mapping[str, Table[Any]]
+Rows = Mapping[str, Any]  # by kind: a Table, or Parts for a kind that the judge streams
 
 
 class Context(NamedTuple):
@@ -51,6 +51,7 @@ class Judge(Protocol):
     name: str
     kinds: Mapping[str, type[Message]]  # what its evidence batches may hold, by kind
     sender_fields: Mapping[str, str]  # by kind: the field that must be the batch's sender
+    streamed: frozenset[str]  # the kinds whose rows it reads table by table (`tables.Parts`): a row may come twice
     state_kind: type[Message]  # a row of its state
     obligation_kind: type[Message]
     units_per_price: int  # a price is for this much of the measure

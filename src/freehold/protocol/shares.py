@@ -38,9 +38,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
 
+from freehold.protocol.amounts import AMOUNT_BYTES
+from freehold.protocol.column_values import cells_of
+from freehold.protocol.columns import Coded
+from freehold.protocol.lookup import sum_by_address
 from freehold.protocol.parameters import MILLION, Parameters
 from freehold.protocol.state import ClientState
+from freehold.protocol.tables import Table
 from freehold.protocol.units import Address, check_amount, mul_div
 from freehold.protocol.verdicts import Contribution, Payment, Reward
 
@@ -88,30 +94,30 @@ def compute_shares(
     return Shares(final, after, check_amount(sum(p.earned for p in final)), check_amount(sum(subsidies)))
 
 
-def compute_coverage(contributions: Iterable[Contribution], pool: int) -> list[Reward]:
-    """What the coverage pool pays for contributions to nobody's lease: a reward a service and account, in order."""
-    measures: defaultdict[str, defaultdict[Address, int]] = defaultdict(lambda: defaultdict(int))
-    for row in contributions:
-        if row.measure:
-            measures[row.service][row.account] += row.measure
+def compute_coverage(contributions: Mapping[str, Table[Contribution]], pool: int) -> Table[Reward]:
+    """What the coverage pool pays for contributions to nobody's lease, by service: a reward a service and account, in
+    their order. A service's measures add up to less than 2**63."""
+    measured = {}
+    for service, rows in sorted(contributions.items()):
+        worked = rows.filter(rows.column("measure") > 0)
+        if len(worked):
+            measured[service] = sum_by_address(worked.column("account"), worked.column("measure"))
     rewards = []
-    for service, accounts in sorted(measures.items()):
-        share, total = pool // len(measures), sum(accounts.values())
-        rewards += [
-            Reward(service=service, account=account, measure=measure, subsidy=mul_div(share, measure, total))
-            for account, measure in sorted(accounts.items())
-        ]
-    return rewards
+    for service, (accounts, measures) in measured.items():
+        share, total = pool // len(measured), int(measures.sum())
+        # Many accounts have few different measures between them.
+        values, codes = np.unique(measures, return_inverse=True)
+        subsidies = cells_of([mul_div(share, value, total) for value in values.tolist()], AMOUNT_BYTES)
+        columns = {"service": Coded.constant(service, len(accounts)), "account": accounts, "measure": measures}
+        rewards.append(Table.from_columns(Reward, columns | {"subsidy": subsidies[codes.reshape(-1)]}, len(accounts)))
+    return Table.concat(Reward, rewards)
 
 
-def compute_member_rewards(observers: Iterable[Address], members: int, pool: int) -> list[Reward]:
+def compute_member_rewards(observers: Iterable[Address], members: int, pool: int) -> Table[Reward]:
     """What each observer of the manifest gets, of `members` in all."""
     share = pool // members
-    return [
-        Reward(service=MEMBERS_SERVICE, account=member, measure=1, subsidy=share)
-        for member in sorted(observers)
-        if share
-    ]
+    chosen = sorted(observers) if share else []
+    return Table.of(Reward, (Reward(service=MEMBERS_SERVICE, account=m, measure=1, subsidy=share) for m in chosen))
 
 
 def compute_release(client: ClientState, credits: int) -> int:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeVar
 
 from freehold.protocol.errors import Corrupt
+from freehold.protocol.hashing import Bytes
 from freehold.protocol.merkle import ACCOUNTS, SumNode, SumTree, row_root
 from freehold.protocol.parameters import Parameters
 from freehold.protocol.tables import Table
@@ -18,6 +20,7 @@ from freehold.protocol.typed import Message
 from freehold.protocol.units import ZERO_HASH, Address, Amount, Hash, Uint8, Uint32, Uint64
 
 M = TypeVar("M", bound=Message)
+SUMS = ("tokens_earned", "credits_earned", "credits_spent")  # of an account, in the accounts tree's order
 
 
 class EpochState(Message, frozen=True):
@@ -217,7 +220,7 @@ class State:
     """The state after an epoch. Treat every mapping as immutable; `settle` copies what it changes."""
 
     epoch: EpochState
-    accounts: tuple[AccountState, ...] = ()
+    accounts: Table[AccountState] = field(default_factory=lambda: Table.of(AccountState))
     clients: Mapping[Address, ClientState] = field(default_factory=dict)
     leases: Mapping[Hash, LeaseState] = field(default_factory=dict)
     locks: Mapping[Address, Mapping[Hash, LockState]] = field(default_factory=dict)  # by client, by lease
@@ -229,14 +232,14 @@ class State:
         """All tables by name, rows in the order of their keys; a service's own as `service.<name>`."""
         rows: dict[str, Sequence[Message]] = {
             "epoch": (self.epoch,),
-            "accounts": self.accounts,
             "clients": [self.clients[k] for k in sorted(self.clients)],
             "leases": [self.leases[k] for k in sorted(self.leases)],
             "locks": [own[lease] for _, own in sorted(self.locks.items()) for lease in sorted(own)],
             "operators": [self.operators[k] for k in sorted(self.operators)],
             "members": [self.members[k] for k in sorted(self.members)],
         }
-        own = {name: Table.of(TABLES[name], rows[name]) for name in TABLES}
+        tables: dict[str, Table[Any]] = {"accounts": self.accounts}
+        own = {name: tables[name] if name in tables else Table.of(TABLES[name], rows[name]) for name in TABLES}
         return own | {f"service.{name}": table for name, table in sorted(self.services.items())}
 
     @staticmethod
@@ -247,7 +250,7 @@ class State:
             raise Corrupt(f"the state lacks its table {sorted(missing)[0]!r}")
         return State(
             epoch=_only(tables["epoch"]),
-            accounts=_rows(tables["accounts"], AccountState),
+            accounts=_checked(tables["accounts"], AccountState),
             clients={row.client: row for row in _rows(tables["clients"], ClientState)},
             leases={row.lease: row for row in _rows(tables["leases"], LeaseState)},
             locks=_by_client(_rows(tables["locks"], LockState)),
@@ -266,13 +269,21 @@ class State:
 
     def accounts_tree(self) -> SumTree:
         """The positional Merkle-sum tree that claims are proven against."""
-        return SumTree(ACCOUNTS, [account.leaf() for account in self.accounts])
+        return self._accounts_tree
+
+    @cached_property
+    def _accounts_tree(self) -> SumTree:
+        return SumTree(ACCOUNTS, account_leaves(self.accounts))
+
+
+def _checked(table: Table[Any], kind: type[M]) -> Table[M]:
+    if table.kind is not kind:
+        raise Corrupt(f"a table of {table.kind.__name__} where {kind.__name__} belongs")
+    return table
 
 
 def _rows(table: Table[Any], kind: type[M]) -> tuple[M, ...]:
-    if table.kind is not kind:
-        raise Corrupt(f"a table of {table.kind.__name__} where {kind.__name__} belongs")
-    return table.rows
+    return _checked(table, kind).rows
 
 
 def _by_client(rows: tuple[LockState, ...]) -> dict[Address, dict[Hash, LockState]]:
@@ -287,6 +298,12 @@ def _only(table: Table[Any]) -> EpochState:
     if len(rows) != 1:
         raise Corrupt("the state must name one epoch")
     return rows[0]
+
+
+def account_leaves(accounts: Table[AccountState]) -> Bytes:
+    """(n, 67): the accounts tree's leaves, packed, in the order of their positions."""
+    content = [accounts.column("index"), accounts.column("account")]
+    return ACCOUNTS.leaves(content, [accounts.column(name) for name in SUMS])
 
 
 def genesis(anchor_block: int, anchor_hash: Hash, anchor_time: int) -> State:

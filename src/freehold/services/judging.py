@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from freehold.protocol.service import Judge
+from freehold.services.sensing.score import SensingJudge
 from freehold.services.storage.score import StorageJudge
 
 JUDGES: dict[str, Judge] = {
     judge.name: judge
     for judge in [
+        SensingJudge(),
         StorageJudge(),
     ]
 }

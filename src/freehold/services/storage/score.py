@@ -53,6 +53,7 @@ class StorageJudge:
     name = NAME
     kinds: Mapping[str, type[Message]] = {DELTA: Delta, PROOF: StorageProof}
     sender_fields: Mapping[str, str] = {PROOF: "node"}
+    streamed: frozenset[str] = frozenset()
     state_kind: type[Message] = ListState
     obligation_kind: type[Message] = Opening
     units_per_price = UNITS_PER_STREAM_PRICE
