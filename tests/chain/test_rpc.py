@@ -153,6 +153,17 @@ def test_reverts_say_why(data: Any, reason: str) -> None:
     assert seen.count("eth_call") == 1
 
 
+def test_a_revert_without_data_is_one_too() -> None:
+    def answer(method: str, params: list[Any]) -> Any:
+        if method == "eth_chainId":
+            return None
+        raise RpcFault(-32000, "execution reverted")  # geth's estimate of a constructor that asks where there is no code
+
+    error, _ = refused(answer, "eth_estimateGas")
+    assert isinstance(error, Reverted)
+    assert error.reason == ""
+
+
 def test_text_that_is_not_utf_8_is_shown_as_data() -> None:
     broken = bytes.fromhex("08c379a0") + encode(["bytes"], [b"\xff\xfe"])
     assert decode_revert(broken) == f"0x{broken.hex()}"

@@ -24,6 +24,7 @@ NOT_REPEATABLE = frozenset({"eth_sendTransaction", "eth_newFilter", "eth_newBloc
 REPEATABLE_NAMESPACES = ("eth_", "net_", "web3_", "txpool_")
 BUSY = frozenset({429, 502, 503, 504})  # HTTP status: the request was not taken, or its answer lost on the way
 REVERTED = 3  # the JSON-RPC code of geth and anvil for a revert
+SILENT_REVERT = "execution reverted"  # all that geth says, under a code for anything, of a revert without any data
 RATE_LIMITED = frozenset({429, -32005})  # JSON-RPC codes; eth_getLogs means "too many results" by the second
 MAX_BODY = 64 * 2**20  # bytes
 DEEPEST = 100  # brackets within each other
@@ -198,7 +199,7 @@ def _refusal(where: str, error: Any, pause: float, is_logs: bool) -> ChainError:
     code, message, data = error.get("code"), str(error.get("message", "")), error.get("data")
     if isinstance(data, Mapping):
         data = data.get("data")
-    if code == REVERTED or (isinstance(data, str) and data.startswith("0x") and len(data) >= 10):
+    if code == REVERTED or message == SILENT_REVERT or (isinstance(data, str) and data.startswith("0x") and len(data) >= 10):
         raw = unhex(data) if isinstance(data, str) else b""
         reason = decode_revert(raw)
         return Reverted(f"reverted: {reason or message}", rpc_code=code, reason=reason, data=hexadecimal(raw))
