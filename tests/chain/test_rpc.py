@@ -157,7 +157,7 @@ def test_a_revert_without_data_is_one_too() -> None:
     def answer(method: str, params: list[Any]) -> Any:
         if method == "eth_chainId":
             return None
-        raise RpcFault(-32000, "execution reverted")  # geth's estimate of a constructor that asks where there is no code
+        raise RpcFault(-32000, "execution reverted")  # geth, of a constructor that asks where there is no code
 
     error, _ = refused(answer, "eth_estimateGas")
     assert isinstance(error, Reverted)

@@ -199,7 +199,8 @@ def _refusal(where: str, error: Any, pause: float, is_logs: bool) -> ChainError:
     code, message, data = error.get("code"), str(error.get("message", "")), error.get("data")
     if isinstance(data, Mapping):
         data = data.get("data")
-    if code == REVERTED or message == SILENT_REVERT or (isinstance(data, str) and data.startswith("0x") and len(data) >= 10):
+    is_data = isinstance(data, str) and data.startswith("0x") and len(data) >= 10
+    if code == REVERTED or message == SILENT_REVERT or is_data:
         raw = unhex(data) if isinstance(data, str) else b""
         reason = decode_revert(raw)
         return Reverted(f"reverted: {reason or message}", rpc_code=code, reason=reason, data=hexadecimal(raw))
