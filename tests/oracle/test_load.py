@@ -29,7 +29,7 @@ from tests.oracle.load_flood import batches_of
 from tests.oracle.load_member import CLIENTS, STRANGER, chain, load_setup, open_store
 from tests.oracle.simulation import DOMAIN, KEYS, MEMBERS, NODE
 
-FLOOD_SECONDS = 2.5
+FLOOD_SECONDS = 1.5
 SYNC_SECONDS = 0.05
 HONEST_BATCHES = 10
 BYTES_OF_UNIT = 1024  # of memory that a unit of work may take at most, decoded
@@ -84,7 +84,7 @@ def test_ten_times_more_than_it_can_take(tmp_path: Path) -> None:
     with child("tests.oracle.load_member", str(tmp_path), str(SYNC_SECONDS)) as member:
         url = line(member)
         floods = [f"127.0.0.{2 + i}" for i in range(2)]
-        spans = [",".join(str(i) for i in range(4 * n, 4 * n + 4)) for n in range(2)]
+        spans = [",".join(str(i) for i in range(2 * n, 2 * n + 2)) for n in range(2)]
         seconds = str(FLOOD_SECONDS * SLOW)
         with (
             child("tests.oracle.load_flood", url, floods[0], spans[0], seconds) as first,

@@ -32,7 +32,7 @@ from aiohttp import web
 
 from freehold.net.auth import Guard
 from freehold.net.limits import Places, Room
-from freehold.net.server import GRACE_SECONDS, LEAST_RATE, ok, read_body, read_head, read_json, sender_address
+from freehold.net.server import GRACE_SECONDS, LEAST_RATE, ok, read_body, read_head, sender_address
 from freehold.oracle.admission import Admission, units_of
 from freehold.oracle.effects import Signed
 from freehold.oracle.engine import Engine
@@ -79,7 +79,7 @@ class Api:
         strange = Room(STRANGE_LIMIT, known)
         self._arriving = {Standing.BONDED: self._incoming, Standing.KNOWN: known, Standing.STRANGE: strange}
         self.admission = Admission()
-        self._answered: OrderedDict[tuple[type, Hash], Signed] = OrderedDict()
+        self._answered: OrderedDict[Hash, Signed] = OrderedDict()
         self._clock = clock
         self._places = Places(SENDING, SENDING_TO_ADDRESS)
 
@@ -105,10 +105,10 @@ class Api:
         self._status.batches += 1
         head = await read_head(request, 4, BATCH_LIMIT)
         head += await read_head(request, header_size(head) - 4, BATCH_LIMIT)
-        header = decode_header(head, self._store.kinds)
-        answered = self._known_answer(BatchReceived, header.struct_hash())
+        answered = self._known_answer(head)
         if answered is not None:
             return ok(self._signed(answered))
+        header = decode_header(head, self._store.kinds)
         standing = member.standing_of(header.sender)
         units = units_of(header.count, request.content_length or len(head))
         with self._until_next_epoch():
@@ -124,26 +124,27 @@ class Api:
                 self._store.check_room(self._incoming.used, is_bonded=standing is Standing.BONDED)
                 with self._until_next_epoch():
                     signed = await self._engine.ask(lambda reply: BatchReceived(batch, data, reply))
-        return ok(self._signed(self._remember(BatchReceived, signed)))
+        return ok(self._signed(self._remember(head, signed)))
 
     async def post_certificate(self, request: web.Request) -> web.Response:
         with self._incoming.share(sender_address(request)) as share:
-            certificate = Certificate.from_json(await read_json(request, SMALL, share))
+            data = await read_body(request, SMALL, share)
             self._status.certificates += 1
-            answered = self._known_answer(CertificateReceived, certificate.struct_hash())
+            answered = self._known_answer(data)
             if answered is not None:
                 return ok(self._signed(answered))
+            certificate = Certificate.from_bytes(data)
             with self._until_next_epoch():
                 signed = await self._engine.ask(lambda reply: CertificateReceived(certificate, reply))
-        return ok(self._signed(self._remember(CertificateReceived, signed, certificate.struct_hash())))
+        return ok(self._signed(self._remember(data, signed)))
 
-    def _known_answer(self, kind: type, subject: Hash) -> Signed | None:
-        """What was answered to the same in this epoch: whoever sends it again costs no signature, and no disk."""
-        signed = self._answered.get((kind, subject))
+    def _known_answer(self, said: bytes) -> Signed | None:
+        """What was answered to the same bytes in this epoch: sent again, they cost no signature, and no disk."""
+        signed = self._answered.get(keccak(said))
         return signed if signed is not None and signed.epoch == self._engine.member.epoch else None
 
-    def _remember(self, kind: type, signed: Signed, subject: Hash | None = None) -> Signed:
-        self._answered[kind, subject or signed.subject] = signed
+    def _remember(self, said: bytes, signed: Signed) -> Signed:
+        self._answered[keccak(said)] = signed
         if len(self._answered) > ANSWERED:
             self._answered.popitem(last=False)
         return signed
