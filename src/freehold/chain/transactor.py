@@ -44,6 +44,7 @@ __all__ = ["Receipt", "Sender", "Sent", "parse_receipt"]
 GAS_MARGIN_PERCENT = 30  # above the estimate: the state may have changed when the transaction is mined
 # A nonce that is used and a receipt that is missing may be two answers of an RPC end in between two blocks.
 LOOKS = 3
+LATE_LOOKS = 5  # at an RPC end that may be behind the others, each after twice the pause
 PATIENCE = 3  # blocks that pass a transaction by before its fees are looked at again
 SEARCHED = 16  # blocks in which a transaction that took a nonce is looked for
 INTENT_SECONDS = 86_400  # for which an intent that was decided, and never reported, is found again
@@ -288,8 +289,17 @@ class Sender:
         except Reverted:
             if not await self._wait_for_own():
                 raise
-            estimate = await self.rpc.call(call, [request, "latest"])
+            estimate = await self._estimate_latest(request)
         return quantity(estimate) + quantity(estimate) * GAS_MARGIN_PERCENT // 100
+
+    async def _estimate_latest(self, request: dict[str, str]) -> Any:
+        """An estimate from the latest block; the end that is asked may get it a moment after the others. Reverted."""
+        for look in range(LATE_LOOKS):
+            try:
+                return await self.rpc.call("eth_estimateGas", [request, "latest"])
+            except Reverted:
+                await asyncio.sleep(self._poll * 2**look)
+        return await self.rpc.call("eth_estimateGas", [request, "latest"])
 
     async def _wait_for_own(self) -> bool:
         """Until what this key has sent is mined: the "pending" of many ends is their latest block. False: it is not."""
@@ -297,12 +307,21 @@ class Sender:
         try:
             async with asyncio.timeout(self._deadline):
                 for sent in waiting:
-                    while (await self._look(self._current(sent)))[0].what == OPEN:
-                        await self._repeat_lost()
+                    while await self._is_open(sent):  # noqa: ASYNC110 - the chain causes it
                         await asyncio.sleep(self._poll)
-        except (ChainError, TimeoutError):
+        except TimeoutError:
             return False
         return bool(waiting)
+
+    async def _is_open(self, sent: Sent) -> bool:
+        """Whether it is not mined yet, as far as the ends say; they contradict each other while a block spreads."""
+        try:
+            if (await self._look(self._current(sent)))[0].what != OPEN:
+                return False
+            await self._repeat_lost()
+        except ChainError:
+            return True
+        return True
 
     async def _sign(self, call: Call, nonce: int, gas: int, fees: Fees) -> tuple[Hash, bytes]:
         Account = _load_account()
