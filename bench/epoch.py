@@ -17,13 +17,16 @@ from bench import trees
 from bench.devices import write_epoch
 from bench.rates import Figures, Options
 
+STREAMED_COPIES = 50  # of every report: as many gateways heard it
+
 
 def measure(options: Options) -> tuple[Figures, Figures]:
     """The best of the rounds; every round is a process of its own, so that its peak memory is the epoch's."""
     with tempfile.TemporaryDirectory(dir=options.work) as directory:
         print(f"making {options.devices:,} devices and their reports")
         write_epoch(Path(directory), options.devices)
-        rounds = [settle_once(Path(directory)) for _ in range(options.rounds)]
+        rounds = [run("bench.settling", directory) for _ in range(options.rounds)]
+        streamed = run("bench.streaming", directory, str(STREAMED_COPIES))
     best = min(rounds, key=lambda found: found["total_s"] / found["signatures_alone_s"])
     show_steps(best)
     figures, ratios = trees.measure(options.work)
@@ -33,14 +36,17 @@ def measure(options: Options) -> tuple[Figures, Figures]:
         "total_s": best["total_s"],
         "signatures_alone_s": best["signatures_alone_s"],
         "peak_gb": best["peak_bytes"] / 1e9,
+        "streamed_rows": streamed["rows"],
+        "streamed_s": streamed["seconds"],
+        "streamed_peak_gb": streamed["peak_bytes"] / 1e9,
     } | figures
     ratios = {"total_vs_signatures": best["total_s"] / best["signatures_alone_s"]} | ratios
     return figures, {name: round(ratio, 3) for name, ratio in ratios.items()}
 
 
-def settle_once(directory: Path) -> dict[str, Any]:
-    """One run of `bench.settling`."""
-    command = [sys.executable, "-m", "bench.settling", str(directory)]
+def run(module: str, *arguments: str) -> dict[str, Any]:
+    """What one run of a program of this folder found."""
+    command = [sys.executable, "-m", module, *arguments]
     found: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return found
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from freehold.oracle.store import Store
 from freehold.protocol.errors import NotFound, Overloaded
-from freehold.protocol.merkle import ACCOUNTS, RowTree, SumTree, depth_of
+from freehold.protocol.lookup import Finder
+from freehold.protocol.merkle import ACCOUNTS, SumTree, depth_of
 from freehold.protocol.state import State, TableRoot
-from freehold.protocol.typed import Message
 from freehold.protocol.units import Address
 
 STATES = 4  # kept in memory: the newest, the one that claims are proven against, and some between
@@ -28,32 +28,24 @@ class _View:
 
     def __init__(self, state: State) -> None:
         self.tables = state.tables()
-        self._trees: dict[str, RowTree] = {}
-        self._indices: dict[tuple[str, str], dict[bytes, list[int]]] = {}
+        self._finders: dict[tuple[str, str], Finder] = {}
         self.roots: tuple[TableRoot, ...] = state.table_roots()
-        self.accounts = {account.account: account for account in state.accounts}
         self.tree: SumTree = state.accounts_tree()
 
     def proven(self, name: str, field: str, *wanted: bytes) -> list[dict[str, Any]]:
         """The rows of a table whose `field` is one of those wanted, each with its place and proof."""
-        index = self._index(name, field)
-        places = sorted(place for key in set(wanted) for place in index.get(key, ()))
-        if places and name not in self._trees:
-            self._trees[name] = RowTree(self.tables[name].row_hashes)
-        rows = self.tables[name].rows
+        table = self.tables[name]
+        places = self.places(name, field, *wanted)
         return [
-            {"row": _json(rows[i]), "index": i, "proof": [str(h) for h in self._trees[name].proof(i)]} for i in places
+            {"row": table.row(i).to_json(), "index": i, "proof": [str(h) for h in table.tree.proof(i)]} for i in places
         ]
 
-    def _index(self, name: str, field: str) -> dict[bytes, list[int]]:
-        """Where a table's rows stand by one of their fields: who asks costs what it gets, not what the table holds."""
-        known = self._indices.get((name, field))
-        if known is None:
-            known = {}
-            for i, row in enumerate(self.tables[name]):
-                known.setdefault(getattr(row, field), []).append(i)
-            self._indices[name, field] = known
-        return known
+    def places(self, name: str, field: str, *wanted: bytes) -> list[int]:
+        """Where such rows stand: who asks costs what it gets, not what the table holds."""
+        if (name, field) not in self._finders:
+            self._finders[name, field] = Finder(self.tables[name].column(field))
+        finder = self._finders[name, field]
+        return sorted(place for key in set(wanted) for place in finder.find(key))
 
     def answer(self, rows: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         return {"tables": [root.to_json() for root in self.roots], "rows": rows}
@@ -67,8 +59,12 @@ class Views:
         self._known: OrderedDict[int, _View] = OrderedDict()
         self._lock, self._turn = asyncio.Lock(), asyncio.Semaphore(AT_ONCE)
         self._waiting = self._collecting = 0
+        self._rollbacks = 0
 
     async def _view(self, epoch: int) -> _View:
+        if self._rollbacks != self._store.rollbacks:
+            self._rollbacks = self._store.rollbacks
+            self._known.clear()
         if epoch not in self._known:
             if self._waiting >= WAITING:
                 raise Overloaded("too many states are asked for at once", retry_after=1)
@@ -93,7 +89,8 @@ class Views:
         view = await self._view(epoch)
 
         def collect() -> dict[str, Any]:
-            rows = {name: view.proven(name, "node", node) for name in view.tables if "." in name}
+            own = [name for name, table in view.tables.items() if "." in name and "node" in table.columns]
+            rows = {name: view.proven(name, "node", node) for name in own}
             rows["leases"] = view.proven("leases", "node", node)
             leases = [bytes.fromhex(row["row"]["lease"][2:]) for row in rows["leases"]]
             rows["locks"] = view.proven("locks", "lease", *leases)
@@ -126,17 +123,13 @@ class Views:
     async def account(self, epoch: int, address: Address) -> dict[str, Any]:
         """An account and its proof, 67 bytes a level, bottom up. NotFound."""
         view = await self._view(epoch)
-        account = view.accounts.get(address)
-        if account is None:
+        places = view.places("accounts", "account", address)
+        if not places:
             raise NotFound(f"epoch {epoch} has no account {address}", epoch=epoch)
-        siblings = view.tree.proof(account.index)
+        siblings = view.tree.proof(places[0])
         return {
             "epoch": epoch,
-            "account": account.to_json(),
+            "account": view.tables["accounts"].row(places[0]).to_json(),
             "proof": "0x" + b"".join(ACCOUNTS.pack(node) for node in siblings).hex(),
-            "depth": depth_of(len(view.accounts)),
+            "depth": depth_of(len(view.tables["accounts"])),
         }
-
-
-def _json(row: Message) -> dict[str, Any]:
-    return row.to_json()

@@ -67,6 +67,25 @@ class Lookup:
                     found[row] = at
 
 
+class Finder:
+    """Positions in a column of (n, w) cells in any order, each any number of times."""
+
+    def __init__(self, cells: Bytes) -> None:
+        self._cells = cells
+        prefixes = prefixes_of(cells)
+        self._order = np.argsort(prefixes, kind="stable")
+        self._prefixes = prefixes[self._order]
+
+    def find(self, value: bytes) -> list[int]:
+        """Where `value` stands, ascending."""
+        wanted = np.frombuffer(value, np.uint8)
+        prefix = prefixes_of(wanted.reshape(1, -1))[0]
+        first, last = (int(np.searchsorted(self._prefixes, prefix, side)) for side in ("left", "right"))
+        rows = self._order[first:last]
+        same = (self._cells[rows] == wanted).all(axis=1)
+        return [int(row) for row in rows[same]]
+
+
 def distinct_cells(cells: Bytes) -> tuple[list[bytes], NDArray[np.int64]]:
     """The distinct rows of (n, w) cells in ascending order, and for each row which of them it is."""
     if not len(cells):
