@@ -141,6 +141,22 @@ def test_few_rows_do_not_load_the_compiler() -> None:
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
+def test_kernels_are_compiled_where_their_code_can_be_kept_nowhere() -> None:
+    from freehold.protocol import kernels
+
+    asked = []
+
+    def njit(signature: str, **options: bool) -> Any:
+        asked.append(options)
+        if options.get("cache"):
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda function: (signature, function)
+
+    with patch.object(kernels, "njit", njit):
+        assert kernels._compiled("signature")(len) == ("signature", len)
+    assert asked == [{"nogil": True, "cache": True}, {"nogil": True}]
+
+
 @given(st.lists(st.integers(0, 8), max_size=40), st.booleans())
 def test_the_first_of_equal_hashes_is_kept(numbers: list[int], same_prefix: bool) -> None:
     hashes = [bytes(24) + i.to_bytes(8) if same_prefix else keccak(bytes([i])) for i in numbers]

@@ -5,18 +5,20 @@ from __future__ import annotations
 import random
 import tracemalloc
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from freehold.protocol import tables
 from freehold.protocol.column_values import cells_of, integers_of, texts_of
 from freehold.protocol.columns import Coded, Lists, Ragged, Record, ragged_of
 from freehold.protocol.errors import MalformedMessage
 from freehold.protocol.messages import Close, Lock, Observation, Reservation, Voucher
 from freehold.protocol.tables import Table
-from freehold.protocol.typed import Message
+from freehold.protocol.typed import Message, fields_of
 from freehold.protocol.units import UNSIGNED, Address, Hash, Signature
 from freehold.protocol.verdicts import Verdict
 from freehold.services.storage.terms import StorageProof
@@ -123,6 +125,46 @@ def test_rows_are_taken_joined_and_told_apart_alike_in_columns_and_messages(
     assert both.distinct().rows == tuple(dict.fromkeys([*rows, *taken.rows]))
 
 
+CHANGED = st.sampled_from(KINDS).flatmap(
+    lambda k: st.tuples(st.just(k), st.lists(message_of(k), max_size=8), st.lists(message_of(k), max_size=3))
+)
+
+
+@given(CHANGED, st.randoms(use_true_random=False), st.booleans())
+def test_a_table_takes_over_the_hashes_of_rows_that_stay(
+    case: tuple[type[Message], list[Any], list[Any]], draw: random.Random, with_tree: bool
+) -> None:
+    kind, rows, fresh = case
+    before = Table.decode(kind, Table.of(kind, rows).encode())
+    later = [draw.choice([row, row, draw.choice([*fresh, row])]) for row in rows] + fresh
+    truth = Table.of(kind, later)
+    table = Table.decode(kind, truth.encode())
+    assert len(before.hashes) == len(rows)
+    if with_tree:
+        assert before.tree.root == before.root
+    changed = set(table.changed_since(before).tolist())
+    certain = {i for i in range(len(later)) if i >= len(rows) or later[i] != rows[i]}
+    assert changed >= certain
+    if not any(field.many for field in fields_of(kind)):
+        assert changed == certain
+    table.take_over(before)
+    assert table.row_hashes == truth.row_hashes
+    assert table.root == truth.root
+    shorter = Table.of(kind, later[: len(rows) - 1])
+    assert shorter.take_over(before).root == Table.of(kind, later[: len(rows) - 1]).root
+
+
+def test_rows_that_stay_are_not_hashed_again() -> None:
+    rows = [verdict("a", i) for i in range(50)]
+    before = Table.of(Verdict, rows)
+    assert before.tree.root == before.root
+    table = Table.of(Verdict, [*rows[:30], verdict("b", 30), *rows[31:]])
+    with patch.object(tables, "row_hashes_of", wraps=tables.row_hashes_of) as hashed:
+        assert table.take_over(before).root != before.root
+    assert [len(call.args[2]) for call in hashed.call_args_list] == [1]
+    assert table.root == Table.of(Verdict, table.rows).root
+
+
 def verdict(service: str, measure: int) -> Verdict:
     fields = {"epoch": 5, "kind": "k", "subject": Hash(bytes(32)), "lease": Hash(bytes(32)), "reason": "good"}
     return Verdict(service=service, node=Address(bytes(20)), measure=measure, **fields)
@@ -157,12 +199,12 @@ def test_amounts_and_signatures_have_more_than_one_form() -> None:
         (np.array(amounts, np.uint64), [Signature(row.tobytes()) for row in signatures]),
         (cells_of(amounts, 12), ragged_of([row.tobytes() for row in signatures])),
     ]
-    tables = [
+    made = [
         Table.from_columns(Voucher, {"lease": bytes(32), "amount": amount, "client_signature": signature})
         for amount, signature in forms
     ]
-    assert tables[0] == tables[1] == tables[2]
-    assert integers_of(tables[1].column("amount")) == amounts
+    assert made[0] == made[1] == made[2]
+    assert integers_of(made[1].column("amount")) == amounts
     unsigned = Table.from_columns(Voucher, {"lease": bytes(32), "amount": amounts, "client_signature": b""})
     assert unsigned.rows[1] == Voucher(lease=Hash(bytes(32)), amount=2**64 - 1, client_signature=UNSIGNED)
 

@@ -243,6 +243,39 @@ def _concat_coded(columns: Sequence[Coded]) -> Coded:
     return Coded(np.concatenate(codes), values.values)
 
 
+def differing(column: Column, other: Column) -> NDArray[np.bool_]:
+    """For each row whether two columns of one field and as many rows differ there.
+
+    Where lists have other lengths than before, every row counts as differing.
+    """
+    if isinstance(column, np.ndarray) and isinstance(other, np.ndarray):
+        unequal: NDArray[np.bool_] = column != other
+        return np.logical_or.reduce(unequal, axis=1) if unequal.ndim == 2 else unequal
+    if isinstance(column, Record) and isinstance(other, Record):
+        differs = np.zeros(column.count, bool)
+        for name, part in column.columns.items():
+            differs |= differing(part, other.columns[name])
+        return differs
+    if isinstance(column, Lists) and isinstance(other, Lists):
+        if not np.array_equal(column.ends, other.ends):
+            return np.ones(column.count, bool)
+        before = _edges_of(differing(column.items, other.items).astype(np.int64))[column.edges()]
+        changed: NDArray[np.bool_] = before[1:] != before[:-1]
+        return changed
+    return _differing_texts(spelled(column), spelled(other))
+
+
+def _differing_texts(column: Ragged, other: Ragged) -> NDArray[np.bool_]:
+    if not column.count or (np.array_equal(column.ends, other.ends) and np.array_equal(column.data, other.data)):
+        return np.zeros(column.count, bool)
+    width = int(column.ends[0])
+    cells, others = column.cells(width), other.cells(width)
+    if cells is not None and others is not None:
+        return differing(cells, others)
+    pairs = zip(column.values(), other.values(), strict=True)
+    return np.fromiter((a != b for a, b in pairs), bool, column.count)
+
+
 def spelled(column: Column) -> Ragged:
     """A text column with every value spelled out."""
     if isinstance(column, Coded):

@@ -22,10 +22,10 @@ class Levels:
         self._width = leaves.shape[1]
         self._parents = parents
         self._filler = filler
-        self._levels = [bytearray(leaves.tobytes())]
+        self._levels = [bytearray(np.ascontiguousarray(leaves).data)]
         while self._count(-1) > 1:
             below = self._view(-1)
-            self._levels.append(bytearray(self._joined(below, np.arange((len(below) + 1) // 2)).tobytes()))
+            self._levels.append(bytearray(self._joined(below, np.arange((len(below) + 1) // 2)).data))
 
     def __len__(self) -> int:
         return self._count(0)

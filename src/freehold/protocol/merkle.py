@@ -158,11 +158,22 @@ class SumScheme(NamedTuple):
 
     def join(self, left: SumNode, right: SumNode) -> SumNode:
         """The parent of two nodes."""
-        if left.hash == right.hash == bytes(HASH_BYTES) and not any(left.sums) and not any(right.sums):
-            return left
-        total = tuple(a + b for a, b in zip(left.sums, right.sums, strict=True))
-        self.pack_sums(total)
-        return SumNode(keccak_256(b"\x01" + self.pack(left) + self.pack(right)).digest()[:HASH_BYTES], total)
+        return self.unpack(self.join_packed(self.pack(left) + self.pack(right)))
+
+    def join_packed(self, pair: bytes) -> bytes:
+        """The parent of two nodes, packed side by side; packed."""
+        size = self.node_bytes
+        if not any(pair):
+            return pair[:size]
+        parts, at = [keccak_256(b"\x01" + pair).digest()[:HASH_BYTES]], HASH_BYTES
+        try:
+            for width in self.widths:
+                left, right = pair[at : at + width], pair[size + at : size + at + width]
+                parts.append((int.from_bytes(left) + int.from_bytes(right)).to_bytes(width))
+                at += width
+        except OverflowError:
+            raise Overflow(f"sums do not fit into {self.widths} bytes") from None
+        return b"".join(parts)
 
     def leaves(self, content: Sequence[Part], sums: Sequence[Bytes | Integers]) -> Bytes:
         """(n, node_bytes): packed nodes of entries. `content`: its parts (`keccak_rows`); `sums`: little-endian cells.
@@ -197,11 +208,6 @@ class SumScheme(NamedTuple):
                 raise Overflow(f"sums do not fit into {self.widths} bytes")
             end = start
         return total.astype(">u4").view(np.uint8)
-
-    def join_packed(self, pair: bytes) -> bytes:
-        """`join` of two nodes packed side by side."""
-        size = self.node_bytes
-        return self.pack(self.join(self.unpack(pair[:size]), self.unpack(pair[size:])))
 
     def climb(self, node: SumNode, index: int, siblings: Sequence[SumNode]) -> SumNode:
         """The root that `node` at `index` and its siblings, bottom up, lead to."""

@@ -25,7 +25,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from freehold.protocol.column_values import cell_width, check_columns, check_ragged, columns_of, do_ascend, rows_of
-from freehold.protocol.columns import ENDS, Coded, Column, Lists, Ragged, Record, concat, count_of, take, wire
+from freehold.protocol.columns import (
+    ENDS,
+    Coded,
+    Column,
+    Lists,
+    Ragged,
+    Record,
+    concat,
+    count_of,
+    differing,
+    take,
+    wire,
+)
 from freehold.protocol.errors import MalformedMessage
 from freehold.protocol.hashing import LOADING_PAYS, Bytes, Integers, first_of_equal
 from freehold.protocol.merkle import RowTree, row_root
@@ -133,6 +145,35 @@ class Table(Generic[M]):
     def tables(self) -> Iterator[Table[M]]:
         """This table alone: what `Parts` gives piece by piece."""
         yield self
+
+    def changed_since(self, before: Table[M]) -> NDArray[np.int64]:
+        """Where the rows stand that are not as in `before`, and those behind its end; ascending.
+
+        Which rows hold lists of other lengths is not found out: then all are named.
+        """
+        shared = min(len(self), len(before))
+        changed = np.zeros(len(self), bool)
+        changed[shared:] = True
+        head = np.arange(shared)
+        for name, column in self.columns.items():
+            changed[:shared] |= differing(take(column, head), take(before.column(name), head))
+        return np.flatnonzero(changed)
+
+    def take_over(self, before: Table[M]) -> Table[M]:
+        """This table, with the hashes and the tree that `before` has computed, where rows are the same.
+
+        A state's table after an epoch is mostly the one before it: only what changed is hashed again.
+        """
+        if before._hashes is None or len(self) < len(before):
+            return self
+        changed = self.changed_since(before)
+        hashes = np.empty((len(self), 32), np.uint8)
+        hashes[: len(before)] = before._hashes
+        hashes[changed] = fresh = self.take(changed).hashes
+        self._hashes = hashes
+        if before._tree is not None:
+            self._tree = before._tree.update(changed, fresh)
+        return self
 
     def __iter__(self) -> Iterator[M]:
         return iter(self.rows)
