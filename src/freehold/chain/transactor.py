@@ -19,7 +19,7 @@ import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple
 
 from freehold.chain.abi import Call
@@ -162,9 +162,9 @@ class Sender:
             async with asyncio.timeout(seconds):
                 fate = await self._wait(sent, failures)
         except TimeoutError:
-            why = f": {failures[-1].message}" if failures else ""
+            why = "; ".join(error.message for error in failures)
             raise TransactionPending(
-                f"transaction {sent.transaction} was not mined within {seconds:g} s{why}",
+                f"transaction {sent.transaction} was not mined within {seconds:g} s{why and ': '}{why}",
                 transaction=str(sent.transaction),
                 nonce=sent.nonce,
             ) from None
@@ -187,11 +187,11 @@ class Sender:
                 if used >= LOOKS:
                     return fate
                 if fate.what == OPEN:
-                    await self._repeat_lost()
                     await self._raise_fees(sent, head)
+                    await self._repeat_lost()
                 failures.clear()
             except ChainError as error:
-                failures[:] = [error]
+                failures[:] = [*(known for known in failures if type(known) is not type(error)), error]
             await asyncio.sleep(self._poll)
 
     def _current(self, sent: Sent) -> Sent:
@@ -302,7 +302,10 @@ class Sender:
         return await self.rpc.call("eth_estimateGas", [request, "latest"])
 
     async def _wait_for_own(self) -> bool:
-        """Until what this key has sent is mined: the "pending" of many ends is their latest block. False: it is not."""
+        """Until what this key has sent is mined, `confirmations` deep. False: it is not.
+
+        The "pending" of many ends is their latest block, and a block that was just made may still be replaced.
+        """
         waiting = list(self._waiting.values())
         try:
             async with asyncio.timeout(self._deadline):
@@ -314,13 +317,12 @@ class Sender:
         return bool(waiting)
 
     async def _is_open(self, sent: Sent) -> bool:
-        """Whether it is not mined yet, as far as the ends say; they contradict each other while a block spreads."""
-        try:
-            if (await self._look(self._current(sent)))[0].what != OPEN:
-                return False
-            await self._repeat_lost()
-        except ChainError:
-            return True
+        """Whether its fate is open, as far as the ends say; they contradict each other while a block spreads."""
+        with suppress(ChainError):
+            what = (await self._look(self._current(sent)))[0].what
+            if what == OPEN:
+                await self._repeat_lost()
+            return what in (OPEN, SHALLOW)
         return True
 
     async def _sign(self, call: Call, nonce: int, gas: int, fees: Fees) -> tuple[Hash, bytes]:
