@@ -139,18 +139,20 @@ _watch: uint256
 # posted (40). Epoch 0 was posted by the deployment.
 _seals: bytes32[RING]
 _budgets: uint256[RING]
-# paid (96 bits) | window of the last claim (64) | taken in it (96)
+# paid (96 bits) | window of the last claim (63) | whether it ever collected (1) | taken in that window (96)
 _accounts: HashMap[address, uint256]
-# Collected on the state of an epoch, by epoch and account.
-_ahead: HashMap[uint256, HashMap[address, uint256]]
+# Collected on the state of an epoch, by epoch and account: its leaf there lacks that.
+_ahead: HashMap[uint64, HashMap[address, uint256]]
 _pause_from: uint256
 
 _MASK_96: constant(uint256) = 2**96 - 1
 _MASK_64: constant(uint256) = 2**64 - 1
+_MASK_63: constant(uint256) = 2**63 - 1
 _MASK_40: constant(uint256) = 2**40 - 1
 _MASK_32: constant(uint256) = 2**32 - 1
 _MASK_24: constant(uint256) = 2**24 - 1
 _FROZEN: constant(uint256) = 1 << 63
+_COLLECTED: constant(uint256) = 1 << 96
 _ONE_HOLD: constant(uint256) = 1 << 40
 
 
@@ -284,7 +286,7 @@ def activate() -> uint64:
     @notice Activates every report that is due, oldest first, and mints its budget. Anyone may call.
     @return The active epoch; the call does nothing when none is due.
     """
-    return self._activate()
+    return self._activate(self._head)
 
 
 @external
@@ -302,8 +304,9 @@ def claim(
             proof must be against that report.
     @return Tokens paid; 0 when nothing is left, or nothing can leave now.
     """
-    assert block.timestamp >= self._head & _MASK_64, "ledger: paused"
-    epoch: uint64 = self._activate()
+    head: uint256 = self._head
+    assert block.timestamp >= head & _MASK_64, "ledger: paused"
+    epoch: uint64 = self._activate(head)
     assert epoch > 0, "ledger: nothing active"
     sums: accounts_tree.Sums = accounts_tree.Sums(
         tokens_earned=convert(tokens_earned, uint256),
@@ -318,16 +321,18 @@ def claim(
 
     before: uint256 = self._accounts[account]
     paid: uint256 = before >> 160
-    earned: uint256 = sums.tokens_earned + self._ahead[convert(epoch, uint256)][account]
+    earned: uint256 = sums.tokens_earned
+    if before & _COLLECTED != 0:
+        earned += self._ahead[epoch][account]
     if earned <= paid:
         return 0
     window: uint256 = bucket._window()
-    taken: uint256 = before & _MASK_96 if (before >> 96) & _MASK_64 == window else 0
+    taken: uint256 = before & _MASK_96 if (before >> 97) & _MASK_63 == window else 0
     amount: uint256 = bucket._draw(earned - paid, taken)
     if amount == 0:
         return 0
     paid += amount
-    self._accounts[account] = (paid << 160) | (window << 96) | (taken + amount)
+    self._accounts[account] = (paid << 160) | (window << 97) | (before & _COLLECTED) | (taken + amount)
     payout: address = staticcall Registry(registry).payout_of(account)
     log Claimed(
         account=account,
@@ -449,9 +454,9 @@ def note_collection(
     self._watch = (revenue << 160) | (((watch >> 64) & _MASK_96) + amount << 64) | (watch & _MASK_64)
     before: uint256 = self._accounts[operator]
     paid: uint256 = (before >> 160) + amount
-    self._accounts[operator] = (paid << 160) | (before & (2**160 - 1))
+    self._accounts[operator] = (paid << 160) | (before & (2**160 - 1)) | _COLLECTED
     epoch: uint64 = self._active(head)
-    self._ahead[convert(epoch, uint256)][operator] += amount
+    self._ahead[epoch][operator] += amount
     log CollectionNoted(account=operator, epoch=epoch, amount=tokens, paid=convert(paid, uint96))
     return chain_after
 
@@ -474,7 +479,7 @@ def claimable(account: address) -> uint96:
     if block.timestamp < self._head & _MASK_64:
         return 0
     packed: uint256 = self._accounts[account]
-    taken: uint256 = packed & _MASK_96 if (packed >> 96) & _MASK_64 == bucket._window() else 0
+    taken: uint256 = packed & _MASK_96 if (packed >> 97) & _MASK_63 == bucket._window() else 0
     return convert(bucket._room(taken), uint96)
 
 
@@ -602,8 +607,7 @@ def totals() -> Totals:
 
 
 @internal
-def _activate() -> uint64:
-    head: uint256 = self._head
+def _activate(head: uint256) -> uint64:
     epoch: uint64 = self._active(head)
     posted: uint64 = self._posted(head)
     for i: uint64 in range(RING):

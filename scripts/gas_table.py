@@ -87,7 +87,7 @@ def submission_rows() -> list[Row]:
     rows = []
     for count in (1, 4, 7, 31):
         world = World(Settings(members=count))
-        quorum = world.oracle.quorum()
+        quorum = world.oracle.quorum(1)
         case = f"{count} member{'s' * (count > 1)}, {quorum} signature{'s' * (quorum > 1)}"
         rows.append(Row("Oracle.submit", f"{case}, first", submit(world), 220_000 if count == 4 else 0))
         if count == 4:
@@ -110,7 +110,7 @@ def submit(world: World) -> int:
         anchor_block=20_123_456,
         price=1_987_654_321_098_765_432,
     )
-    return measure(world.oracle, "submit", tuple_of(report), *world.sign(report, range(world.oracle.quorum())))
+    return measure(world.oracle, "submit", tuple_of(report), *world.sign(report, range(world.oracle.quorum(1))))
 
 
 def claim_rows() -> list[Row]:

@@ -16,8 +16,11 @@ NODE_BYTES: constant(uint256) = 31 + 36
 MAX_DEPTH: constant(uint256) = 32
 
 _MASK_96: constant(uint256) = 2**96 - 1
-_MASK_32: constant(uint256) = 2**32 - 1
 _NODE_TAG: constant(uint256) = 1 << 248
+# Of the 67 zero bytes that are a packed empty node.
+_EMPTY_HASH: constant(bytes32) = keccak256(
+    b"\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
+)
 
 
 struct Sums:
@@ -32,12 +35,12 @@ def _leaf_hash(index: uint64, account: address, sums: Sums) -> uint256:
     """
     The 31 bytes of a leaf's hash, as an integer. Each of the sums fits 96 bits.
     """
-    high: bytes32 = empty(bytes32)
-    low: bytes4 = empty(bytes4)
-    high, low = self._pack(sums)
-    return (
-        convert(keccak256(concat(0x00, convert(index, bytes8), convert(account, bytes20), high, low)), uint256) >> 8
+    high: uint256 = (sums.tokens_earned << 160) | (sums.credits_earned << 64) | (sums.credits_spent >> 32)
+    low: bytes4 = convert(convert(sums.credits_spent << 224, bytes32), bytes4)
+    leaf: bytes32 = keccak256(
+        concat(0x00, convert(index, bytes8), convert(account, bytes20), convert(high, bytes32), low)
     )
+    return convert(leaf, uint256) >> 8
 
 
 @internal
@@ -74,44 +77,41 @@ def _climb(hash31_: uint256, sums_: Sums, index: uint64, proof: Bytes[NODE_BYTES
     assert len(proof) % NODE_BYTES == 0, "tree: proof length"
     depth: uint256 = len(proof) // NODE_BYTES
     assert convert(index, uint256) >> depth == 0, "tree: index"
+    begin: uint256 = 0
+    if hash31_ | sums_.tokens_earned | sums_.credits_earned | sums_.credits_spent == 0:
+        begin = self._count_empty(proof, depth)
     hash31: uint256 = hash31_
-    sums: Sums = sums_
-    high: bytes32 = empty(bytes32)
-    low: bytes4 = empty(bytes4)
-    for level: uint256 in range(depth, bound=MAX_DEPTH):
-        sibling: Bytes[NODE_BYTES] = slice(proof, unsafe_mul(level, NODE_BYTES), NODE_BYTES)
-        upper: uint256 = extract32(sibling, 31, output_type=uint256)
-        lower: uint256 = extract32(sibling, 35, output_type=uint256)
-        if hash31 == 0:
-            # Only the empty node has this hash. Beside another one it stays what it is.
-            beside: uint256 = extract32(sibling, 0, output_type=uint256) | upper | lower
-            if beside | sums.tokens_earned | sums.credits_earned | sums.credits_spent == 0:
-                continue
-        high, low = self._pack(sums)
+    tokens: uint256 = sums_.tokens_earned
+    earned: uint256 = sums_.credits_earned
+    spent: uint256 = sums_.credits_spent
+    offset: uint256 = begin * NODE_BYTES
+    # Claims walk this loop: it keeps everything in variables of its own, for their gas.
+    for level: uint256 in range(begin, depth, bound=MAX_DEPTH):
+        sibling: Bytes[NODE_BYTES] = slice(proof, offset, NODE_BYTES)
+        # A sum of more than 96 bits spoils the hash; it cannot be any report's in the end, so that does not matter.
+        high: bytes32 = convert((tokens << 160) | (earned << 64) | (spent >> 32), bytes32)
+        low: bytes4 = convert(convert(spent << 224, bytes32), bytes4)
         node: bytes32 = empty(bytes32)
         if (convert(index, uint256) >> level) & 1 == 0:
             node = keccak256(concat(convert(hash31 | _NODE_TAG, bytes32), high, low, sibling))
         else:
-            node = keccak256(concat(0x01, sibling, convert(convert(hash31, uint248), bytes31), high, low))
+            node = keccak256(concat(0x01, sibling, convert(convert(hash31 << 8, bytes32), bytes31), high, low))
         hash31 = convert(node, uint256) >> 8
-        sums.tokens_earned = unsafe_add(sums.tokens_earned, upper >> 160)
-        sums.credits_earned = unsafe_add(sums.credits_earned, (lower >> 96) & _MASK_96)
-        sums.credits_spent = unsafe_add(sums.credits_spent, lower & _MASK_96)
-    return convert(hash31 << 8, bytes32), sums
+        lower: uint256 = extract32(sibling, 35, output_type=uint256)
+        tokens = unsafe_add(tokens, extract32(sibling, 31, output_type=uint256) >> 160)
+        earned = unsafe_add(earned, (lower >> 96) & _MASK_96)
+        spent = unsafe_add(spent, lower & _MASK_96)
+        offset = unsafe_add(offset, NODE_BYTES)
+    return convert(hash31 << 8, bytes32), Sums(tokens_earned=tokens, credits_earned=earned, credits_spent=spent)
 
 
 @internal
 @pure
-def _pack(sums: Sums) -> (bytes32, bytes4):
+def _count_empty(proof: Bytes[NODE_BYTES * MAX_DEPTH], depth: uint256) -> uint256:
     """
-    The 36 bytes of three sums; bits above the 96th are cut off.
+    How many siblings from the first on are empty: beside them an empty node stays empty.
     """
-    return (
-        convert(
-            (sums.tokens_earned << 160)
-            | ((sums.credits_earned & _MASK_96) << 64)
-            | ((sums.credits_spent & _MASK_96) >> 32),
-            bytes32,
-        ),
-        convert(convert(sums.credits_spent & _MASK_32, uint32), bytes4),
-    )
+    for level: uint256 in range(depth, bound=MAX_DEPTH):
+        if keccak256(slice(proof, level * NODE_BYTES, NODE_BYTES)) != _EMPTY_HASH:
+            return level
+    return depth

@@ -56,9 +56,8 @@ def _draw(wanted: uint256, taken: uint256) -> uint256:
     budget: uint256 = 0
     at: uint256 = 0
     level, budget, at = self._refill()
-    ceiling: uint256 = self._ceiling(budget)
-    amount: uint256 = min(min(wanted, level), ceiling - min(ceiling, taken))
-    self._bucket = ((level - amount) << 160) | (budget << 64) | at
+    amount: uint256 = min(wanted, min(level, self._left_of_ceiling(budget, taken)))
+    self._bucket = (unsafe_sub(level, amount) << 160) | (budget << 64) | at
     return amount
 
 
@@ -72,8 +71,7 @@ def _room(taken: uint256) -> uint256:
     budget: uint256 = 0
     at: uint256 = 0
     level, budget, at = self._refill()
-    ceiling: uint256 = self._ceiling(budget)
-    return min(level, ceiling - min(ceiling, taken))
+    return min(level, self._left_of_ceiling(budget, taken))
 
 
 @internal
@@ -95,19 +93,24 @@ def _refill() -> (uint256, uint256, uint256):
     packed: uint256 = self._bucket
     budget: uint256 = (packed >> 64) & _MASK_96
     at: uint256 = packed & _MASK_64
-    gained: uint256 = budget * (block.timestamp - at) // convert(epoch_length, uint256)
+    # A budget has 96 bits and a time 64: the product fits.
+    gained: uint256 = unsafe_mul(budget, block.timestamp - at) // convert(epoch_length, uint256)
     if gained > 0 or budget == 0:
         at = block.timestamp
-    return min(self._capacity(budget), (packed >> 160) + gained), budget, at
+    return min(self._capacity(budget), unsafe_add(packed >> 160, gained)), budget, at
 
 
 @internal
 @view
 def _capacity(budget: uint256) -> uint256:
-    return min(_MASK_96, budget * convert(claim_epochs, uint256))
+    return min(_MASK_96, unsafe_mul(budget, convert(claim_epochs, uint256)))
 
 
 @internal
 @view
-def _ceiling(budget: uint256) -> uint256:
-    return max(budget, self._capacity(budget) // 4)
+def _left_of_ceiling(budget: uint256, taken: uint256) -> uint256:
+    """
+    What an account that took `taken` in this window may still take in it.
+    """
+    ceiling: uint256 = max(budget, self._capacity(budget) // 4)
+    return unsafe_sub(ceiling, min(ceiling, taken))

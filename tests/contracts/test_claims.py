@@ -135,13 +135,13 @@ def test_a_proof_shows_one_leaf_exactly(active: World, changes: dict[str, Any]) 
 
 @pytest.mark.parametrize("length", [1, 66, 68, 200, 202])
 def test_a_proof_is_whole_siblings(active: World, length: int) -> None:
-    with boa.reverts("ledger: proof length"):
+    with boa.reverts("tree: proof length"):
         call(active, proof=(PROOF + bytes(67))[:length])
 
 
 @pytest.mark.parametrize("index", [8, 2 + 8, 2**63 + 2])
 def test_an_index_lies_within_the_tree(active: World, index: int) -> None:
-    with boa.reverts("ledger: index"):
+    with boa.reverts("tree: index"):
         call(active, index=index)
 
 

@@ -79,7 +79,7 @@ def test_every_mint_is_an_event_with_totals(world: World) -> None:
 )
 def test_a_schedule_that_could_pass_the_cap_is_refused(world: World, subsidy: int, halving: int, reverts: bool) -> None:
     token = deployer_of("Token").deploy("Freehold", "FHD", world.slasher, 1_000, world.treasury, 900)
-    arguments = (token, world.ledger, world.credits, subsidy, halving)
+    arguments = (token, world.ledger, world.credits, world.collector, subsidy, halving)
     if reverts:
         with boa.reverts("emission: schedule over cap" if halving else "emission: no halving"):
             deployer_of("Emission").deploy(*arguments)

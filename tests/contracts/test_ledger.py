@@ -132,7 +132,7 @@ def test_pending_shows_what_waits(world: World) -> None:
     assert pending.activates_at == posted_at + world.settings.dispute_window
     (event,) = logs_of(world.oracle, "Posted")
     assert (event.epoch, event.seal, event.activates_at) == (1, pending.seal, pending.activates_at)
-    nothing = (bytes(32), 0, 0, 0)
+    nothing = (bytes(32), 0, 0, 0, 0)
     assert tuple(world.ledger.pending(0)) == tuple(world.ledger.pending(2)) == nothing
     world.activate()
     assert tuple(world.ledger.pending(1)) == nothing

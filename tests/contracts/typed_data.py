@@ -11,7 +11,7 @@ REPORT = (
     "uint64 epoch,uint32 attempt,uint32 view,uint64 anchor_block,bytes32 anchor_hash,bytes32 beacon,bytes32 previous,"
     "bytes32 manifest,bytes32 verdicts_root,bytes32 state_root,bytes32 accounts_root,uint64 accounts,"
     "uint96 tokens_earned,uint96 credits_earned,uint96 credits_spent,bytes32 slashes_root,uint96 subsidy,"
-    "uint96 revenue,uint96 price,bytes32 parameters"
+    "uint96 revenue,uint96 price,bytes32 collected,bytes32 parameters"
 )
 REGISTER = "address operator,address node,string endpoint,address payout,uint256 nonce,uint256 deadline"
 PERMIT = "address owner,address spender,uint256 value,uint256 nonce,uint256 deadline"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def show_network(data: dict[str, Any]) -> None:
     click.echo(f"deployed on chain {data['chain_id']} at block {data['deployment_block']}")
     for name, address in data["contracts"].items():
-        click.echo(f"  {name:<9} {address}")
+        click.echo(f"  {name:<13} {address}")
     click.echo(f"the network file is {data['path']}")
 
 
@@ -41,6 +41,7 @@ def deploy(program: Program, rpc_url: str, config: Path, out: Path, yes: bool) -
 
 
 async def _deploy(program: Program, rpc_url: str, plan: Plan, out: Path, yes: bool) -> dict[str, Any]:
+    from freehold.chain.deploy import ORDER
     from freehold.chain.rpc import Rpc
     from freehold.cli.wallets import open_wallet
     from freehold.local.deployment import deploy_network
@@ -48,7 +49,7 @@ async def _deploy(program: Program, rpc_url: str, plan: Plan, out: Path, yes: bo
     account = open_wallet(program)
     async with Rpc(rpc_url) as rpc:
         chain, balance = await rpc.chain_id(), await rpc.balance(account.address)
-        question = f"Deploy seven contracts to chain {chain} from {account.address} (balance {balance} wei)?"
+        question = f"Deploy {len(ORDER)} contracts to chain {chain} from {account.address} (balance {balance} wei)?"
         confirm(program, question, yes=yes)
         network = await deploy_network(rpc, account.key.secret, plan)
     network.save(out)

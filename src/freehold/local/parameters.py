@@ -26,6 +26,7 @@ class LocalSettings(NamedTuple):
     answering_window: int = 6
     finality_depth: int = 1  # the keeper of the local chain loses at most the newest block (chain.py)
     dispute_window: int = 40
+    reveal_seconds: int = 60  # from a challenge's commitment to the end of its hold
     block_interval: float = 2.0
     step: int | None = None  # seconds of chain time a block; None: the clock's
     view_timeout: float = 5.0
@@ -36,6 +37,8 @@ class LocalSettings(NamedTuple):
     cap: int = 1_000_000_000 * ONE
     price: int = ONE // 2  # US dollars a token
     bond: int = 2_000 * ONE
+    member_bond: int = 20_000 * ONE
+    dispute_bond: int = 100 * ONE
     operator_tokens: int = 10_000 * ONE  # beside the bond
     client_tokens: int = 1_000_000 * ONE
     client_credits: int = 100_000 * ONE  # bought for the client by burning tokens
@@ -81,7 +84,7 @@ class LocalSettings(NamedTuple):
             device_bond=10 * ONE,
             freeze_lengths=12,
             answer_reports=3,
-            claim_epochs=4,
+            claim_epochs=4 * 4_320,  # who has not claimed for a day still gets all of it at once
             bundle_epochs=500,
         )
 

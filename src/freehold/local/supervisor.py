@@ -194,6 +194,9 @@ class LocalNetwork:
             treasury=accounts.treasury.address,
             initial_supply=self.settings.initial_supply,
             cap=self.settings.cap,
+            member_bond=self.settings.member_bond,
+            dispute_bond=self.settings.dispute_bond,
+            reveal_seconds=self.settings.reveal_seconds,
             artifacts=self.artifacts,
         )
         return await deploy_network(rpc, accounts.treasury.secret, plan)
