@@ -27,9 +27,10 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
 
 
 def test_rows_and_blobs_may_be_elsewhere(tmp_path: Path) -> None:
-    addresses = {"database": "postgresql://host/name", "blobs": "s3://bucket/prefix"}
+    addresses = {"database": "postgresql://host/name", "blobs": "s3://bucket/prefix", "ray": "auto"}
     config = MemberConfig.from_json(NEEDED | addresses, tmp_path)
     assert (config.database, config.blobs) == ("postgresql://host/name", "s3://bucket/prefix")
+    assert config.ray == "auto"
     with pytest.raises(InvalidInput, match="postgresql://") as caught:
         MemberConfig.from_json(NEEDED | {"database": "mysql://user:secret@host"}, tmp_path)
     assert "secret" not in caught.value.message

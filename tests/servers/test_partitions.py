@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from bench.devices import read_state, write_epoch
+from bench.settling import settle_all
 from freehold.oracle import partitions
 from freehold.oracle.partitions import Partitions, open_partitions
 from freehold.protocol.errors import InvalidInput, WrongSignature
+from freehold.protocol.partitions import partition_over
+from freehold.protocol.state import TABLES
 from freehold.protocol.typed import keccak
+from freehold.services.judging import JUDGES
 from tests.servers.processes import get_descendants, is_running, wait_until
 
 pytest.importorskip("ray", reason="not run: ray is not installed (make test-servers installs it)")
+
+STATE_KINDS: dict[str, Any] = TABLES | {f"service.{judge.name}": judge.state_kind for judge in JUDGES.values()}
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +103,27 @@ def test_another_release_judges_nothing(on_ray: Partitions, monkeypatch: pytest.
     monkeypatch.setattr(partitions, "_release", lambda: "0.0.0")
     with pytest.raises(InvalidInput, match=r"release .* and this member 0\.0\.0"):
         list(on_ray.map(abs, [1]))
+
+
+def with_pid(function: Callable[..., Any], *part: Any) -> tuple[int, Any]:
+    return os.getpid(), function(*part)
+
+
+def settle_to_report(directory: Path) -> bytes:
+    return settle_all(directory, read_state(directory, STATE_KINDS)).report.to_bytes()
+
+
+def test_a_root_from_ray_over_two_workers_is_the_root_from_one_process(on_ray: Partitions, tmp_path: Path) -> None:
+    write_epoch(tmp_path, 5000)
+    alone = settle_to_report(tmp_path)
+    checked: list[tuple[int, int]] = []
+
+    def run(function: Callable[..., Any], *parts: Any) -> Iterator[Any]:
+        for pid, found in on_ray.map(partial(with_pid, function), *parts):
+            checked.append((pid, len(found[0])))
+            yield found
+
+    with partition_over(run, 8):
+        assert settle_to_report(tmp_path) == alone
+    assert sum(rows for _, rows in checked) >= 5000
+    assert len({pid for pid, _ in checked} - {os.getpid()}) == 2

@@ -6,6 +6,7 @@ price_file                               {"price": "decimal string, 1e18 US doll
 view_timeout, poll                       seconds: the first view's time; between looks at the chain
 allowance                                bytes that batches, bundles and states may take
 database                                 postgresql://... instead of a file in `data` (store/postgres.py)
+ray                                      a Ray cluster that checks signatures: "auto", HOST:PORT (oracle/partitions.py)
 blobs                                    s3://BUCKET/PREFIX instead of a directory in `data` (store/bucket.py)
 """
 
@@ -45,6 +46,7 @@ class MemberConfig:
     allowance: int = ALLOWANCE
     database: str | None = None
     blobs: str | None = None
+    ray: str | None = None
 
     @staticmethod
     def load(path: Path) -> MemberConfig:
@@ -102,7 +104,7 @@ def _parse(name: str, item: Any, directory: Path) -> Any:
         return item
     if name in ("view_timeout", "poll") and type(item) in (int, float) and item > 0:
         return float(item)
-    if name == "host" and isinstance(item, str):
+    if name in ("host", "ray") and isinstance(item, str):
         return item
     if name in _ADDRESSES and isinstance(item, str):
         if not item.startswith(_ADDRESSES[name]):

@@ -1,6 +1,7 @@
 """Where the partitions of an epoch are worked on: in threads here, or by Ray on as many machines as there are.
 
-    with open_partitions("ray://head:10001", 0) as partitions:
+    with spread_work("auto"): settle(...)           what a member does (`process.py`)
+    with open_partitions("auto", 0) as partitions:  what is below it
         for result in partitions.map(function, first, second): ...
 
 `map` is the builtin's: results in the order of the arguments. What it is given is a pure function and its partitions,
@@ -24,6 +25,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import freehold
 from freehold.protocol.errors import InvalidInput, Unavailable
+from freehold.protocol.hashing import spread_over
+from freehold.protocol.partitions import partition_over
 
 T = TypeVar("T")
 
@@ -39,6 +42,18 @@ class Partitions(NamedTuple):
 
     map: Callable[..., Iterator[Any]]
     ways: int
+
+
+@contextmanager
+def spread_work(address: str | None, ways: int = 0) -> Iterator[None]:
+    """Within the block, and in tasks and threads begun in it (`asyncio.to_thread`), rows are worked on in threads, and
+    signatures, the most of the work, by the Ray cluster at `address` if there is one. InvalidInput, Unavailable."""
+    with open_partitions(None, 0) as threads, spread_over(threads.map, threads.ways):
+        if address is None:
+            yield
+            return
+        with open_partitions(address, ways) as apart, partition_over(apart.map, apart.ways):
+            yield
 
 
 @contextmanager

@@ -4,7 +4,8 @@ An Ethereum address is an identity. Only low-s signatures with v of 27 or 28 are
 one spelling. Signing is deterministic (RFC 6979), hence pure.
 
 Many signatures are checked at once by `recover_all`: the same curve library called with buffers that are used again,
-in the threads of `hashing.spread_over`, and the public keys hashed together. What it takes is what signatures cost.
+in the threads of `hashing.spread_over` or the partitions of `partition_over`, and the public keys hashed together.
+What it takes is what signatures cost.
 
 Invariant: `recover_all` finds the address that `recover` finds for each row, and marks the rows where that raises.
 """
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from freehold.protocol.errors import WrongSignature
 from freehold.protocol.hashing import Bytes, for_ranges, keccak_rows
+from freehold.protocol.partitions import map_rows
 from freehold.protocol.typed import Domain, Message, keccak
 from freehold.protocol.units import Address, Hash, Signature
 
@@ -99,6 +101,14 @@ def recover_all(digests: Bytes, signatures: Bytes) -> tuple[Bytes, NDArray[np.bo
     count = len(digests)
     if digests.shape != (count, 32) or signatures.shape != (count, 65):
         raise ValueError(f"digests of shape {digests.shape}, signatures of shape {signatures.shape}")
+    parts = map_rows(_recover_part, digests, signatures)
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate([addresses for addresses, _ in parts]), np.concatenate([good for _, good in parts])
+
+
+def _recover_part(digests: Bytes, signatures: Bytes) -> tuple[Bytes, NDArray[np.bool_]]:
+    count = len(digests)
     digests, signatures = np.ascontiguousarray(digests), np.ascontiguousarray(signatures)
     good = _are_canonical(signatures)
     points = np.zeros((count, 65), np.uint8)
