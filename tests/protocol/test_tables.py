@@ -187,7 +187,12 @@ def test_a_table_is_made_of_columns_lists_and_single_values() -> None:
     assert table.rows == tuple(rows)
     assert table.root == Table.of(Verdict, rows).root
     assert table.column("service").values.count == 2
-    assert Table.concat(Verdict, [table, table]).column("service").values.count == 2
+    few = Table.of(Verdict, [verdict("c", 4), verdict("a", 5)])
+    joined = Table.concat(Verdict, [few, table, table])
+    assert joined.column("service").values.count == 3
+    assert joined.rows == (*few.rows, *rows, *rows)
+    many = Table.of(Verdict, [verdict(str(i), i) for i in range(4)])
+    assert Table.concat(Verdict, [table, many]).rows == (*rows, *many.rows)
     assert Table.from_columns(Verdict, dict(columns, measure=7), count=3).rows[2].measure == 7
 
 

@@ -224,8 +224,9 @@ def concat(columns: Sequence[Column]) -> Column:
     if isinstance(first, Lists):
         lists: list[Any] = list(columns)
         return Lists(_joined_ends(lists), concat([column.items for column in lists]))
-    if all(isinstance(column, Coded) for column in columns):
-        return _concat_coded(columns)  # type: ignore[arg-type]
+    coded = sum(column.count for column in columns if isinstance(column, Coded))
+    if coded * 2 >= sum(map(count_of, columns)):
+        return _concat_coded([c if isinstance(c, Coded) else spelled(c).coded() for c in columns])
     ragged = [spelled(column) for column in columns]
     return Ragged(_joined_ends(ragged), np.concatenate([column.data for column in ragged]))
 

@@ -29,7 +29,7 @@ BLOCK_BYTES = 136
 LOADING_PAYS = 2**14  # permutations: 16 ms one by one
 KERNEL_PAYS = 2**6  # permutations, once the kernels are loaded
 CHUNK_BYTES = 2**19  # of padded messages: they stay in a core's cache
-RANGES_A_WAY = 4  # so that no thread waits long for the slowest
+RANGES_A_WAY = 32  # so that no thread waits long for the slowest
 LITTLE_ENDIAN = np.dtype("<u2").isnative  # the kernels' assumption
 
 
