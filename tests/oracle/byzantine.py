@@ -7,13 +7,14 @@ from typing import Any
 
 import msgspec
 
+from freehold.oracle.checks import PeerMessage
 from freehold.oracle.effects import Broadcast, Effect, Reply, Send, Settle, Signed
-from freehold.oracle.events import BatchReceived, CertificateReceived, Event, PeerMessage
+from freehold.oracle.events import BatchReceived, CertificateReceived, Event
 from freehold.protocol.batches import Batch
 from freehold.protocol.bundle import Bundle
-from freehold.protocol.messages import Acknowledgement, Holding, Manifest, Observation, Report, ViewChange, Vote
+from freehold.protocol.messages import Acknowledgement, Holding, Manifest, Observation, Report, Seal, ViewChange, Vote
 from freehold.protocol.typed import keccak
-from freehold.protocol.units import ONE, Signature
+from freehold.protocol.units import ONE, ZERO_HASH, Address, Signature
 from tests.oracle.simulation import DOMAIN, MEMBERS, Host, World
 
 
@@ -35,13 +36,20 @@ class Liar(Host):
         return lies
 
     def say(self, message: PeerMessage) -> list[Effect]:
-        return [Broadcast(message)]
+        return [self.to_all(message)]
+
+    @property
+    def others(self) -> tuple[Address, ...]:
+        return tuple(member for member in MEMBERS if member != self.key.address)
+
+    def to_all(self, message: PeerMessage) -> Effect:
+        return Broadcast(message, self.others)
 
     def to_some(self, message: PeerMessage, other: PeerMessage | None = None) -> list[Effect]:
         """One thing to some, another (or nothing) to the rest."""
-        some = [peer for peer in self.setup.others if self.world.random.random() < 0.5]
+        some = [peer for peer in self.others if self.world.random.random() < 0.5]
         lies: list[Effect] = [Send(peer, message) for peer in some]
-        return lies + ([Send(p, other) for p in self.setup.others if p not in some] if other else [])
+        return lies + ([Send(p, other) for p in self.others if p not in some] if other else [])
 
     def sign(self, message: Any, field: str = "member_signature") -> Any:
         return msgspec.structs.replace(message, **{field: self.key.sign(message, DOMAIN)})
@@ -71,7 +79,7 @@ class Crashing(Host):
 class TwoObservations(Liar):
     def say(self, message: PeerMessage) -> list[Effect]:
         if not isinstance(message, Observation):
-            return [Broadcast(message)]
+            return [self.to_all(message)]
         half = tuple(c for c in message.certificates if self.world.random.random() < 0.5)
         other = msgspec.structs.replace(message, certificates=half, price=message.price * 1000)
         return self.to_some(message, self.sign(other))
@@ -82,8 +90,8 @@ class Withholding(Liar):
 
     def say(self, message: PeerMessage) -> list[Effect]:
         if not isinstance(message, Observation):
-            return [Broadcast(message)]
-        return [Broadcast(self.sign(msgspec.structs.replace(message, certificates=(), price=1)))]
+            return [self.to_all(message)]
+        return [self.to_all(self.sign(msgspec.structs.replace(message, certificates=(), price=1)))]
 
 
 class Hoarding(Liar):
@@ -91,22 +99,22 @@ class Hoarding(Liar):
 
     def say(self, message: PeerMessage) -> list[Effect]:
         if not isinstance(message, Observation):
-            return [Broadcast(message)]
+            return [self.to_all(message)]
         made = [c for request in self.world.requests for c in request.certificates.values() if c.epoch <= message.epoch]
-        return [Broadcast(self.sign(msgspec.structs.replace(message, certificates=tuple(made))))]
+        return [self.to_all(self.sign(msgspec.structs.replace(message, certificates=tuple(made))))]
 
 
 class SelectiveLeader(Liar):
     """Shows manifests and votes to some only."""
 
     def say(self, message: PeerMessage) -> list[Effect]:
-        return self.to_some(message) if isinstance(message, Manifest | Vote) else [Broadcast(message)]
+        return self.to_some(message) if isinstance(message, Manifest | Vote) else [self.to_all(message)]
 
 
 class TwoManifests(Liar):
     def say(self, message: PeerMessage) -> list[Effect]:
         if not isinstance(message, Manifest) or self.member is None or self.member.round is None:
-            return [Broadcast(message)]
+            return [self.to_all(message)]
         known = list(self.member.round.observations.values())
         self.world.random.shuffle(known)
         other = msgspec.structs.replace(message, observations=tuple(known[: len(message.observations)]))
@@ -128,7 +136,7 @@ class Garbage(Liar):
             lie = self.sign(few, "leader_signature")
         elif isinstance(message, ViewChange):
             lie = self.sign(msgspec.structs.replace(message, view=2**32 - 1))
-        return [Broadcast(lie)]
+        return [self.to_all(lie)]
 
     def serve_bundle(self, found: Bundle | None) -> Bundle | None:
         if found is None:
@@ -147,7 +155,7 @@ class Replaying(Liar):
 
     def say(self, message: PeerMessage) -> list[Effect]:
         old = [self.world.random.choice(self.seen) for _ in range(5)]
-        return [Broadcast(m) for m in (*old, message, *old)]
+        return [self.to_all(m) for m in (*old, message, *old)]
 
 
 class WrongVotes(Liar):
@@ -155,12 +163,32 @@ class WrongVotes(Liar):
 
     def say(self, message: PeerMessage) -> list[Effect]:
         if not isinstance(message, Vote):
-            return [Broadcast(message)]
+            return [self.to_all(message)]
         wrong = msgspec.structs.replace(message.report, state_root=keccak(b"wrong"), subsidy=ONE)
         return self.to_some(message, self._vote(wrong)) + self.to_some(self._vote(wrong))
 
     def _vote(self, report: Report) -> Vote:
-        return Vote(report=report, member=self.key.address, member_signature=self.key.sign(report, DOMAIN))
+        signature = self.key.sign(report, DOMAIN)
+        return Vote(report=report, salt=ZERO_HASH, member=self.key.address, member_signature=signature)
+
+
+class Copying(Liar):
+    """Seals nothing, or anything, and votes at once for whatever report it first sees another's vote for."""
+
+    def handle(self, event: Event) -> None:
+        message = getattr(event, "message", None)
+        if isinstance(message, Vote) and self.member is not None and message.member != self.key.address:
+            signature = self.key.sign(message.report, DOMAIN)
+            self.do(self.to_all(msgspec.structs.replace(message, member=self.key.address, member_signature=signature)))
+        super().handle(event)
+
+    def say(self, message: PeerMessage) -> list[Effect]:
+        if isinstance(message, Vote):
+            return []
+        if not isinstance(message, Seal):
+            return [self.to_all(message)]
+        lies = [msgspec.structs.replace(message, seal=keccak(bytes([i]))) for i in range(2)]
+        return self.to_some(self.sign(lies[0]), self.sign(lies[1]))
 
 
 class SignsAnything(Liar):
@@ -199,10 +227,11 @@ class Mixed(Liar):
 
 TALKERS: list[Any] = [
     Liar, TwoObservations, Withholding, Hoarding, SelectiveLeader, TwoManifests, Garbage, Replaying, WrongVotes,
+    Copying,
 ]  # fmt: skip
 KINDS: list[type[Host]] = [
     Silent, Crashing, TwoObservations, Withholding, Hoarding, SelectiveLeader, TwoManifests, Garbage, Replaying,
-    WrongVotes, SignsAnything, WrongSettling, Mixed,
+    WrongVotes, Copying, SignsAnything, WrongSettling, Mixed,
 ]  # fmt: skip
 
 

@@ -26,14 +26,14 @@ from freehold.protocol.keys import Key
 from freehold.protocol.typed import keccak
 from freehold.protocol.units import ONE
 from tests.oracle.fake_chain import PARAMETERS, START, FakeChain
-from tests.oracle.simulation import DOMAIN, KEYS, MEMBERS, NODE, TIMING
+from tests.oracle.simulation import DOMAIN, KEYS, NODE, TIMING
 
 CLIENTS = [Key(keccak(f"load client {i}".encode())) for i in range(16)]
 STRANGER = Key(keccak(b"load stranger"))
 
 
 def load_setup() -> Setup:
-    return Setup(KEYS[0], MEMBERS, DOMAIN, START, {}, TIMING)
+    return Setup(KEYS[0], DOMAIN, START, {}, TIMING)
 
 
 def open_store(directory: Path, kind: type[Store] = Store) -> Store:
@@ -42,7 +42,7 @@ def open_store(directory: Path, kind: type[Store] = Store) -> Store:
 
 def chain(blocks: int) -> FakeChain:
     """A chain on which NODE is bonded and every one of CLIENTS has bought credits."""
-    found = FakeChain(MEMBERS, DOMAIN)
+    found = FakeChain(DOMAIN)
     found.register(NODE.address, NODE.address, PARAMETERS.minimum_bond)
     for client in CLIENTS:
         found.buy(client.address, ONE)

@@ -1,9 +1,9 @@
-"""Four members in one process over a fake net, clock, disk and chain, driven by one seed.
+"""Members in one process over a fake net, clock, disk and chain, driven by one seed.
 
     net     drops, delays, reorders and duplicates messages; partitions come and go
     disk    keeps what a Persist or Commit wrote whole, and nothing else; a crash may fall after every single effect
     clock   one heap of events in milliseconds: nothing waits, nothing is random but the seed
-    chain   `fake_chain.py`
+    chain   `fake_chain.py`: takes reports, now and then a wrong one; revokes wrong ones, now and then a good one
 
 A schedule is World(seed, ...).run(): faults until `calm`, then a net that works, until every epoch up to the target
 is committed by every honest member. `World.check` then compares what happened with what has to hold.
@@ -17,19 +17,25 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import msgspec
+
+from freehold.oracle.committed import Committed
 from freehold.oracle.effects import (
     Accuse,
     Broadcast,
     Commit,
+    Contest,
     Effect,
     FetchBatch,
     FetchBundle,
     Persist,
     Reply,
+    Rollback,
     Send,
     Settle,
     Signed,
     Submit,
+    Uncommit,
 )
 from freehold.oracle.events import (
     BatchFetched,
@@ -40,16 +46,17 @@ from freehold.oracle.events import (
     Event,
     MessageReceived,
     PriceSeen,
+    RolledBack,
     Settled,
     Tick,
 )
-from freehold.oracle.member import Committed, Member
+from freehold.oracle.member import Member
 from freehold.oracle.records import BATCH, Record
 from freehold.oracle.setup import Setup, Timing
 from freehold.protocol.batches import CLOSE, RESERVATION, Batch, decode_batch, encode_batch, kinds_of, make_batch
-from freehold.protocol.bundle import Bundle
+from freehold.protocol.bundle import Bundle, check_start
 from freehold.protocol.certificates import make_certificate, quorum
-from freehold.protocol.epoch import Settlement, certified_subjects, settle
+from freehold.protocol.epoch import Settlement, certified_subjects, check_manifest, settle
 from freehold.protocol.errors import FreeholdError
 from freehold.protocol.keys import Key, is_signed_by
 from freehold.protocol.messages import (
@@ -60,18 +67,18 @@ from freehold.protocol.messages import (
     Lock,
     Manifest,
     Observation,
+    Report,
     Reservation,
+    Seal,
     Vote,
 )
 from freehold.protocol.state import AnchorData, State
 from freehold.protocol.tables import Table
 from freehold.protocol.typed import Domain, keccak
 from freehold.protocol.units import ONE, Address, Hash, Signature
-from tests.oracle.fake_chain import START, FakeChain
+from tests.oracle.fake_chain import KEYS, MEMBERS, START, FakeChain
 
 DOMAIN = Domain(31337, Address(b"\x0c" * 20))
-KEYS = [Key(keccak(f"member {i}".encode())) for i in range(4)]
-MEMBERS = tuple(key.address for key in KEYS)
 CLIENTS = [Key(keccak(f"client {i}".encode())) for i in range(2)]
 NODE = Key(keccak(b"node"))
 TIMING = Timing(view=1_500, retransmit=300, submit=300)
@@ -105,11 +112,14 @@ class Faults(NamedTuple):
     partition: float = 0.1
     crash: float = 0.003
     down: int = 3_000
+    lie: float = 0  # that a dishonest quorum has its own report taken; it is revoked some blocks later
+    revoke: float = 0  # that a good report is revoked: a demand that nobody answered
 
 
 HOSTILE = Faults()
 QUIET = Faults(calm=6_000, drop=0, duplicate=0, slow=60, partition=0, crash=0)
 CRASHING = Faults(drop=0.02, duplicate=0.02, slow=80, partition=0.02, crash=0.03, down=800)
+REVOKING = Faults(calm=25_000, drop=0.03, slow=80, partition=0.03, crash=0.01, down=800, lie=0.3, revoke=0.1)
 
 
 class Host:
@@ -117,14 +127,15 @@ class Host:
 
     def __init__(self, world: World, index: int) -> None:
         self.world, self.index, self.key = world, index, KEYS[index]
-        self.setup = Setup(self.key, MEMBERS, DOMAIN, START, {}, TIMING)
+        self.setup = Setup(self.key, DOMAIN, START, {}, TIMING)
         self.disk: dict[tuple[str, str], Record] = {}
         self.batches: dict[Hash, tuple[Batch, bytes]] = {}
         self.bundles: dict[int, Bundle] = {}
-        self.kept: Committed | None = None
+        self.evidence: dict[int, Bundle] = {}
+        self.states: dict[int, Committed] = {}
         self.member: Member | None = None
         self.life = 0
-        self.said: list[Observation | Vote] = []
+        self.said: list[Observation | Seal | Vote] = []
         self._queue: list[Effect] = []
         self._pumping = False
         self._fed = 0
@@ -136,7 +147,7 @@ class Host:
 
     def start(self) -> None:
         records = [(r, self.batches[Hash(r.key)][0] if r.kind == BATCH else None) for r in self.disk.values()]
-        self.member = Member(self.setup, self.kept, records)
+        self.member = Member(self.setup, self.states[max(self.states)] if self.states else None, records)
         self._fed = self.member.chain.block.number
         self.handle(PriceSeen(ONE + self.index))
         self._tick(self.life)
@@ -190,10 +201,14 @@ class Host:
 
     def do(self, effect: Effect) -> None:
         world, life = self.world, self.life
-        if isinstance(effect, Persist | Commit):
+        if isinstance(effect, Persist | Commit | Uncommit):
             self._write(effect)
+        elif isinstance(effect, Contest):
+            self.evidence[effect.bundle.report.epoch] = effect.bundle
+        elif isinstance(effect, Rollback):
+            world.after(world.random.randint(1, 200), lambda: self._roll_back(effect, life))
         elif isinstance(effect, Broadcast):
-            for peer in self.setup.others:
+            for peer in effect.peers:
                 world.post(self, world.host(peer), MessageReceived(effect.message))
         elif isinstance(effect, Send):
             world.post(self, world.host(effect.peer), MessageReceived(effect.message))
@@ -211,10 +226,10 @@ class Host:
         if isinstance(effect, Broadcast | Send):
             if isinstance(effect.message, Manifest):
                 world.manifests[effect.message.struct_hash()] = effect.message
-            elif isinstance(effect.message, Observation | Vote):
+            elif isinstance(effect.message, Observation | Seal | Vote):
                 self.said.append(effect.message)
 
-    def _write(self, effect: Persist | Commit) -> None:
+    def _write(self, effect: Persist | Commit | Uncommit) -> None:
         for record in effect.records:
             if record.data is None:
                 self.disk.pop((record.kind, record.key), None)
@@ -225,19 +240,39 @@ class Host:
                 batch = self.world.batches.get(subject) or decode_batch(record.data, KINDS, DOMAIN)
                 self.batches[subject] = (batch, record.data)
         if isinstance(effect, Commit):
-            self.kept = Committed(effect.settlement.state, effect.bundle.report)
-            self.bundles[effect.bundle.report.epoch] = effect.bundle
+            epoch = effect.bundle.report.epoch
+            self.states[epoch] = Committed(effect.settlement.state, effect.bundle.report)
+            self.bundles[epoch] = effect.bundle
+            for old in [e for e in self.bundles if e <= epoch - self.world.retention]:
+                del self.bundles[old]
+        elif isinstance(effect, Uncommit):
+            self.states = {epoch: state for epoch, state in self.states.items() if epoch <= effect.epoch}
+            self.bundles = {epoch: bundle for epoch, bundle in self.bundles.items() if epoch <= effect.epoch}
+
+    def _roll_back(self, effect: Rollback, life: int) -> None:
+        if self.life != life:
+            return
+        committed, first = self.states.get(effect.epoch), self.bundles.get(effect.epoch + 1)
+        if committed is None and first is not None and first.previous is not None:
+            committed = Committed(first.state, first.previous)
+        after = [bundle for epoch, bundle in sorted(self.bundles.items()) if epoch > effect.epoch]
+        batches = {s: (batch, encode_batch(batch)) for bundle in after for s, batch in bundle.batches.items()}
+        self.handle(RolledBack(effect.epoch, committed, tuple(bundle.manifest for bundle in after), batches))
 
     def _settle(self, effect: Settle, life: int) -> None:
         if self.life != life:
             return
         batches = {s: b for s in certified_subjects(effect.manifest) for b in [self._find(effect, s)] if b is not None}
+        settlement, failure, is_manifest = None, "", effect.is_checked
         try:
+            if not is_manifest:
+                check_manifest(effect.manifest, effect.anchor, DOMAIN)
+                is_manifest = True
             settlement = settle_once(effect.previous, effect.manifest, batches, effect.anchor)
-            failure = ""
         except FreeholdError as error:
-            settlement, failure = None, error.message
-        self.handle(Settled(effect.manifest.epoch, effect.manifest.struct_hash(), settlement, batches, failure))
+            failure = error.message
+        hash_ = effect.manifest.struct_hash()
+        self.handle(Settled(effect.manifest.epoch, hash_, settlement, batches, failure, is_manifest))
 
     def serve_batch(self, found: tuple[Batch, bytes] | None) -> tuple[Batch, bytes] | None:
         """What a liar's host changes."""
@@ -251,6 +286,16 @@ class Host:
         if subject in effect.batches:
             return effect.batches[subject]
         return self.batches[subject][0] if (BATCH, str(subject)) in self.disk else None
+
+
+def _check(bundle: Bundle | None) -> Bundle | None:
+    """As the engine does: nothing that begins with another state than the report before commits to."""
+    try:
+        if bundle is not None:
+            check_start(bundle)
+    except FreeholdError:
+        return None
+    return bundle
 
 
 class Request:
@@ -285,19 +330,22 @@ class Request:
         message = Acknowledgement(epoch=answer.epoch, subject=self.subject)
         if not is_signed_by(message, answer.signature, member, DOMAIN):
             return
+        members = self.world.chain.view.members_of(answer.epoch)
         signatures = self.acknowledged[answer.epoch]
-        signatures[member] = answer.signature
-        if len(signatures) >= quorum(len(MEMBERS)) and answer.epoch not in self.certificates:
-            self.certificates[answer.epoch] = make_certificate(message, signatures, MEMBERS)
+        if member in members:
+            signatures[member] = answer.signature
+        if len(signatures) >= quorum(len(members)) and answer.epoch not in self.certificates:
+            self.certificates[answer.epoch] = make_certificate(message, signatures, members)
             self.certificate = self.certificates[max(self.certificates)]
 
     def _on_held(self, member: Address, answer: Signed | FreeholdError) -> None:
         if isinstance(answer, FreeholdError):
             return
         message = Holding(epoch=answer.epoch, subject=self.subject)
-        if is_signed_by(message, answer.signature, member, DOMAIN):
+        members = self.world.chain.view.members_of(answer.epoch)
+        if member in members and is_signed_by(message, answer.signature, member, DOMAIN):
             self.holdings[answer.epoch][member] = answer.signature
-            if len(self.holdings[answer.epoch]) >= quorum(len(MEMBERS)):
+            if len(self.holdings[answer.epoch]) >= quorum(len(members)):
                 self.held.add(answer.epoch)
 
 
@@ -311,12 +359,16 @@ class World:
         make_host: Callable[[World, int], Host] = Host,
         target: int = 2,
         load: int = 6,
+        hosts: int = len(MEMBERS),
+        retention: int = 1000,
     ) -> None:
-        self.seed, self.faults, self.target = seed, faults, target
+        self.seed, self.faults, self.target, self.retention = seed, faults, target, retention
         self.random = random.Random(seed)
         self.now = 0
         self.is_calm = False
-        self.chain = FakeChain(MEMBERS, DOMAIN)
+        self.chain = FakeChain(DOMAIN)
+        self.chain.corrupt = self._lie
+        self.lies: set[int] = set()
         self.batches: dict[Hash, Batch] = {}
         self.manifests: dict[Hash, Manifest] = {}
         self.requests: list[Request] = []
@@ -330,7 +382,7 @@ class World:
         self.chain.register(CLIENTS[1].address, NODE.address, ONE)
         for client in CLIENTS:
             self.chain.buy(client.address, CREDITS)
-        self.hosts = [make_host(self, i) for i in range(4)]
+        self.hosts = [make_host(self, i) for i in range(hosts)]
         self.honest = [host for host in self.hosts if type(host) is Host]
         self._mine()
         self._change_net()
@@ -348,7 +400,7 @@ class World:
         return not self.is_calm and self.random.random() < probability
 
     def host(self, member: Address) -> Host:
-        return self.hosts[MEMBERS.index(member)]
+        return next(host for host in self.hosts if host.key.address == member)
 
     def may_crash(self, host: Host) -> bool:
         return True
@@ -365,12 +417,17 @@ class World:
             action()
 
     def is_done(self) -> bool:
-        if not self.is_calm or not all(
-            host.alive and host.member.committed.epoch >= self.target for host in self.honest
-        ):
+        accepted = self.chain.accepted
+        if not self.is_calm or self.lies or not all(host.alive for host in self.honest):
             return False
-        last = max((epoch for request in self.requests for epoch in request.held), default=0)
-        return all(host.member.committed.epoch >= last for host in self.honest)
+        last = max([self.target, *(epoch for request in self.requests for epoch in request.held)])
+        for host in self.honest:
+            committed = host.member.committed
+            if not last <= committed.epoch <= len(accepted) or host.member.contested:
+                return False
+            if accepted[committed.epoch - 1].accepted.report != committed.report:
+                return False
+        return True
 
     def _calm_down(self) -> None:
         self.is_calm = True
@@ -379,14 +436,28 @@ class World:
     def _mine(self) -> None:
         if self.random.random() < 0.1:
             self.chain.shows_signatures = not self.chain.shows_signatures
+        if self.chain.pending and not self.lies and self.chance(self.faults.revoke):
+            self.chain.revoke(self.random.choice(self.chain.pending))
         self.chain.mine()
         self.after(BLOCK, self._mine)
+
+    def _lie(self, report: Report) -> Report | None:
+        if self.lies or not self.chance(self.faults.lie):
+            return None
+        self.lies.add(report.epoch)
+        self.after(self.random.randint(1, 7) * BLOCK, lambda: self._revoke_lie(report.epoch))
+        return msgspec.structs.replace(report, state_root=keccak(b"a lie"), subsidy=report.subsidy + 1)
+
+    def _revoke_lie(self, epoch: int) -> None:
+        self.lies.discard(epoch)
+        self.chain.revoke(epoch)
 
     def _change_net(self) -> None:
         self._cut.clear()
         if self.chance(self.faults.partition * 4):
-            lonely = self.random.randrange(4)
-            self._cut = {frozenset({lonely, other}) for other in range(4) if other != lonely}
+            count = len(self.hosts)
+            lonely = self.random.randrange(count)
+            self._cut = {frozenset({lonely, other}) for other in range(count) if other != lonely}
         if not self.is_calm:
             self.after(self.random.randint(500, 4_000), self._change_net)
 
@@ -415,8 +486,10 @@ class World:
                 found = target.batches[effect.subject] if known else None
                 event: Event = BatchFetched(effect.subject, effect.peer, target.serve_batch(found))
             else:
-                bundle = None if lost else target.bundles.get(effect.epoch)
-                event = BundleFetched(effect.epoch, effect.peer, target.serve_bundle(bundle))
+                bundle = None if lost else target.bundles.get(effect.epoch, target.evidence.get(effect.epoch))
+                oldest = min(target.bundles, default=None) if bundle is None and not lost else None
+                served = target.serve_bundle(bundle)
+                event = BundleFetched(effect.epoch, effect.peer, _check(served), oldest)
             self.after(self._delay(), lambda: come_back(event))
 
         self.after(self._delay(), serve)

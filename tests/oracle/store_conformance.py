@@ -8,8 +8,8 @@ from typing import Protocol
 
 import pytest
 
+from freehold.oracle.committed import Committed
 from freehold.oracle.effects import Commit
-from freehold.oracle.member import Committed
 from freehold.oracle.records import BATCH, HELD, Record
 from freehold.oracle.store import NODES_RESERVE, RESERVE, Store, Stored
 from freehold.protocol.batches import encode_batch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +17,7 @@ from freehold.oracle.records import EQUIVOCATION
 from freehold.oracle.round import Round, Said
 from freehold.oracle.setup import Setup
 from freehold.protocol.messages import Report, Vote
-from freehold.protocol.units import Address, Hash
+from freehold.protocol.units import ZERO_HASH, Address, Hash
 from tests.oracle.fake_chain import START
 from tests.oracle.simulation import DOMAIN, KEYS, MEMBERS, TIMING
 from tests.oracle.test_chain_view import report
@@ -29,13 +30,14 @@ BASE = msgspec.structs.replace(report(VIEW), epoch=ANCHOR.epoch)
 
 def vote(i: int, view: int, root: int) -> Vote:
     said: Report = msgspec.structs.replace(BASE, view=view, state_root=Hash(bytes([root]) * 32))
-    return Vote(report=said, member=MEMBERS[i], member_signature=KEYS[i].sign(said, DOMAIN))
+    return Vote(report=said, salt=ZERO_HASH, member=MEMBERS[i], member_signature=KEYS[i].sign(said, DOMAIN))
 
 
 def test_a_member_is_accused_once_an_epoch() -> None:
     out: list[Effect] = []
-    setup = Setup(KEYS[0], MEMBERS, DOMAIN, START, {}, TIMING)
-    round_ = Round(setup, Checks(MEMBERS, DOMAIN), Said(ANCHOR.epoch), ANCHOR, out, lambda _: True)
+    setup, said = Setup(KEYS[0], DOMAIN, START, {}, TIMING), Said(ANCHOR.epoch, 0)
+    checks = Checks(lambda _: MEMBERS, DOMAIN)
+    round_ = Round(setup, checks, said, {}, ANCHOR, out, lambda _: True, Counter())
     for i in (1, 2):
         for view in range(3):
             for root in range(3):

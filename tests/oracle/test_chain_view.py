@@ -6,17 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from freehold.oracle.chain_view import (
+from freehold.oracle.chain_records import (
     Accepted,
     Bonded,
     Bought,
     ChainRecord,
-    ChainView,
     FinalBlock,
     PayoutSet,
     Registered,
     Retired,
 )
+from freehold.oracle.chain_view import AcceptedEpoch, ChainView
 from freehold.protocol.beacon import Block
 from freehold.protocol.errors import Corrupt
 from freehold.protocol.messages import Report
@@ -36,11 +36,11 @@ def report(view: ChainView) -> Report:
     assert view.anchor is not None
     return Report(
         epoch=view.epoch,
-        attempt=0,
+        attempt=view.attempt,
         view=0,
         anchor_block=view.anchor.anchor_block,
         anchor_hash=view.anchor.anchor_hash,
-        beacon=view.anchor.beacon,
+        beacon=view.anchor.beacon_hash,
         previous=view.previous,
         manifest=ZERO_HASH,
         verdicts_root=ZERO_HASH,
@@ -54,6 +54,7 @@ def report(view: ChainView) -> Report:
         subsidy=0,
         revenue=0,
         price=1,
+        collected=view.anchor.collected,
         parameters=PARAMETERS.hash(),
     )
 
@@ -67,7 +68,7 @@ def test_the_anchor_is_the_first_block_late_enough_and_freezes_what_stands_there
     view.process_block(block(3, Bonded(A, B, 6)))
     assert view.anchor is not None
     anchor = view.anchor
-    assert (anchor.anchor_block, anchor.beacon_block, anchor.beacon) == (3, 1, keccak(b"block 1"))
+    assert (anchor.anchor_block, anchor.beacon_block, anchor.beacon_hash) == (3, 1, keccak(b"block 1"))
     assert [(n.node, n.operator, n.payout, n.bond) for n in anchor.nodes] == [(B, A, D, 6)]
     assert [(b.client, b.paid_in, b.burned) for b in anchor.buyers] == [(C, 7, 9)]
     view.process_block(block(4, Retired(A, B), Bought(C, 8, 10)))
@@ -81,15 +82,15 @@ def test_the_next_epoch_counts_from_the_acceptance() -> None:
     for number in range(1, 6):
         view.process_block(block(number))
     first = report(view)
-    epoch = view.process_block(block(6, Accepted(first, 7, b"")))
-    assert epoch is not None
+    (epoch,) = view.process_block(block(6, Accepted(first, 7, b"")))
+    assert isinstance(epoch, AcceptedEpoch)
     assert (epoch.anchor.epoch, epoch.previous) == (1, None)
     assert (view.epoch, view.anchor, view.beacon, view.previous) == (2, None, None, first.struct_hash())
     # anchor(1) + length is block 6's time, acceptance + window one later
     assert view.anchor_time == START.block.time + 7
     view.process_block(block(7))
     assert view.anchor is not None
-    assert view.anchor.beacon == view.anchor.anchor_hash == keccak(b"block 7")
+    assert view.anchor.beacon_hash == view.anchor.anchor_hash == keccak(b"block 7")
     assert view.anchor.previous == first.struct_hash()
 
 
@@ -102,7 +103,7 @@ def test_what_cannot_be_is_refused() -> None:
     good = report(view)
     values = {name: getattr(good, name) for name in good.__struct_fields__}
     for wrong in ({"epoch": 2}, {"anchor_hash": ZERO_HASH}):
-        other = ChainView.from_bytes(view.to_bytes(), PARAMETERS)
+        other = ChainView.from_bytes(view.to_bytes(), START)
         with pytest.raises(Corrupt):
             other.process_block(block(4, Accepted(Report(**(values | wrong)), 7, b"")))
 
@@ -126,7 +127,7 @@ def test_a_snapshot_goes_on_like_the_view_it_was_taken_from(
     copy = view
     for i, records in enumerate(history):
         if i == at:
-            copy = ChainView.from_bytes(view.to_bytes(), PARAMETERS)
+            copy = ChainView.from_bytes(view.to_bytes(), START)
         taken = (Accepted(report(view), 7, b""),) if view.anchor is not None and i % 2 else ()
         view.process_block(block(i + 1, *records, *taken))
         if i >= at and copy is not view:

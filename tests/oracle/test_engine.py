@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from freehold.oracle.chain_view import FinalBlock
+from freehold.oracle.chain_records import FinalBlock
 from freehold.oracle.effects import Signed
 from freehold.oracle.engine import Engine
 from freehold.oracle.events import BatchReceived, ChainAdvanced, Tick
@@ -22,7 +22,7 @@ from freehold.protocol.messages import Close
 from freehold.protocol.tables import Table
 from freehold.protocol.typed import keccak
 from tests.oracle.fake_chain import START
-from tests.oracle.simulation import DOMAIN, KEYS, MEMBERS, NODE, TIMING
+from tests.oracle.simulation import DOMAIN, KEYS, NODE, TIMING
 
 
 class SlowStore:
@@ -52,7 +52,7 @@ class FakePeers:
 def start() -> tuple[Engine, SlowStore, FakePeers]:
     store = SlowStore()
     peers = FakePeers(store)
-    member = Member(Setup(KEYS[0], MEMBERS, DOMAIN, START, {}, TIMING))
+    member = Member(Setup(KEYS[0], DOMAIN, START, {}, TIMING))
     return Engine(member, store, peers, None), store, peers  # type: ignore[arg-type]
 
 

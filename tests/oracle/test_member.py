@@ -7,7 +7,20 @@ import dataclasses
 import msgspec
 import pytest
 
-from freehold.oracle.effects import Broadcast, Commit, Effect, FetchBundle, Persist, Reply, Send, Settle, Signed, Submit
+from freehold.oracle.chain_records import Activated, FinalBlock
+from freehold.oracle.effects import (
+    Broadcast,
+    Commit,
+    Contest,
+    Effect,
+    FetchBundle,
+    Persist,
+    Reply,
+    Send,
+    Settle,
+    Signed,
+    Submit,
+)
 from freehold.oracle.events import (
     BatchReceived,
     BundleFetched,
@@ -21,6 +34,7 @@ from freehold.oracle.events import (
 from freehold.oracle.member import Member
 from freehold.oracle.setup import Setup, Timing
 from freehold.protocol.batches import CLOSE, encode_batch, make_batch
+from freehold.protocol.beacon import Block
 from freehold.protocol.certificates import quorum
 from freehold.protocol.epoch import settle
 from freehold.protocol.errors import Unavailable
@@ -34,7 +48,7 @@ from tests.oracle.simulation import DOMAIN, KEYS, MEMBERS, NODE, QUIET, TIMING, 
 
 
 def make(key: Key, members: tuple[Address, ...] = MEMBERS, timing: Timing = TIMING) -> Member:
-    member = Member(Setup(key, members, DOMAIN, START, {}, timing))
+    member = Member(Setup(key, DOMAIN, START._replace(members=members), {}, timing))
     member.on(Tick(0))
     member.on(PriceSeen(ONE))
     return member
@@ -61,7 +75,7 @@ def run_alone(member: Member, chain: FakeChain, events: list[Event]) -> list[Eff
 
 def test_a_network_of_one_settles() -> None:
     key = KEYS[0]
-    chain = FakeChain((key.address,), DOMAIN)
+    chain = FakeChain(DOMAIN, START._replace(members=(key.address,)))
     member = make(key, (key.address,))
     fed, commits = 0, []
     for second in range(20):
@@ -75,7 +89,7 @@ def test_a_network_of_one_settles() -> None:
 
 def test_what_is_signed_is_written_before_it_is_sent() -> None:
     key = KEYS[1]  # the leader of epoch 1
-    chain = FakeChain(MEMBERS, DOMAIN)
+    chain = FakeChain(DOMAIN)
     member = make(key)
     for _ in range(5):
         chain.mine()
@@ -88,14 +102,14 @@ def test_what_is_signed_is_written_before_it_is_sent() -> None:
 
 
 def test_one_members_view_moves_nobody_and_two_do() -> None:
-    chain = FakeChain(MEMBERS, DOMAIN)
+    chain = FakeChain(DOMAIN)
     member = make(KEYS[0])
     for _ in range(5):
         chain.mine()
     member.on(ChainAdvanced(tuple(chain.final)))
 
     def say(i: int, view: int) -> list[Effect]:
-        change = ViewChange(epoch=1, view=view, member=MEMBERS[i])
+        change = ViewChange(epoch=1, attempt=0, view=view, member=MEMBERS[i])
         signed = msgspec.structs.replace(change, member_signature=KEYS[i].sign(change, DOMAIN))
         return member.on(MessageReceived(signed))
 
@@ -104,7 +118,7 @@ def test_one_members_view_moves_nobody_and_two_do() -> None:
     effects = say(2, 5)
     sent = [effect.message for effect in effects if isinstance(effect, Broadcast)]
     assert [(type(m), m.view) for m in sent if isinstance(m, ViewChange)] == [(ViewChange, 5)]
-    forged = ViewChange(epoch=1, view=9, member=MEMBERS[3])
+    forged = ViewChange(epoch=1, attempt=0, view=9, member=MEMBERS[3])
     forged = msgspec.structs.replace(forged, member_signature=KEYS[2].sign(forged, DOMAIN))
     assert member.on(MessageReceived(forged)) == []
 
@@ -144,25 +158,37 @@ def test_a_member_that_is_behind_acknowledges_nothing_until_it_is_level(world: W
     assert answer.answer.epoch == behind.epoch
 
 
-def test_a_report_that_does_not_follow_stops_the_member(world: World) -> None:
+def test_a_report_that_does_not_follow_is_contested_and_stops_the_member_only_when_it_is_active(world: World) -> None:
     behind = make(KEYS[3])
     behind.on(ChainAdvanced(tuple(world.chain.final)))
     (settling,) = behind.on(BundleFetched(1, MEMBERS[0], world.hosts[0].bundles[1]))
     assert isinstance(settling, Settle)
+    assert not settling.is_checked
     done = settled(settling)
     assert done.settlement is not None
     report = msgspec.structs.replace(done.settlement.report, subsidy=ONE)
     lie = dataclasses.replace(done.settlement, report=report)
-    assert behind.on(done._replace(settlement=lie)) == []
-    assert "does not follow" in behind.fault
+    (contest,) = behind.on(done._replace(settlement=lie))
+    assert isinstance(contest, Contest)
+    assert contest.bundle.report == world.chain.accepted[0].accepted.report
+    assert (behind.contested, behind.step) == (1, "contest")
     assert behind.on(Tick(10**6)) == []
+    batch = make_batch(CLOSE, Table.of(Close, [Close(lease=keccak(b"x"))]), NODE, DOMAIN)
+    (refusal,) = behind.on(BatchReceived(batch, encode_batch(batch), 1))
+    assert isinstance(refusal, Reply)
+    assert isinstance(refusal.answer, Unavailable)
+    last = behind.chain.block
+    for number, is_stopped in ((last.number + 1, False), (last.number + 2, True)):
+        block = Block(number, keccak(f"block {number}".encode()), START.block.time + number)
+        behind.on(ChainAdvanced((FinalBlock(block, (Activated(1),) if is_stopped else ()),)))
+        assert ("became active" in behind.fault) == is_stopped
 
 
 def test_the_last_epochs_votes_answer_a_laggard_once_in_a_while(world: World) -> None:
     member = world.hosts[0].member
     assert member is not None
     epoch = member.committed.epoch
-    change = ViewChange(epoch=epoch, view=1, member=MEMBERS[2])
+    change = ViewChange(epoch=epoch, attempt=0, view=1, member=MEMBERS[2])
     signed = msgspec.structs.replace(change, member_signature=KEYS[2].sign(change, DOMAIN))
     effects = member.on(MessageReceived(signed))
     votes = [effect.message for effect in effects if isinstance(effect, Send) and effect.peer == MEMBERS[2]]

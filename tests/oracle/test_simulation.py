@@ -16,7 +16,7 @@ from freehold.oracle.effects import Effect
 from tests.oracle.byzantine import KINDS, With
 from tests.oracle.invariants import check
 from tests.oracle.memo import remember
-from tests.oracle.simulation import CRASHING, HOSTILE, QUIET, Faults, Host, World, forget_settled
+from tests.oracle.simulation import CRASHING, HOSTILE, QUIET, REVOKING, Faults, Host, World, forget_settled
 
 SCHEDULES = 40
 SOAK_SCHEDULES = 100_000
@@ -59,6 +59,16 @@ def test_honest_members_on_a_bad_net() -> None:
 def test_honest_members_that_crash() -> None:
     for seed in seeds(2 * SCHEDULES):
         run(seed, CRASHING, load=14)
+
+
+@pytest.mark.timeout(120)
+def test_wrong_reports_are_revoked_and_good_ones_too() -> None:
+    worlds = [run(seed, REVOKING, load=10) for seed in seeds(SCHEDULES)]
+    if len(worlds) > 20:
+        revoked = [one for world in worlds for one in world.chain.revoked]
+        assert len(revoked) > len(worlds)
+        assert any(one.last > one.epoch for one in revoked)
+        assert any(accepted.accepted.report.attempt > 1 for world in worlds for accepted in world.chain.accepted)
 
 
 @pytest.mark.timeout(120)

@@ -11,8 +11,12 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from freehold.chain.contracts import Credits, Ledger, Oracle, Registry, Staking
+from freehold.chain.contracts import Collector, Credits, Fleets, Ledger, Members, Oracle, Registry, Staking
+from freehold.chain.contracts import collector as collector_events
 from freehold.chain.contracts import credits as credits_events
+from freehold.chain.contracts import fleets as fleets_events
+from freehold.chain.contracts import ledger as ledger_events
+from freehold.chain.contracts import members as members_events
 from freehold.chain.contracts import oracle as oracle_events
 from freehold.chain.contracts import registry as registry_events
 from freehold.chain.contracts import staking as staking_events
@@ -22,21 +26,41 @@ from freehold.chain.follower import Follower
 from freehold.chain.rpc import Rpc, hexadecimal, unhex
 from freehold.chain.transactor import Sender
 from freehold.market.network import Network
-from freehold.oracle.chain_view import Accepted, Bonded, Bought, ChainRecord, FinalBlock, PayoutSet, Registered, Retired
+from freehold.oracle.chain_records import (
+    Accepted,
+    Activated,
+    Bonded,
+    Bought,
+    ChainRecord,
+    Collected,
+    DeviceMoved,
+    DeviceRevoked,
+    FinalBlock,
+    FleetRegistered,
+    FleetRetired,
+    Frozen,
+    MembersScheduled,
+    ParametersScheduled,
+    PayoutSet,
+    Registered,
+    Resumed,
+    Retired,
+    Revoked,
+)
 from freehold.oracle.effects import Accuse, Submit
 from freehold.protocol.beacon import Block
 from freehold.protocol.certificates import SIGNATURE_BYTES
-from freehold.protocol.errors import ChainError
+from freehold.protocol.errors import ChainError, FreeholdError
 from freehold.protocol.messages import Report
+from freehold.protocol.parameters import Parameters
 from freehold.protocol.units import Hash
 
 log = logging.getLogger(__name__)
 
 SUBMIT_SECONDS = 30.0
 BONDS = (staking_events.Staked, staking_events.ThawStarted, staking_events.Withdrawn, staking_events.Slashed)
-# Words of calldata before the signatures: report (20), bitmap, offset and length of the signatures.
-REPORT_AND_BITMAP = 4 + 32 * 21
-SIGNATURES_AT = 4 + 32 * 23
+# Words of calldata before the signatures: the report, the bitmap, offset and length of the signatures.
+SIGNATURES_AT = 4 + 32 * (len(oracle_events.Report._fields) + 3)
 
 
 class Feed:
@@ -50,6 +74,10 @@ class Feed:
             Registry(rpc, at["registry"]),
             Staking(rpc, at["staking"]),
             Credits(rpc, at["credits"]),
+            Ledger(rpc, at["ledger"]),
+            Members(rpc, at["members"]),
+            Collector(rpc, at["collector"]),
+            Fleets(rpc, at["fleets"]),
             self._oracle,
         ]
         self._follower = Follower(rpc, contracts, finality_depth=network.parameters.finality_depth, interval=poll)
@@ -74,26 +102,17 @@ class Feed:
 
     async def _convert(self, batch: BlockBatch) -> FinalBlock:
         header = batch.header
-        records = [record for event in batch.events for record in [await self._record(event)] if record is not None]
-        return FinalBlock(Block(header.number, header.hash, header.timestamp), tuple(records))
+        block = Block(header.number, header.hash, header.timestamp)
+        found = [to_record(event.value, block.time) or await self._accept(event) for event in batch.events]
+        return FinalBlock(block, tuple(record for record in found if record is not None))
 
-    async def _record(self, event: ChainEvent) -> ChainRecord | None:
-        value: Any = event.value
-        if isinstance(value, registry_events.NodeRegistered | registry_events.EndpointUpdated):
-            return Registered(value.operator, value.node, value.endpoint, value.payout)
-        if isinstance(value, registry_events.NodeRetired):
-            return Retired(value.operator, value.node)
-        if isinstance(value, registry_events.PayoutSet):
-            return PayoutSet(value.operator, value.payout)
-        if isinstance(value, BONDS):
-            return Bonded(value.operator, value.node, value.bond)
-        if isinstance(value, credits_events.Bought):
-            return Bought(value.client, value.paid_in, value.burned)
-        if isinstance(value, oracle_events.ReportAccepted):
-            self._accepted(value.epoch, event.transaction)
-            signatures = await self._find_signatures(value, event.transaction)
-            return Accepted(Report(**value.report._asdict()), value.bitmap, signatures)
-        return None
+    async def _accept(self, event: ChainEvent) -> Accepted | None:
+        value = event.value
+        if not isinstance(value, oracle_events.ReportAccepted):
+            return None
+        self._accepted(value.epoch, event.transaction)
+        signatures = await self._find_signatures(value, event.transaction)
+        return Accepted(Report(**value.report._asdict()), value.bitmap, signatures)
 
     async def _find_signatures(self, value: oracle_events.ReportAccepted, transaction: Hash) -> bytes:
         """The signatures in the transaction's calldata; empty where it called the Oracle by way of another contract."""
@@ -107,6 +126,62 @@ class Feed:
         if len(data) != len(expected) or data[:SIGNATURES_AT] != expected[:SIGNATURES_AT]:
             return b""
         return data[SIGNATURES_AT : SIGNATURES_AT + size]
+
+
+def to_record(value: Any, time: int) -> ChainRecord | None:
+    """What members read of an event in a block of this time; None where it is nothing to them, or a report."""
+    if isinstance(value, registry_events.NodeRegistered | registry_events.EndpointUpdated):
+        return Registered(value.operator, value.node, value.endpoint, value.payout)
+    if isinstance(value, registry_events.NodeRetired):
+        return Retired(value.operator, value.node)
+    if isinstance(value, registry_events.PayoutSet):
+        return PayoutSet(value.operator, value.payout)
+    if isinstance(value, BONDS):
+        return Bonded(value.operator, value.node, value.bond)
+    if isinstance(value, credits_events.Bought):
+        return Bought(value.client, value.paid_in, value.burned)
+    if isinstance(value, ledger_events.Activated):
+        return Activated(value.epoch)
+    if isinstance(value, ledger_events.Frozen):
+        return Frozen(time)
+    if isinstance(value, collector_events.Collected):
+        return Collected(*value)
+    return _to_device_record(value) or _to_epoch_record(value)
+
+
+def _to_device_record(value: Any) -> ChainRecord | None:
+    if isinstance(value, fleets_events.FleetRegistered):
+        return FleetRegistered(value.operator, value.fleet, value.root, value.count_)
+    if isinstance(value, fleets_events.FleetRetired):
+        return FleetRetired(value.fleet)
+    if isinstance(value, fleets_events.DeviceRevoked):
+        return DeviceRevoked(value.fleet, value.index_, value.device)
+    if isinstance(value, fleets_events.DeviceMoved):
+        return DeviceMoved(value.fleet, value.index_, value.device, value.owner)
+    return None
+
+
+def _to_epoch_record(value: Any) -> ChainRecord | None:
+    if isinstance(value, members_events.MembersScheduled):
+        return MembersScheduled(value.from_epoch, tuple(value.members))
+    if isinstance(value, oracle_events.Revoked):
+        return Revoked(value.epoch, value.last, value.attempt)
+    if isinstance(value, oracle_events.Resumed):
+        return Resumed(value.epoch, value.attempt)
+    if isinstance(value, oracle_events.ParametersScheduled):
+        return _to_parameters(value)
+    return None
+
+
+def _to_parameters(value: oracle_events.ParametersScheduled) -> ParametersScheduled | None:
+    """None where no member could read them: no report can name them, until the governor schedules others."""
+    try:
+        parameters = Parameters.from_bytes(value.parameters)
+        parameters.check()
+    except FreeholdError as error:
+        log.error("the parameters scheduled from epoch %d on are none: %s", value.from_epoch, error.message)
+        return None
+    return ParametersScheduled(value.from_epoch, parameters) if parameters.to_bytes() == value.parameters else None
 
 
 class Submitter:

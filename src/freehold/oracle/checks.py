@@ -6,24 +6,29 @@ What passes here is what `protocol.epoch.check_manifest` accepts; a test holds t
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from freehold.protocol.certificates import CERTIFICATE_EPOCHS, check_certificate, leader, quorum
 from freehold.protocol.errors import MalformedMessage, WrongSignature
 from freehold.protocol.keys import check_signed_by
-from freehold.protocol.messages import Certificate, Manifest, Observation, ViewChange, Vote
+from freehold.protocol.messages import Certificate, Manifest, Observation, Seal, ViewChange, Vote
 from freehold.protocol.typed import Domain
 from freehold.protocol.units import Address, Hash
 
 REMEMBERED = 100_000  # checks; about 10 MB
 CERTIFICATES_LIMIT = 20_000  # in one observation
 
+PeerMessage = Observation | Manifest | ViewChange | Seal | Vote
+
 
 class Checks:
-    """The checks of one network's members, and a bounded memory of what has passed."""
+    """The checks of one network's members, and a bounded memory of what has passed.
 
-    def __init__(self, members: Sequence[Address], domain: Domain) -> None:
-        self.members = tuple(members)
+    `members_of` gives the members of an epoch, which never change once it has begun.
+    """
+
+    def __init__(self, members_of: Callable[[int], Sequence[Address]], domain: Domain) -> None:
+        self.members_of = members_of
         self.domain = domain
         self._passed: OrderedDict[Hash, None] = OrderedDict()
 
@@ -39,10 +44,10 @@ class Checks:
             self._passed.popitem(last=False)
 
     def check_certificate(self, certificate: Certificate) -> None:
-        """WrongSignature unless exactly Q members signed."""
+        """WrongSignature unless exactly Q members of the epoch that it names signed."""
         key = certificate.struct_hash()
         if self._is_new(key):
-            check_certificate(certificate, self.members, self.domain)
+            check_certificate(certificate, self.members_of(certificate.epoch), self.domain)
             self._remember(key)
 
     def check_observation(self, observation: Observation, anchor: Hash) -> None:
@@ -65,17 +70,19 @@ class Checks:
         """Raise unless its view's leader signed it over Q members' observations of this anchor."""
         self.check_signer(manifest)
         observers = {observation.member for observation in manifest.observations}
-        if len(observers) != len(manifest.observations) or len(observers) != quorum(len(self.members)):
-            raise MalformedMessage(f"a manifest has {quorum(len(self.members))} observations of different members")
+        needed = quorum(len(self.members_of(manifest.epoch)))
+        if len(observers) != len(manifest.observations) or len(observers) != needed:
+            raise MalformedMessage(f"a manifest has {needed} observations of different members")
         for observation in manifest.observations:
             if observation.epoch != manifest.epoch:
                 raise MalformedMessage(f"{observation.member} observed another epoch")
             self.check_observation(observation, anchor)
 
-    def check_signer(self, message: Observation | Manifest | ViewChange | Vote) -> None:
-        """WrongSignature unless the member that the message is from signed it."""
-        signer = sender_of(message, self.members)
-        if signer not in self.members:
+    def check_signer(self, message: PeerMessage) -> None:
+        """WrongSignature unless the member that the message is from signed it, and is one in the epoch it is about."""
+        members = self.members_of(epoch_of(message))
+        signer = sender_of(message, members)
+        if signer not in members:
             raise WrongSignature(f"{signer} is not a member")
         if isinstance(message, Manifest):
             check_signed_by(message, message.leader_signature, signer, self.domain)
@@ -85,13 +92,20 @@ class Checks:
             check_signed_by(message, message.member_signature, signer, self.domain)
 
 
-def sender_of(message: Observation | Manifest | ViewChange | Vote, members: Sequence[Address]) -> Address:
+def sender_of(message: PeerMessage, members: Sequence[Address]) -> Address:
     """Whose message it is: the member it names, or the leader of its view."""
     if isinstance(message, Manifest):
-        return leader(message.epoch, message.view, members)
+        return leader(message.epoch, message.attempt, message.view, members)
     return message.member
 
 
-def epoch_of(message: Observation | Manifest | ViewChange | Vote) -> int:
+def epoch_of(message: PeerMessage) -> int:
     """The epoch that a message is about."""
     return message.report.epoch if isinstance(message, Vote) else message.epoch
+
+
+def attempt_of(message: PeerMessage) -> int | None:
+    """Which attempt at its epoch a message is about; an observation is for all that have its anchor."""
+    if isinstance(message, Observation):
+        return None
+    return message.report.attempt if isinstance(message, Vote) else message.attempt

@@ -1,7 +1,7 @@
 """What a member wants done. Adapters do it, in the order given.
 
-Invariant that adapters keep: everything in a Persist (or Commit) is durable before any later effect is begun, also
-those of later events. So nothing leaves a member that it could forget.
+Invariant that adapters keep: everything in a Persist (or Commit, or Uncommit) is durable before any later effect is
+begun, also those of later events. So nothing leaves a member that it could forget.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from freehold.oracle.events import PeerMessage
+from freehold.oracle.checks import PeerMessage
 from freehold.oracle.records import Record
 from freehold.protocol.batches import Batch
 from freehold.protocol.bundle import Bundle
@@ -50,9 +50,10 @@ class Reply(NamedTuple):
 
 
 class Broadcast(NamedTuple):
-    """Send to every other member, as well as can be."""
+    """Send to every other member of the epoch, as well as can be."""
 
     message: PeerMessage
+    peers: tuple[Address, ...]
 
 
 class Send(NamedTuple):
@@ -77,12 +78,35 @@ class FetchBundle(NamedTuple):
 
 
 class Settle(NamedTuple):
-    """Settle this manifest, in a thread; the answer comes as Settled. Batches not given are in the store."""
+    """Settle this manifest, in a thread; the answer comes as Settled. Batches not given are in the store.
+
+    `is_checked`: its signatures have been checked here; otherwise `check_manifest` comes first.
+    """
 
     previous: State
     manifest: Manifest
     anchor: AnchorData
     batches: Mapping[Hash, Batch]
+    is_checked: bool
+
+
+class Contest(NamedTuple):
+    """Keep the bundle of a report that does not follow from its manifest, as evidence, where there is room."""
+
+    bundle: Bundle
+
+
+class Rollback(NamedTuple):
+    """Read what was committed up to `epoch`, and the bundles after it; the answer comes as RolledBack."""
+
+    epoch: int
+
+
+class Uncommit(NamedTuple):
+    """Forget the committed epochs above `epoch` (their bundles stay as evidence) and write these, all or none."""
+
+    epoch: int
+    records: tuple[Record, ...]
 
 
 class Submit(NamedTuple):
@@ -100,4 +124,18 @@ class Accuse(NamedTuple):
     second: Vote
 
 
-Effect = Persist | Commit | Reply | Broadcast | Send | FetchBatch | FetchBundle | Settle | Submit | Accuse
+Effect = (
+    Persist
+    | Commit
+    | Uncommit
+    | Reply
+    | Broadcast
+    | Send
+    | FetchBatch
+    | FetchBundle
+    | Settle
+    | Contest
+    | Rollback
+    | Submit
+    | Accuse
+)

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from freehold.oracle.chain_view import FinalBlock
+from freehold.oracle.chain_records import FinalBlock
+from freehold.oracle.checks import PeerMessage
+from freehold.oracle.committed import Committed
 from freehold.protocol.batches import Batch
 from freehold.protocol.bundle import Bundle
 from freehold.protocol.epoch import Settlement
-from freehold.protocol.messages import Certificate, Manifest, Observation, ViewChange, Vote
+from freehold.protocol.messages import Certificate, Manifest
 from freehold.protocol.units import Address, Hash
-
-PeerMessage = Observation | Manifest | ViewChange | Vote
 
 
 class ChainAdvanced(NamedTuple):
@@ -67,21 +67,38 @@ class BatchFetched(NamedTuple):
 
 
 class BundleFetched(NamedTuple):
-    """What a peer answered to Fetch of a bundle: None where it had none, or nothing that decodes."""
+    """What a peer answered to Fetch of a bundle: None where it had none, or nothing that decodes and begins with the
+    state that its report before commits to. `oldest`: the first epoch of which the peer says to have one, if it does.
+    """
 
     epoch: int
     peer: Address
     found: Bundle | None
+    oldest: int | None = None
 
 
 class Settled(NamedTuple):
-    """The outcome of Settle; `settlement` is None where the manifest cannot be settled (`failure` says why)."""
+    """The outcome of Settle; `settlement` is None where the manifest cannot be settled (`failure` says why).
+
+    `is_manifest` is False where it is none that honest members would have settled: `check_manifest` refuses it.
+    """
 
     epoch: int
     manifest: Hash
     settlement: Settlement | None
     batches: Mapping[Hash, Batch]
     failure: str
+    is_manifest: bool = True
+
+
+class RolledBack(NamedTuple):
+    """The outcome of Rollback: what was committed up to `epoch` (None: it is not here any more), and the manifests and
+    batches, as they came, of the epochs after it."""
+
+    epoch: int
+    committed: Committed | None
+    manifests: tuple[Manifest, ...]
+    batches: Mapping[Hash, tuple[Batch, bytes]]
 
 
 Event = (
@@ -94,4 +111,5 @@ Event = (
     | BatchFetched
     | BundleFetched
     | Settled
+    | RolledBack
 )

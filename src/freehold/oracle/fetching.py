@@ -25,12 +25,17 @@ class _Search:
 
 
 class Fetching:
-    """The searches of one member; `peers` are the others."""
+    """The searches of one member; whom it asks is told by `meet`."""
 
-    def __init__(self, peers: Sequence[Address], position: int, pause: int, out: list[Effect]) -> None:
-        self._peers, self._position, self._pause, self._out = peers, position, pause, out
+    def __init__(self, pause: int, out: list[Effect]) -> None:
+        self._peers: Sequence[Address] = ()
+        self._position, self._pause, self._out = 0, pause, out
         self._searches: dict[Wanted, _Search] = {}
         self._now = 0
+
+    def meet(self, peers: Sequence[Address], position: int) -> None:
+        """From now on these are asked, from `position` on: so that not everybody asks the same one first."""
+        self._peers, self._position = peers, position
 
     def want(self, wanted: Wanted) -> None:
         """Start a search, unless it is under way."""
@@ -55,7 +60,7 @@ class Fetching:
             return 0
         search.asked = False
         search.tries += 1
-        if search.tries % len(self._peers) == 0:
+        if not self._peers or search.tries % len(self._peers) == 0:
             search.not_before = self._now + self._pause
         self._ask()
         return search.tries
@@ -68,7 +73,7 @@ class Fetching:
     def _ask(self) -> None:
         free = IN_FLIGHT - sum(search.asked for search in self._searches.values())
         for wanted, search in self._searches.items():
-            if free <= 0:
+            if free <= 0 or not self._peers:
                 return
             if search.asked or search.not_before > self._now:
                 continue

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from freehold.oracle.quotas import Standing, Usage
 from freehold.oracle.records import BATCH, HELD, RESERVED, Record
-from freehold.protocol.batches import RESERVATION, Batch
+from freehold.protocol.batches import RESERVATION, Batch, encode_batch
 from freehold.protocol.certificates import CERTIFICATE_EPOCHS
 from freehold.protocol.errors import (
     Conflict,
@@ -29,7 +29,8 @@ from freehold.protocol.errors import (
     Refused,
     WrongSignature,
 )
-from freehold.protocol.messages import Certificate, Reservation
+from freehold.protocol.messages import BatchHeader, Certificate, Reservation
+from freehold.protocol.parameters import Parameters
 from freehold.protocol.reservations import (
     ReservationContext,
     compute_commitment,
@@ -38,6 +39,7 @@ from freehold.protocol.reservations import (
     new_client,
 )
 from freehold.protocol.state import LockState, State
+from freehold.protocol.typed import Domain
 from freehold.protocol.units import Address, Hash
 from freehold.protocol.verdicts import (
     DUPLICATE_LOCK,
@@ -67,29 +69,61 @@ class Reserved(NamedTuple):
 class Gathering:
     """The batches, certificates and acknowledged reservations of one member.
 
-    `standing_of` says what a sender has at stake, by the chain as it is now.
+    `parameters_of` gives an epoch's parameters; `standing_of` says what a sender has at stake, by the chain as it is
+    now.
     """
 
-    def __init__(self, context: ReservationContext, standing_of: Callable[[Address], Standing]) -> None:
-        self.context, self._standing_of = context, standing_of
+    def __init__(
+        self, domain: Domain, parameters_of: Callable[[int], Parameters], standing_of: Callable[[Address], Standing]
+    ) -> None:
+        self._domain, self._parameters_of, self._standing_of = domain, parameters_of, standing_of
         self.batches: dict[Hash, Kept] = {}
         self.held: dict[Hash, Certificate] = {}
         self._reserved: dict[tuple[Address, int], Reserved] = {}
         self._numbered: dict[tuple[Address, int], list[Hash]] = {}
-        self._usage = Usage()
+        self._used = Usage()
+        self._restored: dict[Hash, tuple[int, int]] = {}  # batches of before a restart: rows and bytes
+        self._is_counted = True
 
     def restore(self, record: Record, batch: Batch | None = None) -> None:
         """Take up what was on disk: a batch, a held certificate, or an acknowledged reservation."""
         data = record.data or b""
+        self._is_counted = False
         if record.kind == BATCH and batch is not None:
             self._keep(batch, record.epoch)
+            self._restored[batch.subject] = len(batch.table), len(encode_batch(batch))
         elif record.kind == HELD:
             certificate = Certificate.from_bytes(data)
             self.held[certificate.subject] = certificate
-            self._usage.restore(certificate.subject)
         elif record.kind == RESERVED:
             client, number = record.key.split(" ")
             self._reserved[Address(client), int(number)] = Reserved(record.epoch, Hash(data))
+
+    @property
+    def _usage(self) -> Usage:
+        """What senders have used. What was on disk is counted when it is first asked for: then the chain is known."""
+        if not self._is_counted:
+            self._is_counted = True
+            for subject, (rows, size) in self._restored.items():
+                kept = self.batches[subject]
+                self._used.restore_batch(kept.sender, self._standing_of(kept.sender), rows, size, kept.epoch)
+            self._restored.clear()
+            for subject in self.held:
+                self._used.restore_held(subject, *self._holder(subject))
+        return self._used
+
+    def _holder(self, subject: Hash) -> tuple[Address | None, Standing]:
+        """Whose certificate it is, as far as that is known here."""
+        kept = self.batches.get(subject)
+        return (kept.sender, self._standing_of(kept.sender)) if kept else (None, Standing.KNOWN)
+
+    def check_quota(self, header: BatchHeader, size: int, epoch: int) -> None:
+        """Overloaded or Refused where a batch with this header, of `size` bytes, is more than its sender may send."""
+        subject = header.struct_hash()
+        known = self.batches.get(subject)
+        if known is None or known.epoch < epoch:
+            kept = len(self.batches) - (known is not None)
+            self._usage.check_batch(header.sender, self._standing_of(header.sender), header.count, size, epoch, kept)
 
     def acknowledge(self, batch: Batch, data: bytes, epoch: int, state: State | None, time: int) -> list[Record]:
         """What to write before `batch` is acknowledged for `epoch`; `state` is that after the epoch before,
@@ -100,9 +134,7 @@ class Gathering:
         """
         known, sender = self.batches.get(batch.subject), batch.header.sender
         is_new, standing = known is None or known.epoch < epoch, self._standing_of(sender)
-        if is_new:
-            kept = len(self.batches) - (known is not None)
-            self._usage.check_batch(sender, standing, len(batch.table), len(data), epoch, kept)
+        self.check_quota(batch.header, len(data), epoch)
         records = self._reserve(batch, state, epoch, time) if batch.header.kind == RESERVATION else []
         if is_new:
             self._usage.count_batch(sender, standing, len(batch.table), len(data))
@@ -152,7 +184,8 @@ class Gathering:
                 subject=str(before.subject),
             )
         last, locks = self._latest(row.client, state, epoch, below=row.number)
-        reason = judge_reservation(state, locks, last, row, self.context)
+        context = ReservationContext(self._domain, self._parameters_of(epoch))
+        reason = judge_reservation(state, locks, last, row, context)
         if reason != GOOD:
             raise _refusal(reason, row, state, last)
         if before is not None and before.epoch == epoch:
@@ -184,11 +217,24 @@ class Gathering:
         if known is not None and known.epoch >= certificate.epoch:
             return []
         if known is None:
-            sender = kept.sender if kept else None
-            standing = self._standing_of(sender) if sender else Standing.KNOWN
-            self._usage.hold(certificate.subject, sender, standing, epoch)
+            self._usage.hold(certificate.subject, *self._holder(certificate.subject), epoch)
         self.held[certificate.subject] = certificate
         return [Record(HELD, str(certificate.subject), certificate.epoch, certificate.to_bytes())]
+
+    def take_back(
+        self, certificates: Iterable[Certificate], batches: Mapping[Hash, tuple[Batch, bytes]], epoch: int
+    ) -> list[Record]:
+        """What to write so that certificates of a revoked epoch are held again, with their batches."""
+        records = []
+        for certificate in certificates:
+            subject = certificate.subject
+            if subject in batches:
+                records += self.keep(*batches[subject], epoch)
+            if subject not in self.held:
+                self.held[subject] = certificate
+                self._usage.restore_held(subject, *self._holder(subject))
+                records.append(Record(HELD, str(subject), certificate.epoch, certificate.to_bytes()))
+        return records
 
     def observable(self, epoch: int) -> tuple[Certificate, ...]:
         """The certificates to observe for `epoch`, by subject."""
@@ -202,11 +248,12 @@ class Gathering:
 
     def close(self, epoch: int, committed: Iterable[Hash]) -> list[Record]:
         """What to delete once `epoch` is committed with these subjects in its manifest."""
+        usage = self._usage
         gone = {s for s in committed if s in self.held and self.held[s].epoch <= epoch}
         gone |= {s for s in self.held if self.held[s].epoch <= epoch and not self._counts_in(s, epoch + 1)}
         records = [Record(HELD, str(s), self.held.pop(s).epoch, None) for s in sorted(gone)]
         for subject in gone:
-            self._usage.release(subject)
+            usage.release(subject)
         old = [s for s, kept in self.batches.items() if kept.epoch + CERTIFICATE_EPOCHS <= epoch and s not in self.held]
         records += [self._drop(s) for s in old]
         past = [key for key, reserved in self._reserved.items() if reserved.epoch <= epoch]

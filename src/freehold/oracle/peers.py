@@ -17,7 +17,7 @@ from functools import lru_cache
 
 from freehold.net.auth import authorize
 from freehold.net.client import Dial
-from freehold.oracle.events import PeerMessage
+from freehold.oracle.checks import PeerMessage
 from freehold.protocol.batches import BATCH_LIMIT
 from freehold.protocol.errors import FreeholdError, Unavailable
 from freehold.protocol.keys import Key
@@ -50,24 +50,28 @@ class Peers:
         dial: Dial,
         key: Key,
         domain: Domain,
-        others: tuple[Address, ...],
         urls: Callable[[], Mapping[Address, str]],
     ) -> None:
         self._dial, self._key, self._domain, self._read_urls = dial, key, domain, urls
         self._urls = dict(urls())
-        self._queues: dict[Address, deque[PeerMessage]] = {member: deque(maxlen=QUEUE) for member in others}
-        self._waiting = {member: asyncio.Event() for member in others}
+        self._queues: dict[Address, deque[PeerMessage]] = {}
+        self._waiting: dict[Address, asyncio.Event] = {}
+        self._met: asyncio.Queue[Address] = asyncio.Queue()
         self.failing: dict[Address, str] = {}
 
     def send(self, member: Address, message: PeerMessage) -> None:
         """Queue a message for a peer."""
+        if member not in self._queues:
+            self._queues[member], self._waiting[member] = deque(maxlen=QUEUE), asyncio.Event()
+            self._met.put_nowait(member)
         self._queues[member].append(message)
         self._waiting[member].set()
 
     async def run(self) -> None:
         """Deliver what is queued, until cancelled."""
         async with asyncio.TaskGroup() as group:
-            for member in self._queues:
+            while True:
+                member = await self._met.get()
                 group.create_task(self._deliver(member), name=f"to {member}")
 
     async def _deliver(self, member: Address) -> None:

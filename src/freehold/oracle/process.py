@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from freehold.chain.contracts import Members
 from freehold.chain.rpc import Rpc
 from freehold.market.network import Network
 from freehold.net.client import Dial
@@ -27,6 +28,7 @@ from freehold.oracle.config import MemberConfig
 from freehold.oracle.engine import Engine
 from freehold.oracle.events import ChainAdvanced, PriceSeen, Tick
 from freehold.oracle.member import Member
+from freehold.oracle.partitions import spread_work
 from freehold.oracle.peers import Peers
 from freehold.oracle.price import PriceFile
 from freehold.oracle.server import Api
@@ -43,16 +45,18 @@ log = logging.getLogger(__name__)
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 TICK_SECONDS = 0.1
+CHAIN_SECONDS = 1.0  # until the chain is asked again, at the start
 
 
 async def run(config: MemberConfig, stopping: asyncio.Event, own_key: Key | None = None) -> None:
     """Run a member until `stopping` is set, under `own_key` or its wallet's. Raises what keeps it from running."""
     network = Network.load(config.network)
     key = await asyncio.to_thread(config.open_wallet) if own_key is None else own_key
-    setup = make_setup(network, key, config.view_timeout)
     config.data.mkdir(parents=True, exist_ok=True, mode=0o700)
     async with AsyncExitStack() as stack:
+        stack.enter_context(spread_work(config.ray))
         rpc = await stack.enter_async_context(Rpc(network.rpc_url, chain_id=network.chain_id))
+        setup = make_setup(network, await read_first_members(rpc, network), key, config.view_timeout)
         dial = await stack.enter_async_context(Dial())
         fixed = network.parameters
         disputed = fixed.thaw_epochs - (-fixed.dispute_window // fixed.epoch_length)
@@ -70,7 +74,7 @@ async def run(config: MemberConfig, stopping: asyncio.Event, own_key: Key | None
         stack.push_async_callback(asyncio.to_thread, store.close)
         member = Member(setup, *await store.load())
         feed = Feed(rpc, network, config.poll, store.note_transaction)
-        peers = Peers(dial, key, network.domain, setup.others, lambda: read_urls(config.network, network))
+        peers = Peers(dial, key, network.domain, lambda: read_urls(config.network, network))
         submitter = Submitter(rpc, network, key.secret)
         engine = Engine(member, store, peers, submitter)
         price = PriceFile(config.price_file, lambda seen: engine.handle(PriceSeen(seen)))
@@ -101,16 +105,22 @@ async def run(config: MemberConfig, stopping: asyncio.Event, own_key: Key | None
     log.info("member %s has stopped", key.address)
 
 
-def make_setup(network: Network, key: Key, view_timeout: float) -> Setup:
-    """Who this member is. InvalidInput if the network does not name it."""
-    if key.address not in network.member_addresses:
-        raise InvalidInput(
-            f"{key.address} is no member of {network.name}", hint="Check the wallet and the network file."
-        )
+def make_setup(network: Network, members: tuple[Address, ...], key: Key, view_timeout: float) -> Setup:
+    """Who this member is; `members` are the first epoch's."""
     block = Block(network.deployment_block, network.deployment_hash, network.deployment_time)
     timing = Timing(view=int(1000 * view_timeout), retransmit=int(125 * view_timeout), submit=int(250 * view_timeout))
-    start = Start(block, network.parameters)
-    return Setup(key, network.member_addresses, network.domain, start, JUDGES, timing)
+    return Setup(key, network.domain, Start(block, network.parameters, members), JUDGES, timing)
+
+
+async def read_first_members(rpc: Rpc, network: Network) -> tuple[Address, ...]:
+    """The members of epoch 1, in the contract's order: from there on the chain's records say who follows them."""
+    contract = Members(rpc, network.contracts["members"])
+    while True:
+        try:
+            return tuple(await contract.members_at(1))
+        except ChainError as error:
+            log.warning("the chain does not say who the members are: %s", error.message)
+        await asyncio.sleep(CHAIN_SECONDS)
 
 
 def read_urls(path: Path, known: Network) -> Mapping[Address, str]:

@@ -6,7 +6,7 @@
     POST /v1/messages                           member to member; signed for this member, else not read
     GET  /v1/status  /v1/open                   where this member stands; what is open to evidence
     GET  /v1/reports?from=E  /v1/reports/{E}    committed reports
-    GET  /v1/bundles/{E}                        all that epoch E's report follows from
+    GET  /v1/bundles/{E}?attempt=A              all that epoch E's report follows from; of a void one, as evidence
     GET  /v1/state/{E}/nodes/{node}             rows of the state after E, each with its proof
     GET  /v1/state/{E}/clients/{client}
     GET  /v1/accounts/{address}?epoch=E         an account with its proof against the report of E
@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -34,9 +34,11 @@ from freehold.net.auth import Guard
 from freehold.net.limits import Places, Room
 from freehold.net.server import GRACE_SECONDS, LEAST_RATE, ok, read_body, read_head, sender_address
 from freehold.oracle.admission import Admission, units_of
+from freehold.oracle.checks import PeerMessage
 from freehold.oracle.effects import Signed
 from freehold.oracle.engine import Engine
-from freehold.oracle.events import BatchReceived, CertificateReceived, MessageReceived, PeerMessage
+from freehold.oracle.events import BatchReceived, CertificateReceived, MessageReceived
+from freehold.oracle.member import Member
 from freehold.oracle.peers import BODY_HEADER
 from freehold.oracle.quotas import Standing
 from freehold.oracle.status import Status
@@ -45,12 +47,12 @@ from freehold.oracle.views import Views
 from freehold.protocol.batches import BATCH_LIMIT, decode_batch, decode_header, header_size
 from freehold.protocol.errors import InvalidInput, MalformedMessage, Overloaded, WrongSignature
 from freehold.protocol.keys import check_signed_by
-from freehold.protocol.messages import Certificate, Manifest, Observation, ViewChange, Vote
+from freehold.protocol.messages import Certificate, Manifest, Observation, Seal, ViewChange, Vote
 from freehold.protocol.typed import keccak, parse_json
 from freehold.protocol.units import Address, Hash
 
-MESSAGES: dict[str, type[Observation] | type[Manifest] | type[ViewChange] | type[Vote]] = {
-    kind.__name__: kind for kind in (Observation, Manifest, ViewChange, Vote)
+MESSAGES: dict[str, type[Observation] | type[Manifest] | type[ViewChange] | type[Seal] | type[Vote]] = {
+    kind.__name__: kind for kind in (Observation, Manifest, ViewChange, Seal, Vote)
 }
 MESSAGE_LIMIT = 32 * 2**20  # a manifest with Q observations of all certificates
 MEMBER_ROOM = 2 * MESSAGE_LIMIT  # bytes of one member's messages that are here at once
@@ -65,6 +67,16 @@ SMALL = 64 * 2**10  # bytes of JSON that are parsed at once; more is parsed in a
 REPORTS_LIMIT = 1000  # in one answer
 
 
+class Peers:
+    """Who are members now, or will be: only they send messages."""
+
+    def __init__(self, member: Member) -> None:
+        self._member = member
+
+    def __contains__(self, sender: object) -> bool:
+        return sender in self._member.peers
+
+
 class Api:
     """The handlers of one member. What members send has room that nobody else can take."""
 
@@ -72,8 +84,8 @@ class Api:
         self._engine, self._store, self._status = engine, store, status
         self._views = Views(store)
         setup = engine.member.setup
-        self._guard = Guard(setup.key.address, setup.domain, clock, frozenset(setup.others))
-        self._rooms = {member: Room(MEMBER_ROOM, share_of_address=1) for member in setup.others}
+        self._guard = Guard(setup.key.address, setup.domain, clock, Peers(engine.member))
+        self._rooms: defaultdict[Address, Room] = defaultdict(lambda: Room(MEMBER_ROOM, share_of_address=1))
         self._incoming = Room(INCOMING_LIMIT)
         known = Room(KNOWN_LIMIT, self._incoming)
         strange = Room(STRANGE_LIMIT, known)
@@ -208,18 +220,22 @@ class Api:
 
     async def get_open(self, _: web.Request) -> web.Response:
         """The epoch after the last one that is durable here; its beacon is null until its block is final."""
-        last, chain = self._store.last, self._engine.member.chain
-        epoch = last.report.epoch + 1 if last else 1
-        beacon = chain.beacon if chain.epoch == epoch else None
+        last, member = self._store.last, self._engine.member
+        chain, epoch = member.chain, last.report.epoch + 1 if last else 1
+        is_current = chain.epoch == epoch
+        block, beacon = chain.beacon, member.beacon
         return ok(
             {
                 "epoch": epoch,
-                "beacon": str(beacon.hash) if beacon else None,
-                "beacon_block": beacon.number if beacon else None,
+                "attempt": chain.attempt_of(epoch),
+                "beacon": str(beacon) if is_current and beacon else None,
+                "beacon_block": block.number if is_current and block else None,
                 "report": last.report.to_json() if last else None,
                 "signers": last.signers if last else 0,
                 "signatures": f"0x{last.signatures.hex()}" if last else "0x",
-                "anchor_time": chain.anchor_time if chain.epoch == epoch else None,
+                "anchor_time": chain.anchor_time if is_current else None,
+                "parameters": chain.parameters_of(epoch).to_json(),
+                "membership": [one.to_json() for one in chain.membership],
             }
         )
 
@@ -236,7 +252,8 @@ class Api:
 
     async def get_bundle(self, request: web.Request) -> web.StreamResponse:
         epoch = _number(request.match_info["epoch"], "the epoch")
-        return await self._send(request, lambda: self._store.open_bundle(epoch))
+        attempt = _number(request.query["attempt"], "the attempt") if "attempt" in request.query else None
+        return await self._send(request, lambda: self._store.open_bundle(epoch, attempt))
 
     async def get_node(self, request: web.Request) -> web.Response:
         epoch = _number(request.match_info["epoch"], "the epoch")

@@ -1,17 +1,15 @@
-"""What a member is told at its start: who it is, which network, and how patient to be."""
+"""What a member is told at its start: who it is, which network, and how patient to be. Who its fellow members are, the
+chain says, epoch by epoch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 from freehold.oracle.chain_view import Start
-from freehold.protocol.certificates import faults, quorum
 from freehold.protocol.keys import Key
 from freehold.protocol.service import Judge
 from freehold.protocol.typed import Domain
-from freehold.protocol.units import Address
 
 
 @dataclass(frozen=True)
@@ -25,31 +23,10 @@ class Timing:
 
 @dataclass(frozen=True)
 class Setup:
-    """One member of one network. `members` stand in the Oracle contract's order."""
+    """One member of one network."""
 
     key: Key
-    members: tuple[Address, ...]
     domain: Domain
     start: Start
     judges: Mapping[str, Judge]
     timing: Timing = Timing()
-
-    @cached_property
-    def position(self) -> int:
-        """This member's place among the members."""
-        return self.members.index(self.key.address)
-
-    @cached_property
-    def others(self) -> tuple[Address, ...]:
-        """The other members."""
-        return tuple(member for member in self.members if member != self.key.address)
-
-    @property
-    def quorum(self) -> int:
-        """Q."""
-        return quorum(len(self.members))
-
-    @property
-    def faults(self) -> int:
-        """f."""
-        return faults(len(self.members))

@@ -7,8 +7,10 @@ from typing import Any
 from freehold.oracle.chain import Feed, Submitter
 from freehold.oracle.member import Member
 from freehold.oracle.peers import Peers
+from freehold.oracle.round import LATE, PROVEN, UNPROVEN
 from freehold.oracle.store import Store
 
+KINDS_OF_WORK = (PROVEN, LATE, UNPROVEN)  # of the votes seen since the start, what their seals said
 BEHIND = 8  # final blocks that a member may be behind and still call itself ready
 
 
@@ -27,12 +29,17 @@ class Status:
         """Whether this member takes part, and if not why not."""
         member = self._member
         if member.fault:
-            return False, member.fault
+            return False, f"STOPPED: {member.fault}"
         if self._feed.failure:
             return False, self._feed.failure
         behind = self.head - member.chain.block.number
         if self.head == 0 or behind > BEHIND:
             return False, f"reading the chain: {behind} final blocks behind"
+        if member.contested:
+            return False, (
+                f"epoch {member.contested} is contested: the chain took a report that does not follow from its "
+                "manifest; nothing is signed until it is revoked"
+            )
         if not member.is_level:
             return False, f"epoch {member.committed.epoch} is committed here, the chain has {member.chain.epoch - 1}"
         return True, ""
@@ -45,7 +52,12 @@ class Status:
         return {
             "member": str(member.setup.key.address),
             "epoch": member.epoch,
+            "attempt": member.chain.attempt,
             "step": member.step,
+            "contested": member.contested,
+            "fault": member.fault,
+            "frozen": member.chain.frozen_at is not None,
+            "members": [str(one) for one in member.chain.members_of(member.chain.epoch)],
             "view": member.round.said.view if member.round else 0,
             "last_report": report.to_json() if report else None,
             "final_block": member.chain.block.number,
@@ -54,9 +66,10 @@ class Status:
             "why": why,
             "price": str(member.price),
             "held": len(member.gathering.held),
-            "peers": {str(peer): self._peers.failing.get(peer, "") for peer in member.setup.others},
+            "peers": {str(peer): self._peers.failing.get(peer, "") for peer in member.peers},
             "submission": self._submitter.failure,
             "equivocations": member.equivocations,
+            "work": {str(peer): {kind: member.work[peer, kind] for kind in KINDS_OF_WORK} for peer in member.peers},
         }
 
     def metrics(self) -> str:
@@ -73,6 +86,9 @@ class Status:
             "peers_failing": len(self._peers.failing),
             "blobs_bytes": self._store.used_bytes,
             "equivocations": len(member.equivocations),
+            "contested": int(bool(member.contested)),
+            "stopped": int(bool(member.fault)),
+            "votes_unproven": sum(count for (_, kind), count in member.work.items() if kind == UNPROVEN),
         }
         counters = {
             "batches_received_total": self.batches,

@@ -1,7 +1,7 @@
 """A member's disk: records in SQL, batches, bundles and states as blobs.
 
     oracle.sqlite    records, and what each committed epoch came to; or a PostgreSQL database's schema `oracle`
-    blobs/           batch.SUBJECT   bundle.EPOCH   state.EPOCH; or an S3 bucket
+    blobs/           batch.SUBJECT   bundle.EPOCH   state.EPOCH   evidence.EPOCH.ATTEMPT; or an S3 bucket
 
 A blob is written before the row that speaks of it, and removed after it; what a kill leaves in between is removed at
 the next start. Invariant: once `write` or `commit` returned, all of it survives a power cut; if it was cut short,
@@ -9,6 +9,8 @@ none of it is seen.
 
 The allowance: batches are refused while what settling them writes might not fit, and old bundles go before anything
 that an epoch needs is refused. So a member whose allowance is used up goes on, with fewer bundles.
+
+Evidence is the bundle of a report that was revoked, or that does not follow: for those who dispute it. It goes first.
 """
 
 from __future__ import annotations
@@ -21,11 +23,11 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
 
-from freehold.oracle.effects import Commit
-from freehold.oracle.member import Committed
+from freehold.oracle.committed import Committed
+from freehold.oracle.effects import Commit, Uncommit
 from freehold.oracle.records import BATCH, Record
 from freehold.protocol.batches import Batch, Kinds, decode_batch, kinds_of
-from freehold.protocol.bundle import encode_bundle, replay
+from freehold.protocol.bundle import Bundle, decode_bundle, encode_bundle, replay
 from freehold.protocol.errors import Corrupt, DiskFull, MalformedMessage, NotFound
 from freehold.protocol.messages import Report
 from freehold.protocol.service import Judge
@@ -110,11 +112,13 @@ class Store:
         self._fewest = max(1, min(fewest, epochs))
         self._batch_sizes: dict[str, int] = {}
         self._bundles: list[int] = []  # which are here, ascending
+        self._evidence: list[tuple[int, int]] = []  # (epoch, attempt), ascending
         self._dropping = Lock()
         self._last_size = 0  # of the last committed epoch's bundle and state
         self._kinds = kinds_of(judges)
         self._transactions: dict[int, str] = {}
         self.last: Summary | None = None
+        self.rollbacks = 0  # how often committed epochs became void: what was remembered of them is, too
 
     def close(self) -> None:
         """Finish what is queued."""
@@ -178,6 +182,57 @@ class Store:
         await self._drop_batches(effect.records)
         await asyncio.to_thread(self._drop_epoch, epoch)
 
+    async def uncommit(self, effect: Uncommit) -> None:
+        """Make committed epochs void, and the records durable, all or none; their bundles become evidence."""
+        void = [epoch for epoch in self._bundles if epoch > effect.epoch]
+        for epoch in void:
+            await asyncio.to_thread(self._keep_void, epoch, (await self.summary(epoch)).report.attempt)
+        await self._put_batches(effect.records)
+
+        def work(connection: Connection) -> None:
+            _write(connection, effect.records)
+            connection.execute("DELETE FROM epochs WHERE epoch > ?", (effect.epoch,))
+
+        await self._database.write(work)
+        self.rollbacks += 1
+        self.last = await self.summary(effect.epoch) if await self._has_epoch(effect.epoch) else None
+        await asyncio.to_thread(self._drop_void, effect.epoch)
+
+    async def _has_epoch(self, epoch: int) -> bool:
+        found = await self.summaries(epoch, 1)
+        return bool(found) and found[0].report.epoch == epoch
+
+    def _keep_void(self, epoch: int, attempt: int) -> None:
+        """A copy of a bundle as evidence; where it does not fit, there is none."""
+        try:
+            self._put_evidence(epoch, attempt, self._blobs.read(f"bundle.{epoch}"))
+        except (DiskFull, NotFound) as error:
+            log.warning("no evidence of epoch %d, attempt %d is kept: %s", epoch, attempt, error.message)
+
+    def _put_evidence(self, epoch: int, attempt: int, data: bytes) -> None:
+        if len(data) > self._blobs.free_bytes - self._needed():
+            raise DiskFull("what is left is for the epochs to come")
+        self._blobs.put(f"evidence.{epoch}.{attempt}", [data])
+        self._evidence = sorted({*self._evidence, (epoch, attempt)})
+
+    async def keep_evidence(self, bundle: Bundle) -> None:
+        """Keep the bundle of a report that does not follow, where there is room."""
+
+        def keep() -> None:
+            try:
+                self._put_evidence(bundle.report.epoch, bundle.report.attempt, encode_bundle(bundle))
+            except (DiskFull, KeyError) as error:
+                log.warning("no evidence of epoch %d is kept: %s", bundle.report.epoch, error)
+
+        await asyncio.to_thread(keep)
+
+    def _drop_void(self, epoch: int) -> None:
+        for key in list(self._blobs.list_keys()):
+            kind, _, rest = key.partition(".")
+            if kind in ("bundle", "state") and int(rest) > epoch:
+                self._blobs.delete(key)
+        self._bundles = [kept for kept in self._bundles if kept <= epoch]
+
     def _put_epoch(self, effect: Commit) -> None:
         epoch = effect.bundle.report.epoch
         bundle, state = encode_bundle(effect.bundle), encode_state(effect.settlement.state)
@@ -195,21 +250,29 @@ class Store:
                 return
             except DiskFull:
                 with self._dropping:
-                    if len(self._bundles) <= self._fewest:
+                    if not self._evidence and len(self._bundles) <= self._fewest:
                         raise
                     self._drop_bundle()
 
     def _drop_bundle(self) -> None:
-        epoch = self._bundles.pop(0)
-        self._blobs.delete(f"bundle.{epoch}")
+        """The oldest evidence, or where there is none the oldest bundle."""
+        if self._evidence:
+            epoch, attempt = self._evidence.pop(0)
+            self._blobs.delete(f"evidence.{epoch}.{attempt}")
+        else:
+            self._blobs.delete(f"bundle.{self._bundles.pop(0)}")
 
     def _drop_epoch(self, last: int) -> None:
         """What is over when `last` is committed, and the bundles whose room the next epochs need."""
         self._blobs.delete(f"state.{last - STATES}")
-        while self._bundles and self._bundles[0] <= last - self._epochs:
+        while self._evidence and self._evidence[0][0] <= last - self._epochs:
             self._drop_bundle()
-        while len(self._bundles) > self._fewest and self._blobs.free_bytes < self._needed() + 2 * NODES_RESERVE:
-            log.info("the bundle of epoch %d goes before its time: the allowance is used up", self._bundles[0])
+        while self._bundles and self._bundles[0] <= last - self._epochs:
+            self._blobs.delete(f"bundle.{self._bundles.pop(0)}")
+        while self._blobs.free_bytes < self._needed() + 2 * NODES_RESERVE:
+            if not self._evidence and len(self._bundles) <= self._fewest:
+                return
+            log.info("a bundle goes before its time: the allowance is used up")
             self._drop_bundle()
 
     async def _put_batches(self, records: Sequence[Record]) -> None:
@@ -241,6 +304,20 @@ class Store:
         await asyncio.to_thread(self._sweep, {_batch_key(r.key) for r in rows if r.kind == BATCH}, last or 0)
         return committed, records
 
+    async def read_before(self, epoch: int) -> tuple[Committed | None, list[Bundle]]:
+        """What was committed up to `epoch`, None where that is nothing or not here; and the bundles after it."""
+        after = [kept for kept in self._bundles if kept > epoch]
+        bundles = await asyncio.to_thread(
+            lambda: [decode_bundle(self._blobs.read(f"bundle.{kept}"), self._judges) for kept in after]
+        )
+        if await self._has_epoch(epoch):
+            report = (await self.summary(epoch)).report
+            return Committed(await asyncio.to_thread(self._last_state, epoch), report), bundles
+        first = bundles[0] if bundles and bundles[0].report.epoch == epoch + 1 else None
+        if first is None or first.previous is None:
+            return None, bundles
+        return Committed(first.state, first.previous), bundles
+
     def _last_state(self, epoch: int) -> State:
         """The state after an epoch; should its blob be gone or damaged, what the bundle replays to."""
         try:
@@ -258,16 +335,19 @@ class Store:
 
     def _sweep(self, batches: set[str], last: int) -> None:
         """Remove what a kill has left: batches without a record, an epoch that was not committed, one that is over."""
-        keeps = {"bundle": range(last - self._epochs + 1, last + 1), "state": range(last - STATES + 1, last + 1)}
+        recent = range(last - self._epochs + 1, last + 1)
+        keeps = {"bundle": recent, "state": range(last - STATES + 1, last + 1), "evidence": range(recent.start, 2**63)}
         for key in list(self._blobs.list_keys()):
             kind, _, rest = key.partition(".")
-            if key not in batches if kind == "batch" else int(rest) not in keeps[kind]:
+            if key not in batches if kind == "batch" else int(rest.partition(".")[0]) not in keeps[kind]:
                 self._blobs.delete(key)
         self._count(self._blobs.list_keys(), last)
 
     def _count(self, keys: Iterable[str], last: int) -> None:
         parts = [key.partition(".") for key in keys]
         self._bundles = sorted(int(rest) for kind, _, rest in parts if kind == "bundle")
+        evidence = [rest.split(".") for kind, _, rest in parts if kind == "evidence"]
+        self._evidence = sorted((int(epoch), int(attempt)) for epoch, attempt in evidence)
         self._batch_sizes = {rest: self._blobs.size(_batch_key(rest)) for kind, _, rest in parts if kind == "batch"}
         newest = (f"bundle.{last}", f"state.{last}")
         self._last_size = sum(self._blobs.size(key) for key in newest if self._blobs.has(key))
@@ -283,12 +363,23 @@ class Store:
         except NotFound:
             return None
 
-    async def open_bundle(self, epoch: int) -> Stored:
-        """An epoch's bundle. NotFound where it is not committed here, or no longer kept."""
-        try:
-            return await asyncio.to_thread(Stored, self._blobs, f"bundle.{epoch}")
-        except NotFound:
-            raise NotFound(f"this member has no bundle of epoch {epoch}", epoch=epoch) from None
+    async def open_bundle(self, epoch: int, attempt: int | None = None) -> Stored:
+        """The bundle of an epoch as it is committed, or else of its newest attempt; or of the attempt that is named.
+
+        NotFound where it is not here, or no longer kept; `oldest` says from which epoch on there are any.
+        """
+        attempts = [f"evidence.{e}.{a}" for e, a in reversed(self._evidence) if e == epoch and attempt in (a, None)]
+        is_committed = attempt is None or (await self._attempt_of(epoch)) == attempt
+        for key in ([f"bundle.{epoch}"] if is_committed else []) + attempts:
+            try:
+                return await asyncio.to_thread(Stored, self._blobs, key)
+            except NotFound:
+                continue
+        message = f"this member has no such bundle of epoch {epoch}"
+        raise NotFound(message, epoch=epoch, oldest=self._bundles[0] if self._bundles else None)
+
+    async def _attempt_of(self, epoch: int) -> int | None:
+        return (await self.summary(epoch)).report.attempt if await self._has_epoch(epoch) else None
 
     async def state(self, epoch: int) -> State:
         """The state after an epoch. NotFound where it is not committed here, or no longer kept."""

@@ -173,7 +173,7 @@ def replay(data: bytes, judges: Mapping[str, Judge]) -> Settlement:
     what differs first. To know that it is *the* epoch, compare `report.struct_hash()` with the chain.
     """
     bundle = decode_bundle(data, judges)
-    _check_start(bundle)
+    check_start(bundle)
     try:
         check_manifest(bundle.manifest, bundle.anchor, bundle.domain)
         settlement = settle(bundle.state, bundle.manifest, bundle.batches, bundle.anchor, judges, bundle.domain)
@@ -191,7 +191,8 @@ def replay(data: bytes, judges: Mapping[str, Judge]) -> Settlement:
     return settlement
 
 
-def _check_start(bundle: Bundle) -> None:
+def check_start(bundle: Bundle) -> None:
+    """ReplayMismatch unless the bundle's state is the one that the report before commits to."""
     anchor = bundle.anchor
     if bundle.previous is None:
         expected = anchor.parameters.hash()
