@@ -134,7 +134,7 @@ def from_abi(parameter: Parameter, value: Any) -> Any:
 def decode_values(parameters: Sequence[Parameter], raw: bytes, what: str) -> tuple[Any, ...]:
     try:
         values = decode([parameter.type for parameter in parameters], raw)
-    except (DecodingError, UnicodeDecodeError) as error:
+    except (DecodingError, UnicodeDecodeError, OverflowError) as error:
         raise ChainError(f"{what} answered bytes that do not decode: {error}", data=raw.hex()) from error
     return tuple(from_abi(parameter, value) for parameter, value in zip(parameters, values, strict=True))
 

@@ -21,6 +21,6 @@ def decode_revert(data: bytes) -> str:
             return str(decode(["string"], arguments)[0])
         if selector == PANIC:
             return f"panic 0x{decode(['uint256'], arguments)[0]:x}"
-    except (DecodingError, UnicodeDecodeError):
+    except (DecodingError, UnicodeDecodeError, OverflowError):
         return f"0x{data.hex()}"
     return f"0x{data.hex()}" if data else ""

@@ -60,7 +60,7 @@ def decode_index(data: bytes) -> dict[str, IndexEntry]:
     """The entries behind `encode_index`'s form; Corrupt."""
     try:
         index = msgspec.msgpack.decode(data, type=_Index)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Corrupt(f"not a bucket's index: {error}") from None
     if index.version != VERSION:
         raise Corrupt(f"index version {index.version} is not {VERSION}")
@@ -78,7 +78,7 @@ def decode_head(data: bytes) -> BucketHead:
     """The head behind `encode_head`'s form; Corrupt."""
     try:
         head = msgspec.msgpack.decode(data, type=BucketHead)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Corrupt(f"not a bucket's head: {error}") from None
     if head.version != VERSION:
         raise Corrupt(f"head version {head.version} is not {VERSION}")

@@ -95,7 +95,7 @@ class Network:
             )
         except KeyError as error:
             raise InvalidInput(f"the network file lacks {error}") from None
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
             raise InvalidInput(f"the network file does not parse: {error}") from None
         network.parameters.check()
         if network.subsidy_policy != "matched":

@@ -77,4 +77,6 @@ def _epoch(value: Any) -> int:
     """The epoch that this member has committed; the open one may be two ahead while one is being settled."""
     report = value.get("last_report") if isinstance(value, dict) else None
     epoch = report.get("epoch") if isinstance(report, dict) else None
-    return epoch if type(epoch) is int else int(epoch) if isinstance(epoch, str) and epoch.isdigit() else 0
+    if isinstance(epoch, str) and epoch.isascii() and epoch.isdigit() and len(epoch) < 20:
+        return int(epoch)
+    return epoch if type(epoch) is int else 0

@@ -15,6 +15,8 @@ from freehold.protocol.errors import MalformedMessage
 from freehold.protocol.typed import parse_json
 from freehold.protocol.units import AMOUNT_LIMIT
 
+DIGITS = 40  # more than any amount has
+
 log = logging.getLogger(__name__)
 
 
@@ -51,6 +53,8 @@ def parse_price(data: bytes) -> int:
     """The price in a price file's bytes. MalformedMessage."""
     value = parse_json(data)
     text = value.get("price") if isinstance(value, dict) else None
-    if not isinstance(text, str) or not text.isascii() or not text.isdigit() or not 0 < int(text) < AMOUNT_LIMIT:
+    if not isinstance(text, str) or not text.isascii() or not text.isdigit() or len(text) > DIGITS:
+        raise MalformedMessage('a price file is {"price": "decimal string above 0"}')
+    if not 0 < int(text) < AMOUNT_LIMIT:
         raise MalformedMessage('a price file is {"price": "decimal string above 0"}')
     return int(text)

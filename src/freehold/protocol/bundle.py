@@ -161,7 +161,7 @@ def decode_bundle(data: bytes, judges: Mapping[str, Judge]) -> Bundle:
                 raise MalformedMessage("rows that the batch's header does not commit to")
             check_signed_by(header, header.sender_signature, header.sender, domain)
             batches[batch.subject] = batch
-    except (FreeholdError, KeyError, ValueError, TypeError, AttributeError) as error:
+    except (FreeholdError, KeyError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
         raise ReplayMismatch(f"{name}: {error or type(error).__name__}", first=name) from None
     return Bundle(domain, anchor, previous, state, manifest, batches, report, signers, signatures)
 

@@ -29,6 +29,8 @@ def _fixed(value: bytes | str, size: int, what: str) -> bytes:
             value = bytes.fromhex(value.removeprefix("0x"))
         except ValueError:
             raise MalformedMessage(f"{what} is not hexadecimal") from None
+    elif not isinstance(value, bytes | bytearray | memoryview):
+        raise MalformedMessage(f"{what} is hexadecimal, or bytes")
     if len(value) != size:
         raise MalformedMessage(f"{what} has {size} bytes, not {len(value)}")
     return bytes(value)

@@ -82,5 +82,5 @@ def decode_object(data: bytes) -> StoredObject:
     """The object behind msgpack bytes; Corrupt for anything else."""
     try:
         return msgspec.msgpack.decode(data, type=StoredObject).check()
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Corrupt(f"not a stored object: {error}") from None

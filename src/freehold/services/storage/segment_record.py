@@ -49,7 +49,7 @@ class SegmentRecord(msgspec.Struct, frozen=True, array_like=True):
             raise MalformedMessage(f"a segment record has at most {MAX_RECORD_BYTES} bytes, not {len(data)}")
         try:
             record = msgspec.msgpack.decode(data, type=cls)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise MalformedMessage(f"not a segment record: {error}") from None
         record.check()
         if record.to_bytes() != data:

@@ -1,0 +1,474 @@
+"""Every decoder that reads what others have sent, in one table: what it takes, what it gives back, and where it stands.
+
+A decoder is a function of bytes. Those that take parsed JSON are given what the bytes parse to, so that one fuzzer does
+for all. `covers` names the functions of src/freehold that it goes through (module.Class.function); `test_decoders.py`
+finds every function that looks like a decoder and fails for one that nobody covers and EXEMPT does not explain.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import msgspec
+
+import freehold
+from freehold.chain import abi, reverts, transactor, wire
+from freehold.chain.endpoint import parse_retry_after
+from freehold.client import index, keystore, money
+from freehold.market import view
+from freehold.market.network import CONTRACTS, MemberRecord, Network
+from freehold.net.auth import REQUEST_HEADER, SIGNATURE_HEADER, Guard, authorize
+from freehold.node import committed
+from freehold.oracle import price, server
+from freehold.protocol.batches import decode_batch, decode_header, encode_batch, kinds_of
+from freehold.protocol.bundle import decode_bundle, encode_bundle
+from freehold.protocol.errors import FreeholdError, MalformedMessage, Refused
+from freehold.protocol.messages import Manifest
+from freehold.protocol.state import AccountState
+from freehold.protocol.tables import Table
+from freehold.protocol.typed import Message, canonical_json, fields_of, keccak, parse_json
+from freehold.protocol.units import Address, Hash, Signature
+from freehold.services.judging import JUDGES
+from freehold.services.storage import client_objects, list_steps, proof, provider, receiving, repair_key
+from freehold.services.storage.client_objects import StoredObject, StoredSegment
+from freehold.services.storage.codec import REPAIR_KEY_BYTES, SegmentKeys
+from freehold.services.storage.segment_record import SegmentRecord
+from freehold.services.storage.terms import ShardEntry
+from tests.protocol.world import ADDRESSES, DOMAIN, MEMBERS, PARAMETERS, World, busy_world, key
+
+NOW = 1_000_000
+KINDS = kinds_of(JUDGES)
+
+
+class Decoder(NamedTuple):
+    """`encode` gives back bytes that decode to the same; None where what is decoded does not travel back."""
+
+    name: str
+    decode: Callable[[bytes], Any]
+    seeds: Callable[[], Sequence[bytes]]
+    covers: tuple[str, ...]
+    encode: Callable[[Any], bytes] | None = None
+
+
+def message_kinds() -> list[type[Message]]:
+    """Every message that the package defines."""
+    for module in pkgutil.walk_packages(freehold.__path__, "freehold."):
+        importlib.import_module(module.name)
+    found: list[type[Message]] = []
+    waiting: list[type[Message]] = [Message]
+    while waiting:
+        children = waiting.pop().__subclasses__()
+        waiting += children
+        found += [kind for kind in children if kind.__module__.startswith("freehold.")]
+    return sorted(set(found), key=lambda kind: (kind.__module__, kind.__name__))
+
+
+def sample(kind: type[Message], draw: random.Random) -> Message:
+    """Some message of this type."""
+    values: dict[str, Any] = {}
+    for field in fields_of(kind):
+        count = draw.randint(0, 3) if field.many else 1
+        items = [_sample_field(field, draw) for _ in range(count)]
+        values[field.name] = tuple(items) if field.many else items[0]
+    return kind(**values)
+
+
+def _sample_field(field: Any, draw: random.Random) -> Any:
+    if field.item is not None:
+        return sample(field.item, draw)
+    if field.bits:
+        return draw.choice([0, 1, 2**field.bits - 1, draw.getrandbits(field.bits)])
+    makers: dict[str, Callable[[], Any]] = {
+        "address": lambda: Address(draw.randbytes(20)),
+        "bytes32": lambda: Hash(draw.randbytes(32)),
+        "signature": lambda: Signature(draw.choice([b"", draw.randbytes(65)])),
+        "bytes": lambda: draw.randbytes(draw.randint(0, 40)),
+        "string": lambda: draw.choice(["", "storage", "é\U0001f600", "x" * 50]),
+    }
+    return makers[field.solidity]()
+
+
+def samples(kind: type[Message], count: int = 4) -> list[Message]:
+    draw = random.Random(kind.__name__)
+    return [sample(kind, draw) for _ in range(count)]
+
+
+def of_json(decode: Callable[[Any], Any]) -> Callable[[bytes], Any]:
+    """A decoder of parsed JSON as one of bytes."""
+    return lambda data: decode(parse_json(data))
+
+
+@cache
+def world() -> World:
+    return busy_world()
+
+
+@cache
+def batches() -> tuple[bytes, ...]:
+    return tuple(encode_batch(batch) for batch in (world().reserve(key(1), 1, {}), *world().deltas(key(1))))
+
+
+def guard(data: bytes) -> Address:
+    """A request's headers as lines of text."""
+    lines = [line.partition(": ") for line in data.decode("latin-1").split("\n")]
+    headers = {name: value for name, _, value in lines}
+    return Guard(ADDRESSES[0], DOMAIN, lambda: NOW).check(headers, "POST", "/v1/x", keccak(b""))
+
+
+def signed_headers() -> list[bytes]:
+    headers = authorize(MEMBERS[1], "POST", "/v1/x", keccak(b""), ADDRESSES[0], DOMAIN, NOW, keccak(b"nonce"))
+    return ["\n".join(f"{name}: {headers[name]}" for name in (REQUEST_HEADER, SIGNATURE_HEADER)).encode()]
+
+
+def network() -> Network:
+    contracts = {name: Address(bytes([i]) * 20) for i, name in enumerate(CONTRACTS)}
+    members = tuple(MemberRecord(m.address, m.public, "http://127.0.0.1:1") for m in MEMBERS)
+    return Network("test", 31337, "http://127.0.0.1:1", contracts, 1, keccak(b""), 1, members, PARAMETERS)
+
+
+def manifest() -> Manifest:
+    anchor = world().anchor(world().state.epoch.epoch + 1)
+    return world().manifest(anchor, [], (1, 1, 1))
+
+
+def member_messages() -> list[bytes]:
+    said = [
+        manifest(),
+        *manifest().observations,
+        *samples(server.MESSAGES["Vote"]),
+        *samples(server.MESSAGES["ViewChange"]),
+    ]
+    return [canonical_json({"type": type(m).__name__, "message": m.to_json()}) for m in said]
+
+
+def signed_message(data: bytes) -> Any:
+    return server.parse_signed(data, keccak(data))
+
+
+def node_rows() -> list[bytes]:
+    from tests.node.world import rows_of
+
+    return [canonical_json(rows_of(world().state, key(11).address))]
+
+
+def committed_rows(value: Any) -> Any:
+    report = world().report
+    assert report is not None
+    return committed.parse_rows(value, report)
+
+
+def open_epochs() -> list[bytes]:
+    report = world().report
+    assert report is not None
+    signatures = b"".join(m.sign(report, DOMAIN) for m in MEMBERS[:3])
+    value = {"epoch": report.epoch + 1, "beacon": str(keccak(b"")), "report": report.to_json(), "signers": 7}
+    return [canonical_json(value | {"signatures": f"0x{signatures.hex()}"}), canonical_json({"epoch": 1})]
+
+
+def open_epoch(value: Any) -> Any:
+    if not isinstance(value, dict) or type(value.get("epoch")) is not int:  # as read_open does
+        raise MalformedMessage("no answer")
+    return committed._parse_open(value, ADDRESSES, DOMAIN)
+
+
+def record_seeds() -> list[bytes]:
+    roots = tuple(bytes([i]) * 32 for i in range(4))
+    return [SegmentRecord(1, 2, 4, 5000, roots).to_bytes(), SegmentRecord(1, 2, 4, 1, roots, (b"x" * 80,)).to_bytes()]
+
+
+def shard_entries() -> list[ShardEntry]:
+    return [ShardEntry.from_json(m.to_json()) for m in samples(ShardEntry)]
+
+
+def list_step_seeds() -> list[bytes]:
+    siblings = tuple(proof.LISTS.empty for _ in range(3))
+    return [canonical_json(list_steps.Step(1, e, siblings).to_json()) for e in (None, *shard_entries())]
+
+
+def changes() -> list[bytes]:
+    return [canonical_json({"add": [e.to_json() for e in shard_entries()], "remove": [1, 5]})]
+
+
+def stored() -> StoredObject:
+    segment = StoredSegment(9, 2, 5, b"record", b"wrapped", (bytes(32),) * 3, (bytes(20),) * 3, (0, 1, 7))
+    return StoredObject(9, (segment,))
+
+
+def account_seeds() -> list[bytes]:
+    (row,) = samples(AccountState, 1)
+    return [canonical_json({"epoch": 1, "account": row.to_json(), "proof": "0x" + "00" * 67}), b'{"account":null}']
+
+
+def sealed_shares() -> list[bytes]:
+    return list(repair_key.seal_repair_key(bytes(REPAIR_KEY_BYTES), [m.public for m in MEMBERS], 2, [bytes(32)]))
+
+
+def headers_of_chain() -> list[bytes]:
+    value = {"number": "0x5", "hash": str(keccak(b"")), "parentHash": str(keccak(b"")), "timestamp": "0x1"}
+    return [canonical_json(value | {"logsBloom": "0x" + "00" * 256}), canonical_json(value), b"null"]
+
+
+def chain_log() -> dict[str, Any]:
+    text = str(keccak(b""))
+    return {
+        "address": f"0x{'11' * 20}",
+        "topics": [text],
+        "data": "0x" + "00" * 64,
+        "blockNumber": "0x5",
+        "blockHash": text,
+        "transactionHash": text,
+        "logIndex": "0x0",
+    }
+
+
+def receipts() -> list[bytes]:
+    text = str(keccak(b""))
+    value = {"transactionHash": text, "blockNumber": "0x5", "blockHash": text, "gasUsed": "0x5", "logs": [chain_log()]}
+    return [canonical_json(value | {"contractAddress": None})]
+
+
+TYPES = tuple(abi.Parameter(name) for name in ("uint256", "address", "bytes32", "bytes", "string", "uint96[]"))
+
+
+def abi_values() -> list[bytes]:
+    from eth_abi.abi import encode
+
+    return [encode([t.type for t in TYPES], [5, "0x" + "11" * 20, bytes(32), b"xy", "text", [1, 2]])]
+
+
+def reverts_seeds() -> list[bytes]:
+    from eth_abi.abi import encode
+
+    return [keccak(b"Error(string)")[:4] + encode(["string"], ["no"]), keccak(b"Panic(uint256)")[:4] + bytes(32), b""]
+
+
+def keystores() -> list[bytes]:
+    return [json.dumps(keystore.seal_secret(b"\x01" * 32, "pass", 2)).encode()]
+
+
+def error_seeds() -> list[bytes]:
+    return [canonical_json(kind("it did", hint="do", missing="5").to_json()) for kind in (FreeholdError, Refused)]
+
+
+def parse_error(value: Any) -> FreeholdError:
+    if not isinstance(value, dict):  # as the client does
+        raise MalformedMessage("no error")
+    return FreeholdError.from_json(value)
+
+
+def messages() -> Iterator[Decoder]:
+    """Each message, as JSON and as rows of a table."""
+    for kind in message_kinds():
+        yield Decoder(
+            f"message.{kind.__name__}",
+            kind.from_bytes,
+            lambda kind=kind: [m.to_bytes() for m in samples(kind)],  # type: ignore[misc]
+            ("protocol.typed.Message.from_json", "protocol.typed.Message.from_bytes", "protocol.typed.parse_json"),
+            lambda message: message.to_bytes(),
+        )
+        yield Decoder(
+            f"table.{kind.__name__}",
+            lambda data, kind=kind: Table.decode(kind, data),  # type: ignore[misc]
+            lambda kind=kind: [Table.of(kind, samples(kind, n)).encode() for n in (0, 1, 4)],  # type: ignore[misc]
+            ("protocol.tables.Table.decode",),
+            lambda table: table.encode(),
+        )
+
+
+def others() -> Iterator[Decoder]:
+    """Everything that is not one message or one table."""
+
+    def entry(
+        name: str,
+        decode: Callable[[bytes], Any],
+        seeds: Callable[[], Sequence[bytes]],
+        *covers: str,
+        encode: Callable[[Any], bytes] | None = None,
+    ) -> Decoder:
+        return Decoder(name, decode, seeds, covers, encode)
+
+    def as_json(value: Any) -> bytes:
+        return canonical_json(value.to_json())
+
+    # protocol
+    yield entry(
+        "batch",
+        lambda data: decode_batch(data, KINDS, DOMAIN),
+        batches,
+        "protocol.batches.decode_batch",
+        encode=encode_batch,
+    )
+    yield entry("batch_header", lambda data: decode_header(data, KINDS), batches, "protocol.batches.decode_header")
+    yield entry(
+        "bundle",
+        lambda data: decode_bundle(data, JUDGES),
+        lambda: [encode_bundle(bundle) for bundle in world().bundles],
+        "protocol.bundle.decode_bundle",
+        encode=encode_bundle,
+    )
+    yield entry("error", of_json(parse_error), error_seeds, "protocol.errors.FreeholdError.from_json")
+    # members
+    yield entry("member_message", server.parse_message, member_messages, "oracle.server.parse_message")
+    yield entry("signed_message", signed_message, member_messages, "oracle.server.parse_signed")
+    yield entry("price", price.parse_price, lambda: [b'{"price":"5"}'], "oracle.price.parse_price")
+    # requests
+    yield entry("request", guard, signed_headers)
+    yield entry(
+        "hash_in_path",
+        lambda data: receiving.parse_hash(data.decode("latin-1")),
+        lambda: [str(keccak(b"")).encode()],
+        "services.storage.receiving.parse_hash",
+    )
+    # what members answer
+    yield entry(
+        "client_view",
+        of_json(lambda value: view.parse_view(1, key(1).address, value)),
+        node_rows,
+        "market.view.parse_view",
+    )
+    yield entry("committed_epoch", of_json(view._epoch), lambda: [b'{"last_report":{"epoch":"5"}}'])
+    yield entry("node_rows", of_json(committed_rows), node_rows, "node.committed.parse_rows")
+    yield entry("open_epoch", of_json(open_epoch), open_epochs, "node.committed._parse_open")
+    yield entry("account", of_json(money._parse_account), account_seeds, "client.money._parse_account")
+    yield entry(
+        "network",
+        of_json(Network.from_json),
+        lambda: [as_json(network())],
+        "market.network.Network.from_json",
+        encode=as_json,
+    )
+    # storage
+    yield entry(
+        "segment_record",
+        SegmentRecord.from_bytes,
+        record_seeds,
+        "services.storage.segment_record.SegmentRecord.from_bytes",
+        encode=lambda record: record.to_bytes(),
+    )
+    yield entry(
+        "segment_keys",
+        SegmentKeys.from_bytes,
+        lambda: [SegmentKeys.random().to_bytes()],
+        "services.storage.codec.SegmentKeys.from_bytes",
+        encode=lambda keys: keys.to_bytes(),
+    )
+    yield entry(
+        "sealed_share",
+        lambda data: repair_key.open_share(data, MEMBERS[0].secret, [bytes(32)]),
+        sealed_shares,
+        "services.storage.repair_key.open_share",
+    )
+    yield entry(
+        "list_path",
+        proof.unpack_list_path,
+        lambda: [proof.pack_list_path([proof.LISTS.empty] * 2)],
+        "services.storage.proof.unpack_list_path",
+        "protocol.merkle.SumScheme.unpack",
+    )
+    yield entry(
+        "list_step",
+        of_json(list_steps.Step.from_json),
+        list_step_seeds,
+        "services.storage.list_steps.Step.from_json",
+        encode=as_json,
+    )
+    yield entry("list_change", of_json(parse_change), changes, "services.storage.provider._parse_change")
+    yield entry(
+        "stored_object",
+        client_objects.decode_object,
+        lambda: [msgspec.msgpack.encode(stored())],
+        "services.storage.client_objects.decode_object",
+        encode=msgspec.msgpack.encode,
+    )
+    # a client's own, as others keep it
+    entries = {"path": index.IndexEntry(stored(), 5)}
+    yield entry(
+        "bucket_index",
+        index.decode_index,
+        lambda: [index.encode_index(entries)],
+        "client.index.decode_index",
+        encode=index.encode_index,
+    )
+    yield entry(
+        "bucket_head",
+        index.decode_head,
+        lambda: [index.encode_head(index.Code(2, 3), found) for found in (None, stored())],
+        "client.index.decode_head",
+        encode=lambda head: index.encode_head(head.code, head.index),
+    )
+    yield entry("keystore", of_json(open_keystore), keystores, "client.keystore.open_secret")
+    # the chain
+    yield entry("chain_header", of_json(wire.parse_header), headers_of_chain, "chain.wire.parse_header")
+    yield entry(
+        "chain_logs",
+        of_json(wire.parse_logs),
+        lambda: [canonical_json([chain_log(), chain_log() | {"logIndex": "0x1"}])],
+        "chain.wire.parse_logs",
+        "chain.wire.parse_log",
+    )
+    yield entry("receipt", of_json(transactor.parse_receipt), receipts, "chain.transactor.parse_receipt")
+    yield entry(
+        "abi",
+        lambda data: abi.decode_values(TYPES, data, "a call"),
+        abi_values,
+        "chain.abi.decode_values",
+        "chain.abi.decode_event",
+    )
+    yield entry("revert", reverts.decode_revert, reverts_seeds, "chain.reverts.decode_revert")
+    yield entry(
+        "retry_after",
+        lambda data: parse_retry_after(data.decode("latin-1")),
+        lambda: [b"5", b"Wed, 21 Oct 2015 07:28:00 GMT"],
+        "chain.endpoint.parse_retry_after",
+    )
+
+
+def parse_change(value: Any) -> Any:
+    if not isinstance(value, dict):  # as the provider does
+        raise MalformedMessage("no change")
+    return provider._parse_change(value)
+
+
+def open_keystore(value: Any) -> bytes:
+    if isinstance(value, dict) and isinstance(value.get("crypto"), dict):
+        cost = value["crypto"].get("kdfparams")
+        if isinstance(cost, dict) and str(cost.get("n")) not in ("2", "3", "0", "-1"):
+            raise MalformedMessage("scrypt takes as long as its file says: not here")
+    return keystore.open_secret(value, "pass")
+
+
+# What looks like a decoder and does not read what others have sent, or is read through another.
+EXEMPT: Mapping[str, str] = {
+    "chain.abi.Contract.decode": "picks the event; abi.decode_event",
+    "chain.follower.Follower._decode": "picks the contract; abi.decode_event",
+    "client.book._unpack_held": "this process's own database",
+    "local.chain.LocalChain._unpack_state": "this process's own file",
+    "protocol.bundle._unpack": "a step of decode_bundle",
+    "protocol.typed._from_json": "a step of Message.from_json",
+    "chain.deploy.Deployment.from_json": "the artifacts that come with the package",
+    "chain.journal.Sent.from_json": "this process's own file",
+    "client.sdk._parse": "what the user typed",
+    "client.paths.parse_path": "what the user typed",
+    "local.parameters.LocalSettings.from_json": "the operator's own file",
+    "node.book._parse": "this process's own database",
+    "node.config.NodeConfig.from_json": "the operator's own file",
+    "node.config._parse": "the operator's own file",
+    "oracle.config.MemberConfig.from_json": "the operator's own file",
+    "oracle.config._parse": "the operator's own file",
+    "oracle.chain_view.ChainView.from_bytes": "this process's own record",
+    "oracle.store.decode_state": "this process's own blob; its tables are fuzzed one by one",
+    "protocol.typed._parse_integer": "a step of Message.from_json",
+    "services.storage.codec.decode_segment": "shards whose trees were checked; test_codec.py",
+    "services.storage.codec.decode_verified": "shards whose trees were checked; test_codec.py",
+}
+
+
+def all_decoders() -> dict[str, Decoder]:
+    """Every decoder by name."""
+    return {decoder.name: decoder for decoder in (*messages(), *others())}
