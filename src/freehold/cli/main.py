@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "operator": ("operators", "Who holds what, bond, reputation, earned."),
     "lease": ("leases", "List and close leases with operators."),
     "epoch": ("epochs", "List, show and replay epochs."),
+    "watch": ("watching", "Replay every epoch as it is accepted, and dispute what does not follow."),
     "why": ("why", "Why an operator was paid what it was paid in an epoch, or nothing."),
     "claim": ("claims", "Claim what an account has earned: tokens arrive."),
     "wallet": ("wallets", "Make, show and import accounts; send tokens."),

@@ -7,6 +7,7 @@
     GET  /v1/status  /v1/open                   where this member stands; what is open to evidence
     GET  /v1/reports?from=E  /v1/reports/{E}    committed reports
     GET  /v1/bundles/{E}?attempt=A              all that epoch E's report follows from; of a void one, as evidence
+    GET  /v1/states/{E}                         the whole state after E, for who settles it again
     GET  /v1/state/{E}/nodes/{node}             rows of the state after E, each with its proof
     GET  /v1/state/{E}/clients/{client}
     GET  /v1/accounts/{address}?epoch=E         an account with its proof against the report of E
@@ -107,6 +108,7 @@ class Api:
             web.get("/v1/reports", self.get_reports),
             web.get("/v1/reports/{epoch}", self.get_report),
             web.get("/v1/bundles/{epoch}", self.get_bundle),
+            web.get("/v1/states/{epoch}", self.get_state),
             web.get("/v1/state/{epoch}/nodes/{address}", self.get_node),
             web.get("/v1/state/{epoch}/clients/{address}", self.get_client),
             web.get("/v1/accounts/{address}", self.get_account),
@@ -254,6 +256,11 @@ class Api:
         epoch = _number(request.match_info["epoch"], "the epoch")
         attempt = _number(request.query["attempt"], "the attempt") if "attempt" in request.query else None
         return await self._send(request, lambda: self._store.open_bundle(epoch, attempt))
+
+    async def get_state(self, request: web.Request) -> web.StreamResponse:
+        """The state after an epoch as this member has it, in one piece (`store.encode_state`)."""
+        epoch = _number(request.match_info["epoch"], "the epoch")
+        return await self._send(request, lambda: self._store.open_state(epoch))
 
     async def get_node(self, request: web.Request) -> web.Response:
         epoch = _number(request.match_info["epoch"], "the epoch")

@@ -381,6 +381,13 @@ class Store:
     async def _attempt_of(self, epoch: int) -> int | None:
         return (await self.summary(epoch)).report.attempt if await self._has_epoch(epoch) else None
 
+    async def open_state(self, epoch: int) -> Stored:
+        """The state after an epoch, as `encode_state` spells it. NotFound as for `state`."""
+        try:
+            return await asyncio.to_thread(Stored, self._blobs, f"state.{epoch}")
+        except NotFound:
+            raise NotFound(f"this member has no state of epoch {epoch}", epoch=epoch) from None
+
     async def state(self, epoch: int) -> State:
         """The state after an epoch. NotFound where it is not committed here, or no longer kept."""
         return await asyncio.to_thread(self._state, epoch)

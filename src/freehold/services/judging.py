@@ -6,10 +6,8 @@ from freehold.protocol.service import Judge
 from freehold.services.sensing.score import SensingJudge
 from freehold.services.storage.score import StorageJudge
 
-JUDGES: dict[str, Judge] = {
-    judge.name: judge
-    for judge in [
-        SensingJudge(),
-        StorageJudge(),
-    ]
-}
+_ALL: list[Judge] = [
+    SensingJudge(),
+    StorageJudge(),
+]
+JUDGES: dict[str, Judge] = {judge.name: judge for judge in _ALL}

@@ -1,0 +1,114 @@
+"""The Disputes contract as one challenger meets it: what it holds open there, and the next step of each.
+
+Every step is decided from the chain, so a watcher that was killed goes on where it stood: the salt follows from its key
+and the report, and the evidence from the report's bundle.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from freehold.chain.contracts import Disputes, Oracle, Token
+from freehold.chain.contracts import disputes as disputes_abi
+from freehold.chain.rpc import Rpc
+from freehold.chain.transactor import Sender
+from freehold.market.network import Network
+from freehold.oracle.watching import Demand
+from freehold.protocol.disputes import Answer, Contradiction, commitment_of
+from freehold.protocol.errors import ChainError
+from freehold.protocol.keys import Key
+from freehold.protocol.messages import Report
+from freehold.protocol.typed import keccak
+from freehold.protocol.units import Address, Hash
+
+log = logging.getLogger(__name__)
+
+NOTHING, CHALLENGE, ANSWERED = 0, 1, 4  # contracts/Disputes.vy: the kinds of a hold; 2 and 3 are open demands
+
+
+class Court:
+    """One key's disputes. Whatever it sends may be refused because somebody else was quicker; the next look tells."""
+
+    def __init__(self, rpc: Rpc, network: Network, key: Key) -> None:
+        at = network.contracts
+        self.disputes = Disputes(rpc, at["disputes"])
+        self._oracle, self._token = Oracle(rpc, at["oracle"]), Token(rpc, at["token"])
+        self._sender, self._key = Sender(rpc, key.secret), key
+        self._rpc = rpc
+
+    @property
+    def challenger(self) -> Address:
+        """Whose bonds are at stake."""
+        return self._key.address
+
+    async def is_current(self, report: Report) -> bool:
+        """Whether the chain still has this report for its epoch."""
+        return await self._oracle.report_hash(report.epoch) == report.struct_hash()
+
+    async def hold_kind(self, report: Report) -> int:
+        """What this challenger has open against the report."""
+        return int((await self.disputes.hold_of(report.struct_hash(), self.challenger)).kind)
+
+    async def challenge(self, before: Report | None, report: Report, contradiction: Contradiction) -> bool:
+        """Take the next step of a challenge: commit, or reveal in a later block. True once it is revealed."""
+        salt = keccak(self._key.secret + report.struct_hash())
+        hold = await self.disputes.hold_of(report.struct_hash(), self.challenger)
+        commitment = commitment_of(self.challenger, contradiction, salt)
+        if hold.kind != CHALLENGE:
+            await self._approve()
+            await self._sender.transact(self.disputes.commit(report.epoch, report.struct_hash(), commitment))
+            log.warning("epoch %d: a challenge of kind %d is committed", report.epoch, contradiction.kind)
+            return False
+        if await self._rpc.block_number() <= hold.opened:
+            return False
+        call = self.disputes.reveal(struct(before), struct(report), contradiction.kind, contradiction.evidence, salt)
+        await self._sender.transact(call)
+        log.warning("epoch %d: the challenge is revealed, and the report is revoked", report.epoch)
+        return True
+
+    async def demand(self, report: Report, demand: Demand) -> None:
+        """Ask for a leaf or a verdict on chain."""
+        await self._approve()
+        await self._sender.transact(self.disputes.demand(struct(report), demand.kind, demand.position))
+        log.warning("epoch %d: demand of kind %d for %d", report.epoch, demand.kind, demand.position)
+
+    async def answer(self, report: Report, challenger: Address, answer: Answer) -> None:
+        """Show what somebody demanded, and take the demand's bond."""
+        call = self.disputes.answer(struct(report), challenger, answer.shown, answer.backing)
+        await self._sender.transact(call)
+        log.info("epoch %d: the demand of %s is answered", report.epoch, challenger)
+
+    async def expire(self, before: Report | None, report: Report) -> bool:
+        """Have the report revoked over this challenger's unanswered demand, if its time has passed."""
+        hold = await self.disputes.hold_of(report.struct_hash(), self.challenger)
+        if hold.kind in (NOTHING, CHALLENGE, ANSWERED) or await self.disputes.report_count() < hold.deadline:
+            return False
+        await self._sender.transact(self.disputes.expire(struct(before), struct(report), self.challenger))
+        log.warning("epoch %d: nobody answered, and the report is revoked", report.epoch)
+        return True
+
+    async def slash(self, report: Report, signers: int, signatures: bytes) -> None:
+        """Take the bonds of those who signed a report that was proven wrong, if nobody has yet."""
+        if not signatures or not any((await self.disputes.proven(report.struct_hash())).challenger):
+            return
+        try:
+            await self._sender.transact(self.disputes.slash(struct(report), signers, signatures))
+            log.warning("epoch %d: the members that signed its report are slashed", report.epoch)
+        except ChainError as error:
+            log.info("epoch %d: nobody was slashed from here: %s", report.epoch, error.message)
+
+    async def _approve(self) -> None:
+        bond = await self.disputes.bond()
+        if await self._token.allowance(self.challenger, self.disputes.address) < bond:
+            await self._sender.transact(self._token.approve(self.disputes.address, 2**256 - 1))
+
+
+def struct(report: Report | None) -> disputes_abi.Report:
+    """A report as the contract takes it; all zero for the one before epoch 1."""
+    fields = disputes_abi.Report._fields
+    if report is None:
+        blank: dict[str, Any] = dict.fromkeys(fields, 0)
+        hashes = [name for name, kind in Report.__annotations__.items() if kind == "Hash"]
+        return disputes_abi.Report(**(blank | {name: Hash(bytes(32)) for name in hashes}))
+    return disputes_abi.Report(*(getattr(report, name) for name in fields))
