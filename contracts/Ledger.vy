@@ -472,6 +472,15 @@ def paid(account: address) -> uint96:
 
 @external
 @view
+def uncounted() -> uint96:
+    """
+    @return Collected tokens that no posted report has counted: the next one must.
+    """
+    return convert((self._watch >> 64) & _MASK_96, uint96)
+
+
+@external
+@view
 def claimable(account: address) -> uint96:
     """
     @return The most that may leave to `account` now, whatever it has earned.

@@ -85,6 +85,10 @@ def tuple_of(report: Report) -> tuple[Any, ...]:
     return tuple(getattr(report, field.name) for field in fields_of(Report))
 
 
+# What stands for the report before the first.
+EMPTY_REPORT = tuple(bytes(32) if field.solidity == "bytes32" else 0 for field in fields_of(Report))
+
+
 class Account(NamedTuple):
     """One position of the accounts tree."""
 
@@ -203,10 +207,11 @@ class World:
             fields["accounts"] = len(over)
             fields["tokens_earned"], fields["credits_earned"], fields["credits_spent"] = root.sums
         fields |= changes
-        grown = fields["tokens_earned"] - totals.tokens_earned
+        uncounted = self.ledger.uncounted()
+        grown = fields["tokens_earned"] - totals.tokens_earned - uncounted
         fields.setdefault("subsidy", max(0, grown - fields["revenue"]))
         if "tokens_earned" not in changes and over is None:
-            fields["tokens_earned"] = totals.tokens_earned + fields["subsidy"] + fields["revenue"]
+            fields["tokens_earned"] = totals.tokens_earned + uncounted + fields["subsidy"] + fields["revenue"]
         return Report(**fields)
 
     def sign(self, report: Report, who: Sequence[int] = (0, 1, 2), domain: Domain | None = None) -> tuple[int, bytes]:
@@ -229,6 +234,16 @@ class World:
         """Let the dispute window pass and activate what is due."""
         boa.env.time_travel(seconds=self.settings.dispute_window)
         return int(self.ledger.activate())
+
+    def revoke(self, epoch: int, before: Report | None = None) -> None:
+        """Take back a pending report and all after it, as Disputes does on a proof."""
+        given = tuple_of(before) if before else EMPTY_REPORT
+        self.oracle.revoke(epoch, given, sender=self.disputes.address)
+
+    def freeze(self) -> None:
+        """Let the chain be silent for as long as it takes, and freeze."""
+        boa.env.time_travel(seconds=self.settings.freeze_lengths * self.settings.epoch_length + 1)
+        self.ledger.freeze()
 
     def claim(self, accounts: Sequence[Account], index: int) -> int:
         """Claim for one position; the tokens paid."""

@@ -488,3 +488,7 @@ class Ledger(Contract):
             block,
         )
         return cast("Totals", answer)
+
+    async def uncounted(self, *, block: int | str = "latest") -> int:
+        answer = await self.ask(bytes.fromhex("b9ab31aa"), [], [], [Parameter("uint96")], block)
+        return cast("int", answer)
