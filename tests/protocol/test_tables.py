@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from freehold.protocol import tables
 from freehold.protocol.column_values import cells_of, integers_of, texts_of
-from freehold.protocol.columns import Coded, Lists, Ragged, Record, ragged_of
+from freehold.protocol.columns import Coded, Lists, Ragged, Record, ragged_of, wire
 from freehold.protocol.errors import MalformedMessage
 from freehold.protocol.messages import Close, Lock, Observation, Reservation, Voucher
 from freehold.protocol.tables import Table
@@ -194,6 +194,16 @@ def test_a_table_is_made_of_columns_lists_and_single_values() -> None:
     many = Table.of(Verdict, [verdict(str(i), i) for i in range(4)])
     assert Table.concat(Verdict, [table, many]).rows == (*rows, *many.rows)
     assert Table.from_columns(Verdict, dict(columns, measure=7), count=3).rows[2].measure == 7
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8"), max_size=30), min_size=1, max_size=5), st.data())
+def test_coded_text_is_spelled_out_in_its_one_form(words: list[str], data: st.DataObject) -> None:
+    texts = data.draw(st.lists(st.sampled_from(words), max_size=20))
+    column = Coded.of(texts)
+    assert texts_of(column) == texts_of(column.plain()) == texts_of(column.plain().coded()) == texts
+    assert [piece.tobytes() for piece in wire(column)] == [
+        piece.tobytes() for piece in wire(ragged_of([text.encode() for text in texts]))
+    ]
 
 
 def test_amounts_and_signatures_have_more_than_one_form() -> None:

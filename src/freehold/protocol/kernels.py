@@ -1,8 +1,8 @@
 """Keccak-256 over many messages at once, compiled by numba. Imported by `hashing.py`, and only for large inputs.
 
 Eight messages advance together: lane i of all eight lies side by side in the state, and the loop over the eight is
-the innermost, so that LLVM makes one vector instruction of it, of whatever width the machine has. That is ten to
-fifteen times the rate of one message at a time.
+the innermost, so that LLVM makes one vector instruction of it, of whatever width the machine has. With 512 bits that
+is ten to fifteen times the rate of one message at a time.
 
 Compiled code is kept beside this file, or where NUMBA_CACHE_DIR or the user's cache is if that folder cannot be
 written, or nowhere. Nothing here holds the interpreter's lock while it runs.
