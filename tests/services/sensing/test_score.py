@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from freehold.protocol.lookup import Lookup, distinct_cells, sort_order
+from freehold.protocol.lookup import Finder, Lookup, distinct_cells, sort_order
 from freehold.protocol.service import Context
 from freehold.protocol.state import DeviceChange
 from freehold.protocol.tables import Table
@@ -128,6 +128,9 @@ def test_addresses_that_share_a_prefix_are_told_apart() -> None:
     assert lookup.find(table.column("device")).tolist() == [sorted(cells).index(cell) for cell in cells]
     stranger = Table.of(DeviceState, [row(Address(b"\x05" * 8 + b"\x09" * 12)), row(Address(b"\x07" * 20))])
     assert lookup.find(stranger.column("device")).tolist() == [-1, -1]
+    finder = Finder(Table.concat(DeviceState, [table, table]).column("device"))
+    assert [finder.find(cell) for cell in cells] == [[i, i + len(cells)] for i in range(len(cells))]
+    assert finder.find(b"\x05" * 20) == []
     values, codes = distinct_cells(table.column("device"))
     assert [values[code] for code in codes] == cells
 
