@@ -21,7 +21,7 @@ $(shell if [ -e $(VENV) ]; then $(PY) -c '' 2>/dev/null && [ "$$(cat $(VENV)/.st
 	|| rm -f $(VENV)/.stamp-*; fi)
 
 .PHONY: help up install dev lint test test-unit test-contracts test-end-to-end test-servers check format
-.PHONY: fuzz soak bench docs lock clean
+.PHONY: testnet fuzz soak bench docs lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \t\2/p' Makefile | expand -t 24
@@ -85,6 +85,9 @@ check: lint test ## lint and test
 format: dev ## rewrite the code in the project's format
 	@$(VENV)/bin/ruff format .
 	@$(VENV)/bin/ruff check --fix .
+
+testnet: dev ## the whole network over real validators under consensus, some of which are killed; needs Go
+	@exec $(PY) -m testnet.run
 
 fuzz: dev ## property tests at length, from random seeds
 	@FREEHOLD_FUZZ=1 $(PY) scripts/suites.py fuzz

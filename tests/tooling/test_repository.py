@@ -20,7 +20,7 @@ REGISTRIES = [
     ("crates", "io"),
     ("docker", "io"),
     ("ghcr", "io"),
-    ("golang", "org"),
+    (r"(?:proxy|sum|index)\.golang", "org"),  # the bare name is part of Go modules' paths, which locks must hold
 ]
 HOSTS = re.compile("|".join(rf"\b{name}\.{domain}\b" for name, domain in REGISTRIES), re.IGNORECASE)
 # Absolute paths that exist on one machine only; a path inside a URL, or after a name, is another thing.
@@ -61,6 +61,8 @@ def test_no_text_file_names(pattern: re.Pattern[str]) -> None:
         (HOSTS, "https://registry." + "npmjs." + "org/x", True),
         (HOSTS, "files." + "pythonhosted." + "org", True),
         (HOSTS, "an org and a pypi package", False),
+        (HOSTS, "https://proxy." + "golang." + "org/x", True),
+        (HOSTS, "golang.org/x/sys v0.16.0/go.mod h1:", False),
         (PATHS, "cd /wo" + "rk/main", True),
         (PATHS, '"/ro' + 'ot/.cache"', True),
         (PATHS, "leaf/ro" + "ot", False),
