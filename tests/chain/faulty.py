@@ -22,9 +22,21 @@ class FaultyEnd:
 
     def __init__(self, target: str) -> None:
         self.target, self.url = target, ""
-        self.fault: Fault | None = None
         self.hits = 0
+        self._fault: Fault | None = None
+        self._changed = asyncio.Event()
         self._session: aiohttp.ClientSession | None = None
+
+    @property
+    def fault(self) -> Fault | None:
+        """What is done to answers; whoever hangs by the last one is let go when it changes."""
+        return self._fault
+
+    @fault.setter
+    def fault(self, fault: Fault | None) -> None:
+        self._fault = fault
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
@@ -32,7 +44,7 @@ class FaultyEnd:
         fault = self.fault
         if fault is hang:
             self.hits += 1
-            await asyncio.Event().wait()  # until the client goes away
+            await self._changed.wait()
         answers = await self._forward(calls)
         before = copy.deepcopy(answers)
         said = fault(calls, answers) if fault is not None else None
