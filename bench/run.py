@@ -22,6 +22,7 @@ CACHE = HERE / ".cache"
 BENCHES = {
     "epoch": "bench.epoch",
     "load": "bench.load",
+    "scaling": "bench.scaling",
     "storage": "bench.storage",
 }
 
