@@ -28,7 +28,8 @@ from testnet.geth import ensure_geth, run
 from testnet.network import PERIOD, SETTINGS, VALIDATORS, RealFiles, RealNetwork
 from testnet.story import CheckFailed, Story
 
-BUILD = Path(__file__).resolve().parent.parent / "build" / "testnet"
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = ROOT / "build" / "testnet"
 INTERRUPTED = 130
 
 
@@ -58,6 +59,7 @@ async def tell(say: Transcript) -> None:
         f"starting {VALIDATORS} validators (Clique, a block each {PERIOD} s), {settings.members} members, "
         f"{settings.operators} nodes; epochs of {settings.epoch_length} s, final after {settings.finality_depth} blocks"
     )
+    say(f"logs: {files.logs.relative_to(ROOT)}, {files.validators.relative_to(ROOT)}")
     network = RealNetwork(files, BUILD, say, geth, artifacts)
     started: dict[str, int] = {}
     try:
@@ -109,8 +111,9 @@ def main() -> int:
         code = asyncio.run(run_until_signal(say))
     except (FreeholdError, BaseExceptionGroup) as error:
         told = describe(error)
-        say(f"FAILED {told['message']} {told['hint']}")
-        say(f"the logs are in {BUILD / 'run' / 'local'}, folders logs and validators")
+        say(f"FAILED {told['message']}")
+        if told["hint"]:
+            say(f"       {told['hint']}")
         return 1
     if code == 0:
         say("every check held")

@@ -90,8 +90,8 @@ def test_without_go_it_is_said_what_to_do(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_what_geth_logs_is_understood() -> None:
     lines = (
-        "INFO [11-21|13:38:10.344] HTTP server started       endpoint=127.0.0.1:45121 auth=false prefix= vhosts=localhost\n"
-        "INFO [11-21|13:38:10.344] HTTP server started       endpoint=127.0.0.1:40793 auth=true  prefix= vhosts=localhost\n"
+        "INFO [11-21|13:38:10.344] HTTP server started       endpoint=127.0.0.1:45121 auth=false prefix=\n"
+        "INFO [11-21|13:38:10.344] HTTP server started       endpoint=127.0.0.1:40793 auth=true  prefix=\n"
         f'INFO [11-21|13:38:10.345] Started P2P networking    self="enode://{"5a" * 64}@127.0.0.1:42717?discport=0"\n'
         "INFO [11-21|13:38:12.345] Chain reorg detected      number=24 hash=ab..cd drop=2 dropfrom=ab..cd add=3\n"
         "WARN [11-21|13:38:12.345] Large chain reorg detected number=24 hash=ab..cd drop=64 dropfrom=ab..cd add=3\n"
