@@ -64,6 +64,7 @@ ANSWERED = 20_000  # answers of the open epoch that are remembered
 LONGEST_EPOCH = 86_400  # seconds that anybody is told to stay away for a quota
 SENDING = 32  # blobs that are sent at once
 SENDING_TO_ADDRESS = 8  # of them to one address
+LISTING, LISTING_TO_ADDRESS = 16, 8  # lists of reports that are put together at once
 SMALL = 64 * 2**10  # bytes of JSON that are parsed at once; more is parsed in a thread
 REPORTS_LIMIT = 1000  # in one answer
 
@@ -95,6 +96,7 @@ class Api:
         self._answered: OrderedDict[Hash, Signed] = OrderedDict()
         self._clock = clock
         self._places = Places(SENDING, SENDING_TO_ADDRESS)
+        self._lists = Places(LISTING, LISTING_TO_ADDRESS)
 
     def routes(self) -> list[web.RouteDef]:
         """For `net.server.make_app`."""
@@ -180,6 +182,7 @@ class Api:
             "subject": str(signed.subject),
             "member": str(self._engine.member.setup.key.address),
             "signature": str(signed.signature),
+            "members": [str(one) for one in self._engine.member.members_of(signed.epoch)],
         }
 
     async def get_batch(self, request: web.Request) -> web.StreamResponse:
@@ -243,7 +246,8 @@ class Api:
 
     async def get_reports(self, request: web.Request) -> web.Response:
         first = _number(request.query.get("from", "1"), "from")
-        summaries = await self._store.summaries(first, REPORTS_LIMIT)
+        with self._lists.take(sender_address(request)):
+            summaries = await self._store.summaries(first, REPORTS_LIMIT)
         return ok(
             [{"report": s.report.to_json(), "verdicts": dict(s.verdicts), "payments": s.payments} for s in summaries]
         )
