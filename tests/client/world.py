@@ -18,6 +18,7 @@ from aiohttp import web
 
 from freehold.client.account import Account
 from freehold.client.sdk import Freehold
+from freehold.market.membership import Membership
 from freehold.market.network import CONTRACTS, MemberRecord, Network
 from freehold.net.auth import Guard
 from freehold.net.server import Server, make_app, ok, read_body, read_json, serve
@@ -58,7 +59,8 @@ def parameters(**changes: int) -> Parameters:
         "epoch_length": 20, "answering_window": 5, "finality_depth": 1, "challenges": 4, "tau": 100_000,
         "beta": 500_000, "initial_subsidy": ONE, "halving_epochs": 1000, "minimum_bond": ONE, "lapse_grace": 2,
         "lock_release": 2, "segment_size": SEGMENT, "dispute_window": 5, "thaw_epochs": 2, "max_price_age": 86400,
-        "initial_price": ONE, "bundle_epochs": 100,
+        "initial_price": ONE, "member_share": 50_000, "coverage_share": 0, "device_bond": ONE, "freeze_lengths": 5,
+        "answer_reports": 2, "claim_epochs": 4, "bundle_epochs": 100,
     }  # fmt: skip
     return Parameters(**(values | changes))
 
@@ -87,7 +89,8 @@ class Memory:
             )
             for a, credits in self.credits.items()
         }  # fmt: skip
-        epoch = EpochState(epoch=self.epoch - 1, anchor_block=0, anchor_hash=Hash(bytes(32)), anchor_time=0)
+        start = Hash(bytes(32))
+        epoch = EpochState(epoch=self.epoch - 1, anchor_block=0, anchor_hash=start, anchor_time=0, reveals=start)
         return State(epoch, clients=clients, leases=self.leases, locks=self.locks)
 
     def check(self, batch: Batch) -> None:
@@ -218,7 +221,7 @@ class Node:
         await self.provider.start()
         providers = {"storage": self.provider}
         offers = Offers(self.key, DOMAIN, Terms(PRICE, PRICE, ""), providers, clock)
-        api = Api(self.key, DOMAIN, self._members, book, offers, providers, clock)
+        api = Api(self.key, DOMAIN, Membership(self._members).of, book, offers, providers, clock)
         routes = [*api.routes()]
         wrap = self._settings.get("wrap")
         app = make_app(routes, ready=lambda: (True, ""), metrics=lambda: "")

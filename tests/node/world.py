@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from freehold.market.leases import NodeLeases
+from freehold.market.membership import Membership
 from freehold.market.quorum import Held
 from freehold.net.auth import Guard
 from freehold.net.client import Dial, Peer
@@ -19,6 +20,7 @@ from freehold.node.epochs import EpochLoop
 from freehold.node.offers import Offers, Terms
 from freehold.node.status import Status
 from freehold.protocol.batches import Batch, encode_batch
+from freehold.protocol.beacon import compute_beacon
 from freehold.protocol.errors import FreeholdError
 from freehold.protocol.merkle import row_proof
 from freehold.protocol.messages import STREAM, VOUCHER, Holding, Lease, Voucher
@@ -44,6 +46,7 @@ class FakeQuorum:
     def __init__(self, world: World) -> None:
         self.world = world
         self.members, self.domain = ADDRESSES, DOMAIN
+        self.membership = Membership(ADDRESSES)
         self.batches: list[Batch] = []
         self.failing: FreeholdError | None = None
         self.asked: list[str] = []
@@ -63,12 +66,14 @@ class FakeQuorum:
         signers = (MEMBERS[0], MEMBERS[2], MEMBERS[3])
         return {
             "epoch": self.epoch,
-            "beacon": str(anchor.beacon),
+            "beacon": str(compute_beacon(anchor.beacon_hash, self.world.state.epoch.reveals)),
             "beacon_block": anchor.beacon_block,
             "report": report.to_json() if report else None,
             "signers": 0b1101 if report else 0,
             "signatures": "0x" + b"".join(m.sign(report, DOMAIN) for m in signers).hex() if report else "0x",
             "anchor_time": anchor.anchor_time,
+            "parameters": anchor.parameters.to_json(),
+            "membership": [one.to_json() for one in anchor.membership],
         }
 
     async def ask(self, path: str) -> list[tuple[Address, Any]]:
@@ -137,7 +142,7 @@ class Hosted:
         await self.provider.start()
         providers = {"storage": self.provider}
         offers = Offers(NODE, DOMAIN, Terms(STREAM_PRICE, VOUCHER_PRICE, "here"), providers, lambda: self.now)
-        api = Api(NODE, DOMAIN, ADDRESSES, self.book, offers, providers, lambda: self.now)
+        api = Api(NODE, DOMAIN, Membership(ADDRESSES).of, self.book, offers, providers, lambda: self.now)
         refresh: Any = lambda: self.quorum  # noqa: E731
         self.loop = EpochLoop(NODE, PARAMETERS, self.book, providers, refresh, lambda: self.now, 0.01)
         self.status = Status(NODE.address)

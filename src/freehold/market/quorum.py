@@ -15,6 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+from freehold.market.membership import Membership
 from freehold.net.client import Dial, Peer, retry_after
 from freehold.protocol.batches import Batch, encode_batch
 from freehold.protocol.certificates import check_certificate, faults, make_certificate, quorum
@@ -55,10 +56,19 @@ class Held(NamedTuple):
 
 
 class Quorum:
-    """The members of a network, by HTTP."""
+    """The members of a network, by HTTP. `members` are those that the network file names, all of which are asked;
+    `membership` says which of them an epoch has."""
 
-    def __init__(self, dial: Dial, members: Sequence[Address], urls: Sequence[str], domain: Domain) -> None:
+    def __init__(
+        self,
+        dial: Dial,
+        members: Sequence[Address],
+        urls: Sequence[str],
+        domain: Domain,
+        membership: Membership | None = None,
+    ) -> None:
         self.members = tuple(members)
+        self.membership = membership or Membership(members)
         self.domain = domain
         self._peers: dict[Address, Peer] = {m: dial.peer(url) for m, url in zip(members, urls, strict=True)}
 
@@ -86,6 +96,9 @@ class Quorum:
             pause = min(2 * pause, 4.0)
         raise failure
 
+    def _quorum_of(self, epoch: int) -> int:
+        return quorum(len(self.membership.of(epoch)))
+
     async def _acknowledge(self, data: bytes, subject: Hash) -> Certificate:
         answers, errors = await self._all(
             lambda peer: peer.post_bytes("/v1/batches", data),
@@ -93,10 +106,11 @@ class Quorum:
         )
         by_epoch = self._signatures(answers, subject, Acknowledgement)
         for epoch, signatures in sorted(by_epoch.items(), reverse=True):
-            if len(signatures) >= quorum(len(self.members)):
+            if len(signatures) >= self._quorum_of(epoch):
                 acknowledgement = Acknowledgement(epoch=epoch, subject=subject)
-                certificate = make_certificate(acknowledgement, signatures, self.members)
-                check_certificate(certificate, self.members, self.domain)
+                members = self.membership.of(epoch)
+                certificate = make_certificate(acknowledgement, signatures, members)
+                check_certificate(certificate, members, self.domain)
                 return certificate
         raise self._failure(errors, "acknowledge the batch for one epoch")
 
@@ -108,13 +122,14 @@ class Quorum:
         )
         by_epoch = self._signatures(answers, certificate.subject, Holding)
         for epoch, signatures in sorted(by_epoch.items(), reverse=True):
-            if len(signatures) >= quorum(len(self.members)):
+            if len(signatures) >= self._quorum_of(epoch):
                 return signatures, epoch
         raise self._failure(errors, "hold the certificate for one epoch")
 
     def _signatures(
         self, answers: Sequence[Answer], subject: Hash, kind: type[Acknowledgement] | type[Holding]
     ) -> dict[int, dict[Address, Signature]]:
+        self.membership.hear(value for _, value in answers)
         by_epoch: defaultdict[int, dict[Address, Signature]] = defaultdict(dict)
         for member, value in answers:
             try:
@@ -122,12 +137,13 @@ class Quorum:
                 signature = Signature(value["signature"])
             except (KeyError, TypeError, MalformedMessage):
                 continue
-            if is_signed_by(signed, signature, member, self.domain):
+            members = self.membership.of(signed.epoch)
+            if member in members and is_signed_by(signed, signature, member, self.domain):
                 by_epoch[signed.epoch][member] = signature
         return by_epoch
 
     def _is_quorum(self, by_epoch: Mapping[int, Mapping[Address, Signature]]) -> bool:
-        return any(len(signatures) >= quorum(len(self.members)) for signatures in by_epoch.values())
+        return any(len(signatures) >= self._quorum_of(epoch) for epoch, signatures in by_epoch.items())
 
     async def _all(self, ask: Callable[[Peer], Awaitable[Any]], enough: Enough) -> tuple[Answers, Errors]:
         """Ask every member at once; go on when all have answered, soon after `enough` have, or their time is over."""

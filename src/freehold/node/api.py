@@ -38,7 +38,7 @@ class Api:
         self,
         key: Key,
         domain: Domain,
-        members: Sequence[Address],
+        members_of: Callable[[int], Sequence[Address]],
         book: Book,
         offers: Offers,
         providers: Mapping[str, HostedProvider],
@@ -46,7 +46,7 @@ class Api:
     ) -> None:
         self._key = key
         self._domain = domain
-        self._members = tuple(members)
+        self._members_of = members_of
         self._book = book
         self._offers = offers
         self._providers = providers
@@ -123,7 +123,7 @@ class Api:
                 "a reservation counts only in the epoch that its certificate names; this one missed it",
                 hint="Sign it again for the open epoch.",
             )
-        check_certificate(certificate, self._members, self._domain)
+        check_certificate(certificate, self._members_of(certificate.epoch), self._domain)
         self._check_held(certificate, holdings)
         reservation = batch.table.rows[0]
         check_signed_by(reservation, reservation.client_signature, reservation.client, self._domain)
@@ -132,11 +132,10 @@ class Api:
     def _check_held(self, certificate: Certificate, holdings: Mapping[Address, Signature]) -> None:
         """WrongSignature unless Q members hold the certificate in its epoch: then it is in that epoch's manifest."""
         holding = Holding(epoch=certificate.epoch, subject=certificate.subject)
+        members = self._members_of(certificate.epoch)
         held = sum(
-            is_signed_by(holding, holdings[member], member, self._domain)
-            for member in self._members
-            if member in holdings
+            is_signed_by(holding, holdings[member], member, self._domain) for member in members if member in holdings
         )
-        needed = quorum(len(self._members))
+        needed = quorum(len(members))
         if held < needed:
             raise WrongSignature(f"{held} members hold the certificate, {needed} must", held=held, needed=needed)

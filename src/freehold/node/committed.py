@@ -16,6 +16,7 @@ from freehold.protocol.errors import Corrupt, FreeholdError, MalformedMessage, U
 from freehold.protocol.keys import recover
 from freehold.protocol.merkle import row_root, verify_row
 from freehold.protocol.messages import Report
+from freehold.protocol.parameters import Parameters
 from freehold.protocol.state import LeaseState, LockState, TableRoot
 from freehold.protocol.tables import Table
 from freehold.protocol.typed import Domain, Message, canonical_json
@@ -27,12 +28,14 @@ class OpenEpoch(NamedTuple):
     """The epoch that gathers evidence; `report` is that of the one before, None at the very first.
 
     `anchor_time` (chain time, seconds) is when the epoch ends at the earliest; None while f+1 members do not say.
+    `parameters` are those in force for the epoch.
     """
 
     epoch: int
     beacon: Hash | None
     report: Report | None
     anchor_time: int | None
+    parameters: Parameters
 
 
 class NodeView(NamedTuple):
@@ -47,10 +50,12 @@ class NodeView(NamedTuple):
 async def read_open(quorum_: Quorum) -> OpenEpoch:
     """What f+1 members say is open. Unavailable while they do not come together."""
     answers = await quorum_.ask("/v1/open")
+    quorum_.membership.learn(value for _, value in answers)
     groups: defaultdict[bytes, list[Any]] = defaultdict(list)
     for _, value in answers:
         if isinstance(value, dict) and type(value.get("epoch")) is int:
-            key = canonical_json([value["epoch"], value.get("beacon"), value.get("report")])
+            said = (value.get(name) for name in ("beacon", "report", "parameters"))
+            key = canonical_json([value["epoch"], *said])
             groups[key].append(value)
     needed = faults(len(quorum_.members)) + 1
     agreed = [group for group in groups.values() if len(group) >= needed]
@@ -60,7 +65,8 @@ async def read_open(quorum_: Quorum) -> OpenEpoch:
     failure: FreeholdError = Unavailable("no member shows the last report with its signatures")
     for value in group:
         try:
-            return _parse_open(value, quorum_.members, quorum_.domain)._replace(anchor_time=_anchor_time(group, needed))
+            members = quorum_.membership.of(value["epoch"] - 1)
+            return _parse_open(value, members, quorum_.domain)._replace(anchor_time=_anchor_time(group, needed))
         except (MalformedMessage, WrongSignature) as error:
             failure = error
     raise failure
@@ -78,7 +84,8 @@ def _parse_open(value: dict[str, Any], members: Sequence[Address], domain: Domai
         check_report(report, value.get("signers"), value.get("signatures"), members, domain)
     if (report.epoch if report else 0) != epoch - 1:
         raise MalformedMessage(f"epoch {epoch} is said to be open, without the report of the one before")
-    return OpenEpoch(epoch, Hash(beacon) if isinstance(beacon, str) else None, report, None)
+    parameters = Parameters.from_json(value.get("parameters"))
+    return OpenEpoch(epoch, Hash(beacon) if isinstance(beacon, str) else None, report, None, parameters)
 
 
 def check_report(report: Report, signers: Any, signatures: Any, members: Sequence[Address], domain: Domain) -> None:

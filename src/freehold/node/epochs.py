@@ -24,7 +24,7 @@ from freehold.node.committed import NodeView, OpenEpoch, empty_view, read_open, 
 from freehold.protocol.batches import LEASE, VOUCHER, make_batch
 from freehold.protocol.errors import FreeholdError, Unavailable
 from freehold.protocol.keys import Key
-from freehold.protocol.messages import Lease, Voucher
+from freehold.protocol.messages import Lease, Report, Voucher
 from freehold.protocol.parameters import Parameters
 from freehold.protocol.service import Context
 from freehold.protocol.tables import Table
@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 ROWS_AT_ONCE = 5_000  # in one batch: well below what a batch may hold in bytes
 LONGEST_PAUSE = 5.0
+PROVEN_KEPT = 64  # epochs of which it is remembered which beacon was answered: one that is revoked may keep its own
 LAST_SECONDS = 60  # before the anchor, or a quarter of an epoch if that is less: vouchers are sent for the last time
 
 
@@ -60,7 +61,8 @@ class EpochLoop:
         self._clock = clock
         self._poll = poll
         self._view: NodeView | None = None
-        self._proven = 0
+        self._report: Report | None = None
+        self._proven: dict[int, Hash] = {}
         self._sent = 0
         self._closing = 0
         self._vouchers: dict[Hash, int] = {}
@@ -101,7 +103,7 @@ class EpochLoop:
             raise failures[0]
 
     async def _take_over(self, open_epoch: OpenEpoch) -> NodeView:
-        if self._view is not None and self._view.epoch == open_epoch.epoch - 1:
+        if self._view is not None and self._view.epoch == open_epoch.epoch - 1 and self._report == open_epoch.report:
             return self._view
         if open_epoch.report is None:
             view = empty_view()
@@ -113,25 +115,27 @@ class EpochLoop:
                     await provider.commit(view.epoch, view.services[name], leases)
                 await self._book.commit(view.epoch, view.leases, view.locks)
                 await self._book.forget(view.leases)
-        self._view = view
+        self._view, self._report = view, open_epoch.report
         return view
 
     async def _answer(self, open_epoch: OpenEpoch, view: NodeView) -> None:
-        if open_epoch.beacon is None or self._proven >= open_epoch.epoch:
+        if open_epoch.beacon is None or self._proven.get(open_epoch.epoch) == open_epoch.beacon:
             return
         for name, provider in self._providers.items():
             context = Context(
                 epoch=open_epoch.epoch,
-                seconds=self._parameters.epoch_length,
+                seconds=open_epoch.parameters.epoch_length,
                 beacon=open_epoch.beacon,
-                parameters=self._parameters,
+                parameters=open_epoch.parameters,
                 domain=self._quorum.domain,
                 leases={key: row for key, row in view.leases.items() if row.service == name and not row.closed},
                 state=view.services[name],
             )
             for kind, table in (await provider.prove(context)).items():
                 await self._certify(kind, table)
-        self._proven = open_epoch.epoch
+        self._proven[open_epoch.epoch] = open_epoch.beacon
+        if len(self._proven) > PROVEN_KEPT:
+            del self._proven[min(self._proven)]
 
     async def _send(self, open_epoch: OpenEpoch) -> None:
         if self._sent >= open_epoch.epoch:

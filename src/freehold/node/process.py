@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
+from freehold.market.membership import Membership
 from freehold.market.network import Network
 from freehold.market.quorum import Quorum
 from freehold.net.auth import Guard
@@ -61,14 +62,15 @@ async def run(config: NodeConfig, stopping: asyncio.Event) -> None:
             await provider.start()
         terms = Terms(config.stream_price, config.voucher_price, config.place)
         offers = Offers(key, network.domain, terms, providers, clock)
-        api = Api(key, network.domain, network.member_addresses, book, offers, providers, clock)
+        membership = Membership(network.member_addresses)
+        api = Api(key, network.domain, membership.of, book, offers, providers, clock)
 
         def refresh() -> Quorum:
-            """The members at the addresses that the network file names now."""
+            """The members that the network file names now, where it says that they are."""
+            now = network
             with suppress(NotFound, InvalidInput):
-                urls = Network.load(config.network).member_urls
-                return Quorum(dial, network.member_addresses, urls, network.domain)
-            return Quorum(dial, network.member_addresses, network.member_urls, network.domain)
+                now = Network.load(config.network)
+            return Quorum(dial, now.member_addresses, now.member_urls, network.domain, membership)
 
         loop = EpochLoop(key, network.parameters, book, providers, refresh, clock, config.poll)
         status.watch(loop, providers)
