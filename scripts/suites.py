@@ -27,7 +27,7 @@ SLOW = float(os.environ.get("FREEHOLD_TEST_SLOW", "1"))
 TEST_DEADLINE = 60  # seconds for one test that names none of its own
 STOP_GRACE = 20  # seconds for pytest to end its fixtures once interrupted
 
-PURE = ("protocol", "market", "services", "tooling", "docs", "cli", "store", "oracle/test_simulation.py")
+PURE = ("protocol", "fuzz", "market", "services", "tooling", "docs", "cli", "store", "oracle/test_simulation.py")
 APART = ("contracts", "end_to_end", "servers")
 WITHOUT_COMPILER = ("-p", "no:boa_test")  # titanoboa's plugin loads Vyper into every worker
 NO_TESTS = 5  # pytest's exit code where nothing was collected
@@ -87,6 +87,7 @@ def build_pytest(names: list[str], *options: str, deadline: int = TEST_DEADLINE)
 
 def get_fuzz_commands() -> Iterator[Command]:
     yield build_pytest([""], "-m", "hypothesis or fuzz", deadline=3600)
+    yield [sys.executable, "-m", "tests.fuzz.run_atheris"]
 
 
 def get_soak_commands() -> Iterator[Command]:

@@ -31,7 +31,7 @@ DECODERS = all_decoders()
 LOOKS_LIKE_A_DECODER = re.compile(
     r"^_?(decode|from_bytes|from_json|parse|unpack|deserialize|open_share|open_secret)(_|$)"
 )
-EXAMPLES = int(os.environ.get("FREEHOLD_FUZZ_EXAMPLES", "2000" if LONG["fuzz"] else "12"))
+EXAMPLES = int(os.environ.get("FREEHOLD_FUZZ_EXAMPLES", "1000" if LONG["fuzz"] else "12"))
 SECONDS = 5.0  # for one input of a few kilobytes: what takes this long grows faster than its input
 FIXED_MEMORY, MEMORY_OF_BYTE = 2 << 20, 400
 
