@@ -1,4 +1,4 @@
-"""Oracle and Ledger, revocation and holds: what was taken back leaves nothing behind, and nothing activates while held."""
+"""Oracle and Ledger, revocation and holds: nothing is left of what was taken back, and nothing activates while held."""
 
 from __future__ import annotations
 
