@@ -30,7 +30,7 @@ from typing import Any, Self, TypeVar
 
 from freehold.chain.agreement import Endpoints
 from freehold.chain.endpoint import is_repeatable
-from freehold.chain.errors import BadAnswer, ChainError, RpcRefused
+from freehold.chain.errors import BadAnswer, ChainError, Reverted, RpcRefused
 from freehold.chain.headers import BLOOM_BYTES, is_hash_of_fields, may_contain
 from freehold.chain.wire import (
     Header,
@@ -53,6 +53,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Calls = Sequence[tuple[str, Sequence[Any]]]
 LOG_RANGE = 2_000  # blocks asked for at once; public RPC ends allow between 500 and 10,000
+HEADS = 3  # tries of a read at the newest block, which may be undone before it is read
 QUERIES = 50  # in one request
 
 
@@ -216,7 +217,21 @@ class Rpc:
     async def _read_state(self, method: str, subject: Any, block: int | str) -> Any:
         """State at a block, by whoever answers, unless they contradict each other. "latest": a quorum's."""
         if block == "latest" and len(self._ends.all) > 1:
-            block = await self.block_number()  # of the same block, or their answers could not be compared
+            return await self._read_newest_state(method, subject)
+        return await self._read_state_at(method, subject, block)
+
+    async def _read_newest_state(self, method: str, subject: Any) -> Any:
+        """Of one block from every end, since answers of different blocks do not compare; of another if it is undone."""
+        for _ in range(HEADS - 1):
+            try:
+                return await self._read_state_at(method, subject, await self.block_number())
+            except Reverted:
+                raise
+            except RpcRefused:
+                continue
+        return await self._read_state_at(method, subject, await self.block_number())
+
+    async def _read_state_at(self, method: str, subject: Any, block: int | str) -> Any:
         calls = [(method, [subject, block_parameter(block)])]
         return (await self._ends.agree(calls, lambda results: _text(results[0]), enough=1))[0]
 
