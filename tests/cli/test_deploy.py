@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from freehold.chain.abi import create_address
 from freehold.client.account import Account, Wallets
 from freehold.client.keystore import THROWAWAY_COST
 from freehold.local.accounts import derive_accounts
@@ -58,6 +61,23 @@ def test_one_command_deploys_to_an_rpc_url(home: Path) -> None:
     assert network.member_addresses == tuple(key.address for key in ACCOUNTS.members)
     assert done.data["contracts"]["oracle"] == str(network.contracts["oracle"])
     assert again.error["code"] == "conflict"
+
+
+def test_contracts_of_another_fork_come_from_a_folder_that_must_hold_them_all(home: Path) -> None:
+    folder = home / "artifacts"
+    shutil.copytree(str(resources.files("freehold.chain") / "artifacts"), folder)
+    kept = (folder / "Token.json").read_text()
+    (folder / "Token.json").unlink()
+
+    async def test() -> tuple[Outcome, Outcome]:
+        async with local_chain(home / "chain") as chain:
+            lacking = await asyncio.to_thread(deploy, home, chain.url, "--artifacts", str(folder), "--yes")
+            (folder / "Token.json").write_text(kept)
+            return lacking, await asyncio.to_thread(deploy, home, chain.url, "--artifacts", str(folder), "--yes")
+
+    lacking, done = asyncio.run(test())
+    assert "Token.json" in lacking.error["message"]
+    assert done.data["contracts"]["registry"] == str(create_address(ACCOUNTS.treasury.address, 0))  # nothing was sent
 
 
 @pytest.mark.parametrize("missing", sorted(PLAN))

@@ -28,16 +28,25 @@ def show_network(data: dict[str, Any]) -> None:
 @click.option(
     "--out", "out", type=click.Path(path_type=Path), default="network.json", help="The network file to write."
 )
+@click.option(
+    "--artifacts",
+    "artifacts",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="The contracts compiled for an older fork of the EVM, by scripts/compile_contracts.py.",
+)
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @click.pass_obj
-def deploy(program: Program, rpc_url: str, config: Path, out: Path, yes: bool) -> dict[str, Any]:
+def deploy(
+    program: Program, rpc_url: str, config: Path, out: Path, artifacts: Path | None, yes: bool
+) -> dict[str, Any]:
     """Deploy the contracts and write the network file. The wallet pays the gas, and has no rights afterwards."""
     from freehold.cli.connection import run
     from freehold.protocol.errors import Conflict
 
     if out.exists():
         raise Conflict(f"{out} exists, and is not overwritten", hint="Choose another file with --out.")
-    return run(_deploy(program, rpc_url, read_plan(config), out, yes))
+    plan = read_plan(config)._replace(artifacts=artifacts)
+    return run(_deploy(program, rpc_url, plan, out, yes))
 
 
 async def _deploy(program: Program, rpc_url: str, plan: Plan, out: Path, yes: bool) -> dict[str, Any]:
