@@ -167,8 +167,10 @@ def open_epochs() -> list[bytes]:
     report = world().report
     assert report is not None
     signatures = b"".join(m.sign(report, DOMAIN) for m in MEMBERS[:3])
-    value = {"epoch": report.epoch + 1, "beacon": str(keccak(b"")), "report": report.to_json(), "signers": 7}
-    return [canonical_json(value | {"signatures": f"0x{signatures.hex()}"}), canonical_json({"epoch": 1})]
+    first = {"epoch": 1, "parameters": PARAMETERS.to_json()}
+    signed = {"report": report.to_json(), "signers": 7, "signatures": f"0x{signatures.hex()}"}
+    later = first | signed | {"epoch": report.epoch + 1, "beacon": str(keccak(b""))}
+    return [canonical_json(value) for value in (first, later)]
 
 
 def open_epoch(value: Any) -> Any:

@@ -24,7 +24,7 @@ from tests.oracle.load_member import CLIENTS
 from tests.oracle.simulation import DOMAIN
 
 CONNECTIONS = 100
-BATCHES, ROWS = 60, 500  # of each client
+BATCHES, ROWS = 60, 1000  # of each client
 TIMES = 12
 
 
