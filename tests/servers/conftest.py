@@ -6,6 +6,7 @@ What a machine lacks is reported as not run, never as passed; with CI=true that 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 
 import pytest
@@ -17,9 +18,9 @@ from tests.servers.s3_server import S3Server
 _numbers = count()
 
 
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
-    """A running PostgreSQL server."""
+@contextmanager
+def running_postgres() -> Iterator[PostgresServer]:
+    """A running PostgreSQL server, ended with the block."""
     pytest.importorskip("psycopg", reason="not run: psycopg is not installed (make test-servers installs it)")
     programs = postgres_server.find_programs()
     if programs is None:
@@ -30,6 +31,20 @@ def postgres() -> Iterator[PostgresServer]:
         yield server
     finally:
         server.remove()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server."""
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def mortal_postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server of the test's own: after a kill it looks at every file of every database."""
+    with running_postgres() as server:
+        yield server
 
 
 @pytest.fixture

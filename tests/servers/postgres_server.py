@@ -6,6 +6,7 @@ import os
 import pwd
 import secrets
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -76,9 +77,9 @@ class PostgresServer(Server):
         return str(row[0])
 
     def remove(self) -> None:
-        """Stop, and leave nothing."""
+        """Stop, without a last checkpoint of what goes anyway, and leave nothing."""
         try:
-            self.stop()
+            self.stop(signal.SIGQUIT)
         finally:
             shutil.rmtree(self.home)
 

@@ -6,11 +6,13 @@ import itertools
 import os
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from freehold.protocol.errors import DiskFull, InvalidInput, Unavailable
 from freehold.store.blob_store import BlobStore
+from tests.servers.processes import DEADLINE
 from tests.servers.s3_server import S3Server
 from tests.store.blobs_conformance import (
     ALLOWANCE,
@@ -85,11 +87,11 @@ def test_a_service_killed_while_it_is_written_to_keeps_what_was_acknowledged(s3:
     for writer in writers:
         writer.start()
     for _ in range(2):
-        assert progress.wait(30)
+        assert progress.wait(DEADLINE)
         s3.kill()
         s3.restart()
         progress.clear()
-        assert progress.wait(60)  # the same object goes on
+        assert progress.wait(2 * DEADLINE)  # the same object goes on
     stopping.set()
     for writer in writers:
         writer.join()
@@ -110,9 +112,11 @@ def test_prefixes_keep_apart_and_what_is_deeper_is_not_counted(s3: S3Server, buc
 
 
 def test_more_keys_than_one_page_of_a_list(s3: S3Server, bucket_url: str) -> None:
-    with s3.client() as client:
-        for number in range(1001):
-            client.put_object(Bucket=bucket_url.split("/")[2], Key=f"some/prefix/{number}", Body=b"x")
+    name = bucket_url.split("/")[2]
+    with s3.client() as client, ThreadPoolExecutor(8) as pool:
+        put = client.put_object
+        for each in [pool.submit(put, Bucket=name, Key=f"some/prefix/{n}", Body=b"x") for n in range(1001)]:
+            each.result()
     blobs = Bucket(bucket_url, ALLOWANCE)
     assert (blobs.used_bytes, len(set(blobs.list_keys()))) == (1001, 1001)
     blobs.close()

@@ -29,9 +29,10 @@ STATE_KINDS: dict[str, Any] = TABLES | {f"service.{judge.name}": judge.state_kin
 
 @pytest.fixture(scope="module")
 def on_ray() -> Iterator[Partitions]:
+    before = get_descendants(os.getpid())
     with open_partitions("local", 2) as opened:
         yield opened
-        started = get_descendants(os.getpid())
+        started = set(get_descendants(os.getpid())).difference(before)
     wait_until(lambda: not any(map(is_running, started)), "Ray's processes are gone")
 
 

@@ -13,7 +13,7 @@ import pytest
 from freehold.protocol.errors import InvalidInput, Unavailable
 from freehold.store.group_commit import Connection, Work
 from tests.servers.postgres_server import PostgresServer
-from tests.servers.processes import wait_until
+from tests.servers.processes import DEADLINE, wait_until
 from tests.store.sql_conformance import FIRST, Open, SqlConformance, insert, keys
 
 pytest.importorskip("psycopg", reason="not run: psycopg is not installed (make test-servers installs it)")
@@ -47,10 +47,9 @@ def open_database(migrations):
         return fill
 
 
-def test_a_server_killed_while_it_writes_keeps_what_was_acknowledged(
-    postgres: PostgresServer, database_url: str
-) -> None:
-    database = Postgres(database_url, "state", [FIRST])
+def test_a_server_killed_while_it_writes_keeps_what_was_acknowledged(mortal_postgres: PostgresServer) -> None:
+    server = mortal_postgres
+    database = Postgres(server.url(), "state", [FIRST])
     numbers, acknowledged, lost = itertools.count(), [], []
     stopping, progress = threading.Event(), threading.Event()
 
@@ -72,11 +71,11 @@ def test_a_server_killed_while_it_writes_keeps_what_was_acknowledged(
     for writer in writers:
         writer.start()
     for _ in range(3):
-        assert progress.wait(30)
-        postgres.kill()
-        postgres.restart()
+        assert progress.wait(DEADLINE)
+        server.kill()
+        server.restart()
         progress.clear()
-        assert progress.wait(30)  # the same object goes on
+        assert progress.wait(DEADLINE)  # the same object goes on
     stopping.set()
     for writer in writers:
         writer.join()
