@@ -162,10 +162,12 @@ struct Leaf:
     credits_spent: uint96
 
 
+# `is_absent`: there is nothing at the position any more, and `new` counts for nothing.
 struct Shrunk:
     index: uint64
     old: Leaf
     old_proof: Bytes[MAX_PROOF]
+    is_absent: bool
     new: Leaf
     new_proof: Bytes[MAX_PROOF]
 
@@ -397,7 +399,8 @@ def answer(report: reports.Report, challenger: address, shown: Bytes[MAX_SHOWN],
     """
     @notice Shows what `challenger` demanded, and takes its bond. What was shown stands in the event. The report stays held
             for twice `reveal_seconds` more.
-    @param shown (Leaf, proof), or a verdict's row as OpeningProof takes it.
+    @param shown (Leaf, proof), or a verdict's row as OpeningProof takes it. Beyond the last account the leaf counts for
+           nothing: the place is empty.
     @param backing For a verdict that calls an opening good: as OpeningProof takes it; else empty.
     """
     report_hash: bytes32 = reports._struct_hash(report)
@@ -406,8 +409,7 @@ def answer(report: reports.Report, challenger: address, shown: Bytes[MAX_SHOWN],
     position: uint64 = convert(hold.subject, uint64)
     if hold.kind == DEMANDED_LEAF:
         leaf: ShownLeaf = abi_decode(shown, ShownLeaf)
-        assert leaf.leaf.account == empty(address) or position < report.accounts, "disputes: not empty"
-        self._check_leaf(report, position, leaf.leaf, leaf.proof)
+        self._check_leaf(report, position, position >= report.accounts, leaf.leaf, leaf.proof)
     else:
         assert staticcall OpeningProof(opening_proof).is_shown(report, position, shown, backing)
 
@@ -589,10 +591,9 @@ def _check_before(before: reports.Report, report: reports.Report):
 @internal
 @pure
 def _prove_shrunk(before: reports.Report, report: reports.Report, shown: Shrunk) -> address:
-    assert shown.old.account != empty(address), "disputes: nothing before"
-    self._check_leaf(before, shown.index, shown.old, shown.old_proof)
-    self._check_leaf(report, shown.index, shown.new, shown.new_proof)
-    is_same: bool = shown.new.account == shown.old.account
+    self._check_leaf(before, shown.index, False, shown.old, shown.old_proof)
+    self._check_leaf(report, shown.index, shown.is_absent, shown.new, shown.new_proof)
+    is_same: bool = shown.new.account == shown.old.account and not shown.is_absent
     assert (
         not is_same
         or shown.new.tokens_earned < shown.old.tokens_earned
@@ -642,18 +643,17 @@ def _prove_leaf(report: reports.Report, shown: WrongLeaf):
 
 @internal
 @pure
-def _check_leaf(report: reports.Report, index: uint64, leaf: Leaf, proof: Bytes[MAX_PROOF]):
+def _check_leaf(report: reports.Report, index: uint64, is_absent: bool, leaf: Leaf, proof: Bytes[MAX_PROOF]):
     """
-    The leaf stands at `index` of the report's tree, at its full depth. The zero address stands for the empty node.
+    The leaf, or the empty node, stands at `index` of the report's tree, at its full depth.
     """
     depth: uint256 = self._depth_of(report.accounts)
     assert len(proof) == depth * accounts_tree.NODE_BYTES, "disputes: proof length"
-    node: uint256 = 0
-    if leaf.account != empty(address):
-        node = accounts_tree._leaf_hash(index, leaf.account, self._leaf_sums(leaf))
+    if is_absent:
+        self._check_root(report, 0, empty(accounts_tree.Sums), index, proof)
     else:
-        assert (leaf.tokens_earned | leaf.credits_earned) | leaf.credits_spent == 0, "disputes: not empty"
-    self._check_root(report, node, self._leaf_sums(leaf), index, proof)
+        sums: accounts_tree.Sums = self._leaf_sums(leaf)
+        self._check_root(report, accounts_tree._leaf_hash(index, leaf.account, sums), sums, index, proof)
 
 
 @internal

@@ -204,6 +204,26 @@ def test_the_proof_must_stand_in_that_very_manifest(contract: Any, field: str) -
         contract.contradiction(tuple_of(report), find(verdicts).evidence)
 
 
+def test_the_largest_observation_that_is_taken_can_be_shown(contract: Any) -> None:
+    """1,024 certificates in every observation; with one more there is no proof to build."""
+    world, (_, verdicts) = settled(), claim()
+    bundle = world.bundles[-1]
+    observations = []
+    for observation in bundle.manifest.observations:
+        (first, *_) = observation.certificates
+        more = [changed(first, signers=i) for i in range(1024 - len(observation.certificates))]
+        observations.append(changed(observation, certificates=(*more, *observation.certificates)))
+    manifest = changed(bundle.manifest, observations=tuple(observations))
+    report = changed(claim()[0], manifest=manifest.struct_hash())
+    found = find_wrong_verdict(verdicts, world.settlements[-1], bundle._replace(manifest=manifest), JUDGES)
+    assert found is not None
+    assert contract.contradiction(tuple_of(report), found.evidence)
+    longer = [changed(o, certificates=(o.certificates[0], *o.certificates)) for o in observations]
+    larger = bundle._replace(manifest=changed(manifest, observations=tuple(longer)))
+    with pytest.raises(NotFound):
+        find_wrong_verdict(verdicts, world.settlements[-1], larger, JUDGES)
+
+
 @budget(examples=60)
 @given(st.integers(0, 2**20), st.integers(1, 255))
 def test_a_changed_byte_of_the_evidence_shows_nothing(contract: Any, at: int, flip: int) -> None:

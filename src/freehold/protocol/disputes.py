@@ -72,19 +72,28 @@ def find_fallen_count(before: Report, report: Report) -> Contradiction | None:
     return Contradiction(COUNT, b"") if report.accounts < before.accounts else None
 
 
-def find_shrunk(before: Sequence[AccountState], claimed: Sequence[AccountState]) -> Contradiction | None:
+def find_shrunk(before: Sequence[AccountState], claimed: Sequence[AccountState | None]) -> Contradiction | None:
     """SHRANK: the first position that holds another account than before, or one of whose totals fell.
 
-    `before` are the accounts after the epoch before, `claimed` those that the report is said to commit to.
+    `before` are the accounts after the epoch before, `claimed` those that the report is said to commit to; None for a
+    place that is empty.
     """
     for old, new in zip(before, claimed, strict=False):
-        if old.account != new.account or any(a < b for a, b in zip(new.leaf().sums, old.leaf().sums, strict=True)):
-            trees = [SumTree(ACCOUNTS, [row.leaf() for row in rows]) for rows in (before, claimed)]
-            values: list[Any] = [old.index]
-            for row, tree in zip((old, new), trees, strict=True):
-                values += [_leaf(row), _siblings(tree.proof(old.index))]
-            return Contradiction(SHRANK, encode([f"(uint64,{_LEAF},bytes,{_LEAF},bytes)"], [tuple(values)]))
+        if new is None or old.account != new.account or _has_fallen(old, new):
+            old_tree, new_tree = _tree(before), _tree(claimed)
+            new_leaf = _leaf(new) if new else (ZERO_ADDRESS, 0, 0, 0)
+            parts = (_leaf(old), _siblings(old_tree.proof(old.index)), new is None, new_leaf)
+            values = (old.index, *parts, _siblings(new_tree.proof(old.index)))
+            return Contradiction(SHRANK, encode([f"(uint64,{_LEAF},bytes,bool,{_LEAF},bytes)"], [values]))
     return None
+
+
+def _has_fallen(old: AccountState, new: AccountState) -> bool:
+    return any(now < then for now, then in zip(new.leaf().sums, old.leaf().sums, strict=True))
+
+
+def _tree(accounts: Sequence[AccountState | None]) -> SumTree:
+    return SumTree(ACCOUNTS, [row.leaf() if row else ACCOUNTS.empty for row in accounts])
 
 
 def find_wrong_sum(claimed: Sequence[AccountState], levels: Sequence[Sequence[SumNode]]) -> Contradiction | None:
@@ -115,8 +124,7 @@ def answer_leaf(accounts: Sequence[AccountState], position: int) -> Answer:
     """The leaf at a position of the accounts tree; beyond the last account, the empty one."""
     if position >> depth_of(len(accounts)):
         raise NotFound(f"the accounts tree has no position {position}")
-    beyond = [ACCOUNTS.empty] * (position + 1 - len(accounts))
-    proof = _siblings(SumTree(ACCOUNTS, [*(row.leaf() for row in accounts), *beyond]).proof(position))
+    proof = _siblings(_tree([*accounts, *[None] * (position + 1 - len(accounts))]).proof(position))
     leaf = _leaf(accounts[position]) if position < len(accounts) else (ZERO_ADDRESS, 0, 0, 0)
     return Answer(encode([f"({_LEAF},bytes)"], [(leaf, proof)]))
 
