@@ -23,6 +23,7 @@ from freehold.chain.errors import ChainError
 from freehold.chain.follower import Event, Follower
 from freehold.chain.rpc import Rpc
 from freehold.local.supervisor import Say
+from freehold.market.network import Network
 from freehold.net.client import Dial
 from freehold.protocol.errors import FreeholdError
 from freehold.protocol.units import ONE
@@ -62,8 +63,7 @@ class Story:
             }
             self.rpc = self.rpcs[self.validators[1].name]
             self.dial = await self._stack.enter_async_context(Dial())
-            assert self.network.network is not None
-            self.ledger = Ledger(self.rpc, self.network.network.contracts["ledger"])
+            self.ledger = Ledger(self.rpc, self.deployed.contracts["ledger"])
             await self.check_consensus()
             await self.check_deployment()
             self.watching = asyncio.create_task(self.watch_epochs())
@@ -108,8 +108,7 @@ class Story:
 
     async def check_deployment(self) -> None:
         """Every validator has the same contracts; every member asks a validator of its own."""
-        network = self.network.network
-        assert network is not None
+        network = self.deployed
         codes = set()
         for rpc in self.rpcs.values():
             codes.add(tuple([await rpc.code(address) for address in network.contracts.values()]))
@@ -128,8 +127,7 @@ class Story:
 
     async def watch_epochs(self) -> None:
         """Tell of each report as its block becomes final at validator 1."""
-        network = self.network.network
-        assert network is not None
+        network = self.deployed
         oracle = Oracle(self.rpc, network.contracts["oracle"])
         follower = Follower(self.rpc, [oracle], finality_depth=network.parameters.finality_depth, interval=POLL)
         async for batch in follower.run(network.deployment_block):
@@ -262,10 +260,9 @@ class Story:
 
     async def claim(self, operator: str) -> None:
         """An operator's earnings arrive as tokens."""
-        network, accounts = self.network.network, self.network.accounts
-        assert network is not None
+        accounts = self.network.accounts
         assert accounts is not None
-        token, address = Token(self.rpc, network.contracts["token"]), accounts.named()[operator].address
+        token, address = Token(self.rpc, self.deployed.contracts["token"]), accounts.named()[operator].address
         before = await token.balance_of(address)
         await self.command("claim", "--as", operator)
         after = await self.wait_for(lambda: token.balance_of(address), lambda n: n > before, "the claim arrives")
@@ -282,9 +279,7 @@ class Story:
     async def check_agreement(self) -> None:
         """At the end all are level and agree, and no block that counted as final was replaced."""
         await self.command("status")
-        network = self.network.network
-        assert network is not None
-        depth = network.parameters.finality_depth
+        depth = self.deployed.parameters.finality_depth
         final = min([await rpc.block_number() for rpc in self.rpcs.values()]) - depth
         headers = {await rpc.header(final) for rpc in self.rpcs.values()}
         self.check(len(headers) == 1, f"all validators have the same block {final}")
@@ -301,6 +296,12 @@ class Story:
         self.check(max(drops, default=0) <= depth, f"changes of branch at the validators that ran on: {seen}")
 
     # --- means
+
+    @property
+    def deployed(self) -> Network:
+        """The network file that the deployment gave."""
+        assert self.network.network is not None
+        return self.network.network
 
     async def fewest_peers(self) -> int:
         return min([int(await rpc.call("net_peerCount"), 16) for rpc in self.rpcs.values()])
