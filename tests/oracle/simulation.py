@@ -442,8 +442,10 @@ class World:
         self.after(BLOCK, self._mine)
 
     def _lie(self, report: Report) -> Report | None:
-        if self.lies or not self.chance(self.faults.lie):
-            return None
+        return self.lie(report) if not self.lies and self.chance(self.faults.lie) else None
+
+    def lie(self, report: Report) -> Report:
+        """Another report for the same epoch, for the chain to take instead; it is revoked some blocks later."""
         self.lies.add(report.epoch)
         self.after(self.random.randint(1, 7) * BLOCK, lambda: self._revoke_lie(report.epoch))
         return msgspec.structs.replace(report, state_root=keccak(b"a lie"), subsidy=report.subsidy + 1)

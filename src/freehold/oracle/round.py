@@ -121,6 +121,7 @@ class Round:
         self._released: set[int] = set()
         self._unsaid = set(said.seals)  # sealed before a restart, and perhaps never sent
         self._deadline: int | None = None
+        self._patient_until = 0
         self._retransmit_at: int | None = None
         self._pause = setup.timing.retransmit
         self._submit_at: int | None = None
@@ -154,15 +155,15 @@ class Round:
     def _observe(self, certificates: tuple[Certificate, ...], price: int, was_committed: Hash) -> None:
         key, domain = self.setup.key, self.setup.domain
         before = derive_secret(key, domain, self.epoch - 1)
-        held = {c.subject: c for o in self._observed.values() for c in o.certificates}
-        held |= {certificate.subject: certificate for certificate in certificates}
+        # Over another anchor it has closed the epoch before: what it held then is what it promised to observe.
+        closed = next(iter(self._observed.values()), None)
         observation = Observation(
             epoch=self.epoch,
             anchor=self.anchor_hash,
-            price=price,
+            price=closed.price if closed else price,
             commitment=keccak(derive_secret(key, domain, self.epoch)),
             reveal=before if keccak(before) == was_committed else Hash(bytes(32)),
-            certificates=tuple(held[subject] for subject in sorted(held)),
+            certificates=closed.certificates if closed else certificates,
             member=self.me,
         )
         observation = msgspec.structs.replace(observation, member_signature=key.sign(observation, domain))
@@ -177,7 +178,8 @@ class Round:
 
     def _start_view(self) -> None:
         timing = self.setup.timing
-        self._deadline = self._now + (timing.view << min(self.said.view, LONGEST_VIEW))
+        length = timing.view << min(self.said.view, LONGEST_VIEW)
+        self._deadline, self._patient_until = self._now + length, self._now + length // 2
         self._pause = timing.retransmit
         self._retransmit_at = self._now + self._pause
 
@@ -221,9 +223,10 @@ class Round:
         self._say(manifest)
 
     def _choose(self) -> tuple[Observation, ...]:
-        """Those of the revoked manifest, where this member has its batches and they are over this anchor; otherwise
-        the first Q that are here, the revoked manifest's observers before the others. After a turn of all leaders
-        whatever is here will do: a dishonest quorum may have certified what nobody can show."""
+        """Those of the revoked manifest, where this member has its batches and they are over this anchor; or its
+        observers' new ones, for which half a view is waited: others would reveal another beacon to the next epoch.
+        After a turn of all leaders whatever is here will do: a dishonest quorum may have certified what nobody shows.
+        """
         known = tuple(self.observations.values())
         if self._revoked is None or self.said.view >= len(self.members):
             return known[: self.quorum]
@@ -237,6 +240,8 @@ class Round:
             if len(before) == self.quorum and self._has_batches(self._revoked):
                 return before
         observers = {observation.member for observation in before}
+        if self._now < self._patient_until and not observers <= self.observations.keys():
+            return ()
         return tuple(sorted(known, key=lambda o: o.member not in observers)[: self.quorum])
 
     def seal(self, manifest: Manifest, report: Report) -> None:
@@ -333,6 +338,10 @@ class Round:
         seals[message.member] = message.seal
         if self.votes.get(message.view):
             self._late.add((message.view, message.member))
+        vote = self.votes.get(message.view, {}).get(message.member)
+        if vote is not None and self._follows(vote.report) and self._judge_work(vote) == LATE:
+            self.work[message.member, UNPROVEN] -= 1
+            self.work[message.member, LATE] += 1
         self._release(message.view)
 
     def _on_vote(self, message: Vote) -> None:
@@ -395,6 +404,8 @@ class Round:
             self._enter(self.said.view + 1)
         elif self._retransmit_at is not None and now >= self._retransmit_at:
             self._retransmit()
+        if self._revoked is not None and self.said.view not in self.said.manifests:
+            self._propose()
 
     def _submit(self) -> None:
         if self._submit_at is None or self._now < self._submit_at:
