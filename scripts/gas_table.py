@@ -23,6 +23,7 @@ import boa  # noqa: E402
 
 from freehold.protocol.merkle import ACCOUNTS, SumNode  # noqa: E402
 from freehold.protocol.units import Hash  # noqa: E402
+from tests.contracts.test_collector import CLIENT, NODE, OPERATOR, Freezing  # noqa: E402
 from tests.contracts.world import (  # noqa: E402
     NEVER,
     TOKEN,
@@ -168,7 +169,63 @@ def epoch_rows(world: World) -> list[Row]:
     one, other = world.report(), world.report(manifest=Hash(b"\x07" * 32))
     signatures = [world.sign(report, [0])[1] for report in (one, other)]
     gas = measure(world.oracle, "record_equivocation", tuple_of(one), signatures[0], tuple_of(other), signatures[1])
-    return [*rows, Row("Oracle.record_equivocation", "", gas)]
+    rows.append(Row("Oracle.record_equivocation", "", gas))
+    return [*rows, *revocation_rows(world)]
+
+
+def revocation_rows(world: World) -> list[Row]:
+    """Holds, and what they are for."""
+    before = world.post()
+    world.post()
+    disputes = world.disputes.address
+    rows = [Row("Ledger.hold", "", measure(world.ledger, "hold", before.epoch, sender=disputes))]
+    rows.append(Row("Ledger.release", "", measure(world.ledger, "release", before.epoch, sender=disputes)))
+    arguments = (before.epoch + 1, tuple_of(before))
+    rows.append(Row("Oracle.revoke", "1 report", measure(world.oracle, "revoke", *arguments, sender=disputes)))
+    for _ in range(62):
+        world.post()
+    gas = measure(world.oracle, "revoke", *arguments, sender=disputes)
+    return [*rows, Row("Oracle.revoke", "62 reports", gas)]
+
+
+def member_rows(world: World) -> list[Row]:
+    """Members' bonds, and a set of seven."""
+    rows = []
+    keys = [key_of(f"gas member {i}") for i in range(7)]
+    world.token.approve(world.membership, NEVER, sender=world.treasury)
+    bond = world.settings.member_bond
+    for key in keys:
+        gas = measure(world.membership, "bond", hexed(key.address), bond, sender=world.treasury)
+    rows.append(Row("Members.bond", "first", gas))
+    arguments = ([hexed(key.address) for key in keys], 3)
+    gas = measure(world.membership, "schedule", *arguments, sender=world.governor)
+    rows.append(Row("Members.schedule", "7 members", gas))
+    extra = hexed(keys[0].address)
+    world.membership.bond(extra, bond, sender=world.treasury)
+    rows.append(Row("Members.thaw", "in office", measure(world.membership, "thaw", bond, sender=extra)))
+    arguments = (world.settings.parameters * 60, 3)
+    gas = measure(world.oracle, "schedule_parameters", *arguments, sender=world.governor)
+    return [*rows, Row("Oracle.schedule_parameters", f"{len(arguments[0]):,} bytes", gas)]
+
+
+def frozen_rows(world: World) -> list[Row]:
+    """Silence, and the way out of it."""
+    client = hexed(CLIENT.address)
+    world.fund(client, 100 * TOKEN)
+    world.token.approve(world.credits, 100 * TOKEN, sender=client)
+    world.credits.buy(100 * TOKEN, 0, NEVER, sender=client)
+    world.register(hexed(OPERATOR.address), NODE)
+    network = Freezing(world)
+    network.settle()
+    boa.env.time_travel(seconds=world.settings.freeze_lengths * world.settings.epoch_length + 1)
+    rows = [Row("Ledger.freeze", "", measure(world.ledger, "freeze"))]
+    for case, credits in (("first", 40), ("later", 50)):
+        given = network.arguments(credits * TOKEN)
+        rows.append(
+            Row("Collector.collect", f"a small state, {case}", measure(world.collector, "collect", *given.values()))
+        )
+    pause = measure(world.ledger, "pause", 100, sender=world.guardian)
+    return [*rows, Row("Ledger.pause", "", pause)]
 
 
 def party_rows(world: World) -> list[Row]:
@@ -213,7 +270,14 @@ def party_rows(world: World) -> list[Row]:
 def measure_all() -> list[Row]:
     """Every row of the table, in an EVM of its own."""
     with boa.swap_env(boa.Env()):
-        return [*submission_rows(), *claim_rows(), *epoch_rows(World()), *party_rows(World())]
+        return [
+            *submission_rows(),
+            *claim_rows(),
+            *epoch_rows(World()),
+            *member_rows(World()),
+            *frozen_rows(World()),
+            *party_rows(World()),
+        ]
 
 
 def render(rows: list[Row]) -> str:
