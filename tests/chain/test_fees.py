@@ -167,6 +167,25 @@ def test_who_took_a_nonce_is_named(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_a_nonce_counts_as_taken_only_when_its_taker_is_deep_enough(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with manual_chain(tmp_path) as (chain, rpc):
+            ours, theirs = Sender(rpc, key(0), poll=0.01, confirmations=3), Sender(rpc, key(0), poll=0.01)
+            sent = await ours.send(PAY)
+            await rpc.call("anvil_dropAllTransactions")
+            await theirs.send(Call(Key(key(1)).address, b"", 5))
+            await chain.mine()
+            with pytest.raises(TransactionPending):
+                await ours.wait(sent, deadline=0.3)
+            await rpc.call("anvil_reorg", [1, []])
+            waiting = asyncio.create_task(ours.wait(sent))
+            await mine_until(chain, waiting)
+            assert waiting.result().transaction == sent.transaction
+            assert await rpc.balance(RECIPIENT) == 1
+
+    asyncio.run(main())
+
+
 @asynccontextmanager
 async def behind_ends(directory: Path, ends: int) -> AsyncIterator[tuple[LocalChain, Rpc, Rpc, list[FaultyEnd]]]:
     async with manual_chain(directory) as (chain, straight), AsyncExitStack() as stack:

@@ -177,14 +177,14 @@ class Sender:
 
     async def _wait(self, sent: Sent, failures: list[ChainError]) -> Fate:
         """How it ended. Whatever fails meanwhile is noted in `failures`: only the deadline ends the wait."""
-        used = 0
+        used: list[int] = []  # the heads, in a row, at which its nonce was another's
         while True:
             try:
                 fate, head = await self._look(self._current(sent))
                 if fate.what == MINED:
                     return fate
-                used = used + 1 if fate.what == USED else 0
-                if used >= LOOKS:
+                used = [*used, head] if fate.what == USED else []
+                if len(used) >= LOOKS and head - used[0] >= self._confirmations:  # the other's block may be undone too
                     return fate
                 if fate.what == OPEN:
                     await self._raise_fees(sent, head)
@@ -228,18 +228,24 @@ class Sender:
         ordered = [self._waiting[nonce] for nonce in sorted(self._waiting)]
         calls = [("eth_getTransactionByHash", [hexadecimal(s.transaction)]) for s in ordered]
         known = await self.rpc.survey(calls, lambda results: [answer is not None for answer in results])
+        refused: list[RpcRefused] = []
         for index, sent in enumerate(ordered):
             if not all(answer[index] for answer in known):
-                await self._broadcast(sent)
+                try:
+                    await self._broadcast(sent)
+                except RpcRefused as error:
+                    refused.append(error)  # say, another took its nonce: those behind it must go out all the same
+        if refused:
+            raise refused[0]
 
     async def _raise_fees(self, sent: Sent, head: int) -> None:
         """Replace what the market has left behind, up to `sent`: a nonce waits for those below it. FeeTooHigh."""
         if head - self._passed_by.setdefault(sent.nonce, head) < PATIENCE:
             return
         self._passed_by[sent.nonce] = head
-        market = await ask_market(self.rpc)
+        market, mined = await ask_market(self.rpc), await self._count_mined()
         async with self._exclusive():
-            for nonce in sorted(nonce for nonce in self._waiting if nonce <= sent.nonce):
+            for nonce in sorted(nonce for nonce in self._waiting if mined <= nonce <= sent.nonce):
                 old = self._waiting[nonce]
                 try:
                     fees = market.replace(old.fees, self._fee_cap)
