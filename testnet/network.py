@@ -51,11 +51,10 @@ class RealFiles(LocalFiles):
         replace(Network.load(self.network), rpc_url=rpc_url).save(path)
 
     async def clear(self) -> list[str]:
-        """End what an interrupted run left, and delete it; the names of what was ended. Conflict if one is running."""
-        with self.lock():
-            left = await reap_leftovers(self.logs) + await reap_leftovers(self.validators)
-            if self.root.exists():
-                self.delete()
+        """End what an interrupted run left, and delete it; the names of what was ended."""
+        left = await reap_leftovers(self.logs) + await reap_leftovers(self.validators)
+        if self.root.exists():
+            self.delete()
         return left
 
 

@@ -14,14 +14,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
+import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from freehold.cli.main import describe
 from freehold.local.children import find_records, start_time
-from freehold.protocol.errors import FreeholdError
+from freehold.protocol.errors import Conflict, FreeholdError
 from scripts.compile_contracts import compile_all
 from testnet.genesis import FORK
 from testnet.geth import ensure_geth, run
@@ -43,6 +46,22 @@ class Transcript:
         print(f"{time.monotonic() - self._began:6.1f}  {line}", flush=True)
 
 
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """While this is held, no other run begins. Conflict if one is on."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise Conflict(f"`make testnet` runs here already, as process {file.read()}") from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
 async def tell(say: Transcript) -> None:
     """One whole run. CheckFailed, FreeholdError."""
     files = RealFiles(BUILD / "run" / "local")
@@ -54,10 +73,9 @@ async def tell(say: Transcript) -> None:
     say(f"geth: {', '.join(version)}")
     artifacts = await asyncio.to_thread(compile_contracts, BUILD / "contracts")
     say(f"contracts compiled for the fork {FORK!r}")
-    settings = SETTINGS
     say(
-        f"starting {VALIDATORS} validators (Clique, a block each {PERIOD} s), {settings.members} members, "
-        f"{settings.operators} nodes; epochs of {settings.epoch_length} s, final after {settings.finality_depth} blocks"
+        f"starting {VALIDATORS} validators (Clique, a block each {PERIOD} s), {SETTINGS.members} members, "
+        f"{SETTINGS.operators} nodes; epochs of {SETTINGS.epoch_length} s, final after {SETTINGS.finality_depth} blocks"
     )
     say(f"logs: {files.logs.relative_to(ROOT)}, {files.validators.relative_to(ROOT)}")
     network = RealNetwork(files, BUILD, say, geth, artifacts)
@@ -108,7 +126,8 @@ async def run_until_signal(say: Transcript) -> int:
 def main() -> int:
     say = Transcript()
     try:
-        code = asyncio.run(run_until_signal(say))
+        with alone(BUILD / "lock"):
+            code = asyncio.run(run_until_signal(say))
     except (FreeholdError, BaseExceptionGroup) as error:
         told = describe(error)
         say(f"FAILED {told['message']}")

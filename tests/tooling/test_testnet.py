@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from freehold.chain.abi import creation_code
 from freehold.chain.contracts import Registry
 from freehold.chain.deploy import with_artifacts
+from freehold.protocol.errors import Conflict
 from freehold.protocol.units import Address
 from testnet.genesis import FORK, SEAL, VANITY, build_genesis, compute_majority
 from testnet.geth import MODULE, GoMissing, compute_name, ensure_geth, get_build_flags, parse_version
@@ -111,3 +113,13 @@ def test_code_of_another_fork_takes_the_same_arguments(tmp_path: Path) -> None:
     changed = with_artifacts({"Registry": call}, tmp_path)["Registry"]
     assert call.data.startswith(creation_code("Registry"))
     assert changed == call._replace(data=b"\xc0\xdearguments")
+
+
+def test_one_run_at_a_time(tmp_path: Path) -> None:
+    pytest.importorskip("vyper", reason="testnet.run compiles the contracts")
+    from testnet.run import alone
+
+    with alone(tmp_path / "lock"), pytest.raises(Conflict, match=f"process {os.getpid()}"), alone(tmp_path / "lock"):
+        pass
+    with alone(tmp_path / "lock"):
+        pass

@@ -159,8 +159,8 @@ class LocalNetwork:
             await self._nursery.stop()
         if self._chain is not None:
             await self._chain.__aexit__(None, None, None)
-        self.files.supervisor.unlink(missing_ok=True)
-        if self._lock is not None:
+        if self._lock is not None:  # otherwise the file is that of the network that runs
+            self.files.supervisor.unlink(missing_ok=True)
             self._lock.close()
             self._lock = None
 
