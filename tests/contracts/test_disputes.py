@@ -750,7 +750,7 @@ STEPS = st.lists(
 )
 
 
-@budget(examples=12)
+@budget(examples=6)
 @given(STEPS)
 def test_the_bonds_held_are_those_of_open_challenges_and_demands(
     deployed: World, steps: list[tuple[str, int, int]]
