@@ -109,8 +109,8 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def real_network(directory: Path) -> AsyncIterator[RealNetwork]:
-    """A deployed network with all its members running."""
+async def real_network(directory: Path, **planned: Any) -> AsyncIterator[RealNetwork]:
+    """A deployed network with all its members running; `planned` are fields of its Plan."""
     async with local_chain(directory / "chain") as chain, Rpc(chain.url, chain_id=31337) as rpc, Dial() as dial:
         mining = asyncio.create_task(chain.run())
         keys = [Key(secret) for secret in MEMBERS]
@@ -121,7 +121,7 @@ async def real_network(directory: Path) -> AsyncIterator[RealNetwork]:
             treasury=Key(TREASURY).address,
             initial_supply=SETTINGS.initial_supply,
             cap=SETTINGS.cap,
-        )
+        )._replace(**planned)
         network = RealNetwork(directory, await deploy_network(rpc, TREASURY, plan), rpc, dial)
         network.save()
         try:

@@ -24,7 +24,7 @@ from freehold.protocol.units import Address, Hash
 
 log = logging.getLogger(__name__)
 
-NOTHING, CHALLENGE, ANSWERED = 0, 1, 4  # contracts/Disputes.vy: the kinds of a hold; 2 and 3 are open demands
+NOTHING, CHALLENGE, ANSWERED = 0, 3, 4  # contracts/Disputes.vy: the kinds of a hold; 1 and 2 are open demands
 
 
 class Court:
