@@ -406,6 +406,7 @@ def answer(report: reports.Report, challenger: address, shown: Bytes[MAX_SHOWN],
     report_hash: bytes32 = reports._struct_hash(report)
     hold: Hold = self._demand_of(report_hash, challenger)
     assert self._count_reports() < hold.deadline, "disputes: too late"
+    assert self._is_pending(hold.epoch, report_hash), "disputes: not pending"
     position: uint64 = convert(hold.subject, uint64)
     if hold.kind == DEMANDED_LEAF:
         leaf: ShownLeaf = abi_decode(shown, ShownLeaf)

@@ -539,6 +539,19 @@ def test_what_nobody_answers_is_revoked_and_nobody_is_slashed(world: World, chal
         world.disputes.expire(tuple_of(before), tuple_of(report), challenger.address)
 
 
+def test_nobody_answers_for_a_report_that_is_gone(world: World, challenger: Challenger) -> None:
+    """The bond goes back to who demanded: there is nothing left to show."""
+    before, report, found = shrunken(world)
+    asker = Challenger(world)
+    asker.demand(report, DEMAND_LEAF, 0)
+    challenger.challenge(before, report, found)
+    lost = with_account(GROWN, 1, tokens_earned=BEFORE[1].tokens_earned - TOKEN)
+    with boa.reverts("disputes: not pending"):
+        answer(world, report, asker, answer_leaf(states_of(lost), 0), challenger.address)
+    world.disputes.withdraw(report.struct_hash(), sender=asker.address)
+    assert world.token.balanceOf(world.disputes) == 0
+
+
 def test_an_answer_in_the_last_report_counts(world: World, challenger: Challenger) -> None:
     report = world.post(BEFORE)
     challenger.demand(report, DEMAND_LEAF, 2)
