@@ -1,0 +1,130 @@
+"""A watcher believes a bundle as far as the chain names it, and finds what proves a wrong report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from freehold.oracle.chain_records import Accepted
+from freehold.oracle.chain_view import AcceptedEpoch
+from freehold.oracle.watch import make_answer
+from freehold.oracle.watching import Demand, choose_demands, examine, find_contradiction, is_claimed
+from freehold.protocol.bundle import Bundle
+from freehold.protocol.disputes import COUNT, DEMAND_LEAF, DEMAND_VERDICT, SHRANK
+from freehold.protocol.errors import NotFound, ReplayMismatch
+from freehold.protocol.messages import Report
+from freehold.protocol.state import AccountState, State
+from freehold.protocol.tables import Table
+from freehold.protocol.typed import Domain, keccak
+from freehold.protocol.units import Hash
+from freehold.services.judging import JUDGES
+from tests.protocol.world import DOMAIN, World, busy_world
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    """Epoch 3 is the first that pays; epoch 4 pays again."""
+    world = busy_world()
+    world.settle(world.proofs())
+    world.settle(world.proofs())
+    return world
+
+
+def accepted(bundle: Bundle, report: Report | None = None) -> AcceptedEpoch:
+    taken = Accepted(report or bundle.report, bundle.signers, bundle.signatures)
+    return AcceptedEpoch(taken, bundle.anchor, bundle.previous)
+
+
+def test_an_epoch_that_follows_is_verified(world: World) -> None:
+    for bundle in world.bundles:
+        finding = examine(accepted(bundle), bundle, JUDGES, DOMAIN)
+        assert finding.difference == ""
+        assert find_contradiction(finding, finding.settlement.state) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "first"),
+    [
+        (lambda b, w: b._replace(domain=Domain(1, DOMAIN.contract)), "network.json"),
+        (lambda b, w: b._replace(anchor=w.bundles[1].anchor), "anchor.json"),
+        (lambda b, w: b._replace(manifest=w.bundles[1].manifest), "manifest.json"),
+        (lambda b, w: b._replace(state=w.bundles[1].state), "state"),
+    ],
+)
+def test_a_bundle_that_the_chain_does_not_name_is_refused(
+    world: World, change: Callable[[Bundle, World], Bundle], first: str
+) -> None:
+    bundle = world.bundles[3]
+    with pytest.raises(ReplayMismatch) as refused:
+        examine(accepted(bundle), change(bundle, world), JUDGES, DOMAIN)
+    assert refused.value.details["first"] == first
+
+
+def stolen(world: World) -> tuple[Report, State]:
+    """Epoch 4 with the first account's earnings at the last."""
+    truth = world.settlements[3]
+    rows = list(truth.state.accounts)
+    rows[0], rows[-1] = (
+        msgspec.structs.replace(rows[0], tokens_earned=0),
+        msgspec.structs.replace(rows[-1], tokens_earned=rows[-1].tokens_earned + rows[0].tokens_earned),
+    )
+    values: dict[str, Any] = {name: getattr(truth.state, name) for name in State.__dataclass_fields__}
+    state = State(**(values | {"accounts": Table.of(AccountState, rows)}))
+    root = Hash(state.accounts_tree().root.hash + b"\x00")
+    return msgspec.structs.replace(truth.report, accounts_root=root, state_root=state.root()), state
+
+
+def test_a_total_that_shrank_is_proven(world: World) -> None:
+    report, state = stolen(world)
+    bundle = world.bundles[3]
+    finding = examine(accepted(bundle, report), bundle, JUDGES, DOMAIN)
+    assert finding.difference == "state_root"
+    proof = find_contradiction(finding, state)
+    assert proof is not None
+    assert proof.kind == SHRANK
+    assert is_claimed(state, report)
+    assert not is_claimed(world.settlements[3].state, report)
+    assert find_contradiction(finding, world.settlements[3].state) is None  # not what the report commits to
+    assert find_contradiction(finding, None) is None
+
+
+def test_fewer_accounts_than_before_need_no_state(world: World) -> None:
+    bundle = world.bundles[3]
+    report = msgspec.structs.replace(bundle.report, accounts=bundle.report.accounts - 1)
+    proof = find_contradiction(examine(accepted(bundle, report), bundle, JUDGES, DOMAIN), None)
+    assert proof is not None
+    assert proof.kind == COUNT
+
+
+def test_what_cannot_be_seen_is_demanded(world: World) -> None:
+    report, state = stolen(world)
+    bundle = world.bundles[3]
+    finding = examine(accepted(bundle, report), bundle, JUDGES, DOMAIN)
+    leaves = choose_demands(finding, None)
+    richest = max(finding.settlement.state.accounts, key=lambda row: row.tokens_earned)
+    assert leaves[0] == Demand(DEMAND_LEAF, richest.index)
+    verdicts = choose_demands(finding, state)
+    assert verdicts
+    assert {demand.kind for demand in verdicts} == {DEMAND_VERDICT}
+    robbed = next(iter(finding.settlement.state.accounts)).account
+    nodes = {o.node for o in finding.settlement.state.operators.values() if o.operator == robbed}
+    answered = make_answer(finding, *verdicts[0])
+    assert any(bytes(node) in answered.shown for node in nodes)
+    assert answered.backing
+
+
+def test_demands_are_answered_from_what_was_settled(world: World) -> None:
+    finding = examine(accepted(world.bundles[3]), world.bundles[3], JUDGES, DOMAIN)
+    assert make_answer(finding, DEMAND_LEAF, 0).shown
+    with pytest.raises(NotFound):
+        make_answer(finding, DEMAND_LEAF, 2**20)
+
+
+def test_a_report_of_another_manifest_is_not_judged_by_this_bundle(world: World) -> None:
+    bundle = world.bundles[3]
+    other = msgspec.structs.replace(bundle.report, manifest=keccak(b"another"))
+    with pytest.raises(ReplayMismatch):
+        examine(accepted(bundle, other), bundle, JUDGES, DOMAIN)
