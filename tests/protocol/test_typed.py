@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from freehold.protocol import messages, state
 from freehold.protocol.errors import MalformedMessage
 from freehold.protocol.keys import HALF_ORDER, Key, WrongSignature, recover
 from freehold.protocol.tables import Table
-from freehold.protocol.typed import Domain, Field, Message, eip712_type, fields_of
+from freehold.protocol.typed import Domain, Field, Message, eip712_type, fields_of, parse_json
 from freehold.protocol.units import Address, Hash, Signature
 from freehold.services.storage import terms
 from tests.protocol.world import DOMAIN, key
@@ -169,3 +170,17 @@ def test_an_address_is_the_one_that_eth_account_derives() -> None:
 
     secret = bytes(range(1, 33))
     assert str(Key(secret).address) == Account.from_key(secret).address.lower()
+
+
+def test_json_is_read_to_a_depth_that_no_stack_minds() -> None:
+    assert parse_json(b"[" * 100 + b"]" * 100) is not None
+    assert parse_json(b'["' + b"[" * 90 + b'"]') == ["[" * 90]
+    assert len(parse_json(b"[" + b"[]," * 1000 + b"[]]")) == 1001
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(10**6)  # as eth_account's libraries do
+    try:
+        for deep in (b"[" * 101 + b"]" * 101, b"[" * 10**6, b'{"a":' * 10**5):
+            with pytest.raises(MalformedMessage):
+                parse_json(deep)
+    finally:
+        sys.setrecursionlimit(limit)

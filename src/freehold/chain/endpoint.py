@@ -9,7 +9,6 @@ from __future__ import annotations
 import email.utils
 import itertools
 import json
-import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +18,7 @@ import aiohttp
 from freehold.chain.errors import BadAnswer, ChainError, Reverted, RpcRefused, WrongChain
 from freehold.chain.reverts import decode_revert
 from freehold.chain.wire import hexadecimal, quantity, unhex
+from freehold.protocol.typed import is_deep
 
 NOT_REPEATABLE = frozenset({"eth_sendTransaction", "eth_newFilter", "eth_newBlockFilter", "eth_getFilterChanges"})
 REPEATABLE_NAMESPACES = ("eth_", "net_", "web3_", "txpool_")
@@ -27,8 +27,6 @@ REVERTED = 3  # the JSON-RPC code of geth and anvil for a revert
 SILENT_REVERT = "execution reverted"  # all that geth says, under a code for anything, of a revert without any data
 RATE_LIMITED = frozenset({429, -32005})  # JSON-RPC codes; eth_getLogs means "too many results" by the second
 MAX_BODY = 64 * 2**20  # bytes
-DEEPEST = 100  # brackets within each other
-BRACKETS = re.compile(rb"[\[\]{}]")
 FIRST_REST, LONGEST_REST = 0.5, 30.0  # seconds that an end which failed is asked last; doubling
 LONGEST_RETRY_AFTER = 300.0  # seconds
 
@@ -175,18 +173,6 @@ def _results(where: str, status: int, raw: bytes, ids: list[int], pause: float, 
             raise RpcRefused(f"{where}: an answer with neither result nor error")
         results.append(entry["result"])
     return results
-
-
-def is_deep(raw: bytes) -> bool:
-    """Whether JSON may be nested deeper than the stack: parsers recurse, and some library raises Python's limit."""
-    if raw.count(b"[") + raw.count(b"{") <= DEEPEST:
-        return False
-    depth = 0
-    for bracket in BRACKETS.finditer(raw):
-        depth += 1 if bracket[0] in b"[{" else -1
-        if depth > DEEPEST:
-            return True
-    return False
 
 
 def _is_id(value: Any) -> bool:

@@ -11,7 +11,9 @@ import time
 from typing import Any, NamedTuple
 
 from freehold.chain.contracts import Credits, Ledger, Token
+from freehold.chain.contracts.credits import Bought
 from freehold.chain.errors import Reverted
+from freehold.chain.journal import Journal
 from freehold.chain.rpc import Rpc
 from freehold.chain.transactor import Receipt, Sender
 from freehold.market.network import Network
@@ -45,11 +47,12 @@ class Claimed(NamedTuple):
 class Money:
     """The chain's side of an account."""
 
-    def __init__(self, network: Network, rpc: Rpc, quorum: Quorum, key: Key) -> None:
+    def __init__(self, network: Network, rpc: Rpc, quorum: Quorum, key: Key, journal: Journal | None = None) -> None:
+        """With a `journal`, what was being paid when the process was killed is found again, and not paid twice."""
         self._rpc = rpc
         self._quorum = quorum
         self._key = key
-        self._sender = Sender(rpc, key.secret, confirmations=network.parameters.finality_depth)
+        self._sender = Sender(rpc, key.secret, confirmations=network.parameters.finality_depth, journal=journal)
         self._token = Token(rpc, network.contracts["token"])
         self._credits = Credits(rpc, network.contracts["credits"])
         self._ledger = Ledger(rpc, network.contracts["ledger"])
@@ -66,8 +69,10 @@ class Money:
 
     async def send(self, to: Address, amount: int) -> Receipt:
         """Transfer tokens. Refused, saying how many there are, if they are not enough."""
-        await self._check_tokens(amount)
-        return await self._sender.transact(self._token.transfer(to, amount))
+        intent = f"send {to} {amount}"
+        if await self._sender.find(intent) is None:
+            await self._check_tokens(amount)
+        return await self._sender.transact(self._token.transfer(to, amount), intent=intent)
 
     async def quote(self, credits: int) -> int:
         """Tokens that buy at least `credits`, at the price of now. Refused while the price is stale."""
@@ -78,15 +83,20 @@ class Money:
 
     async def buy(self, tokens: int) -> int:
         """Burn tokens for credits; the credits that were bought."""
-        await self._check_tokens(tokens)
-        least = mul_div(tokens, await self._credits.price(), ONE)
-        if least == 0:
-            raise Refused("these tokens buy no credits: the price is stale, or they are too few")
-        before = await self._credits.paid_in(self._key.address)
-        if await self._token.allowance(self._key.address, self._credits.address) < tokens:
-            await self._sender.transact(self._token.approve(self._credits.address, tokens))
-        await self._sender.transact(self._credits.buy(tokens, least, int(time.time()) + BUY_SECONDS))
-        return await self._credits.paid_in(self._key.address) - before
+        intent = f"buy {tokens}"
+        sent = await self._sender.find(intent)
+        if sent is None:
+            await self._check_tokens(tokens)
+            least = mul_div(tokens, await self._credits.price(), ONE)
+            if least == 0:
+                raise Refused("these tokens buy no credits: the price is stale, or they are too few")
+            if await self._token.allowance(self._key.address, self._credits.address) < tokens:
+                await self._sender.transact(self._token.approve(self._credits.address, tokens))
+            call = self._credits.buy(tokens, least, int(time.time()) + BUY_SECONDS)
+            sent = await self._sender.send(call, intent=intent)
+        receipt = await self._sender.wait(sent)
+        events = (self._credits.decode(entry) for entry in receipt.logs if entry.address == self._credits.address)
+        return next(event.credits for event in events if isinstance(event, Bought))
 
     async def claim(self, account: Address | None = None) -> Claimed:
         """Bring an account's earnings to its payout address; anyone may."""

@@ -20,6 +20,7 @@ from contextlib import AsyncExitStack, aclosing, closing
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from freehold.chain.journal import Journal
 from freehold.chain.rpc import Rpc
 from freehold.client.account import Account, get_account_dir, get_home
 from freehold.client.book import Book
@@ -131,7 +132,7 @@ class Freehold:
             self._buckets = Buckets(
                 heads, self.account.seed, self.storage, book, cache, network.parameters.segment_size
             )
-            self.money = Money(network, rpc, self.quorum, key)
+            self.money = Money(network, rpc, self.quorum, key, Journal(self.folder / "transactions.json"))
             self._stack = stack.pop_all()
         return self
 

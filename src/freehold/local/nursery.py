@@ -36,8 +36,10 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 def main(modules: Sequence[str]) -> int:
     """Import, say so, then fork what stdin asks for until it ends."""
     warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
+    deepest = sys.getrecursionlimit()
     for name in modules:
         importlib.import_module(name)
+    sys.setrecursionlimit(deepest)  # a library raises it so far that a parser could overflow the stack
     gc.collect()
     gc.freeze()  # objects of the imports stay out of the forks' collections, and their pages shared
     reading, writing = os.pipe()

@@ -29,6 +29,7 @@ from freehold.node.api import Api
 from freehold.node.book import MIGRATIONS, Book
 from freehold.node.config import NodeConfig
 from freehold.node.epochs import EpochLoop
+from freehold.node.fleets import ChainFleets
 from freehold.node.offers import Offers, Terms
 from freehold.node.registration import ChainRegistrar, Plan, Registrar
 from freehold.node.status import Status
@@ -101,7 +102,7 @@ async def _open_providers(
     config: NodeConfig, network: Network, key: Key, book: Book, clock: Callable[[], int]
 ) -> Mapping[str, HostedProvider]:
     guard = Guard(key.address, network.domain, time.time, started=time.time())
-    share = config.allowance // len(PROVIDERS)
+    share = config.allowance // sum(factory.is_leased for factory in PROVIDERS.values())
 
     def build(name: str) -> HostedProvider:
         return PROVIDERS[name](
@@ -113,6 +114,7 @@ async def _open_providers(
                 files=Blobs(config.data / name, share),
                 open_sql=lambda migrations: Database(config.data / f"{name}.sqlite", migrations),
                 authenticate=guard.check_from,
+                find_fleet=ChainFleets(network, key.address).find,
                 clock=clock,
             )
         )
@@ -125,7 +127,7 @@ def make_registrar(config: NodeConfig, network: Network, key: Key, status: Statu
     if config.operator_wallet is None:
         return None
     operator = open_wallet(config.operator_wallet, config.passphrase())
-    return ChainRegistrar(network, Plan(operator, key, config.bond), status.wait_for)
+    return ChainRegistrar(network, Plan(operator, key, config.bond, config.data / "transactions.json"), status.wait_for)
 
 
 async def _register(registrar: Registrar | None, endpoint: str, status: Status) -> None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from freehold.chain.contracts import Registry, Staking, Token
 from freehold.chain.contracts.registry import EndpointUpdated, NodeRegistered
+from freehold.chain.journal import Journal
 from freehold.chain.rpc import Log, Rpc, hexadecimal
 from freehold.chain.transactor import Sender, Sent
 from freehold.market.network import Network
@@ -45,11 +47,13 @@ class Registrar(Protocol):
 
 
 class Plan(NamedTuple):
-    """Whose the node is, and the bond that it shall have (base units)."""
+    """Whose the node is, the bond that it shall have (base units), and where its transactions are noted until they are
+    decided: so a node killed while it bonds does not bond twice."""
 
     operator: Key
     node: Key
     bond: int
+    journal: Path | None = None
 
 
 class ChainRegistrar:
@@ -67,7 +71,8 @@ class ChainRegistrar:
         """
         pause = 0.2
         async with Rpc(self._network.rpc_url, chain_id=self._network.chain_id) as rpc:
-            sender = Sender(rpc, self._plan.operator.secret, confirmations=1)
+            journal = Journal(self._plan.journal) if self._plan.journal else None
+            sender = Sender(rpc, self._plan.operator.secret, confirmations=1, journal=journal)
             while True:
                 try:
                     await self._bring_about(rpc, sender, endpoint)
@@ -131,6 +136,9 @@ class ChainRegistrar:
         node = self._plan.node.address
         staking = Staking(rpc, self._network.contracts["staking"])
         token = Token(rpc, self._network.contracts["token"])
+        under_way = await sender.find(f"stake {node}")
+        if under_way is not None:
+            await sender.wait(under_way)
         position = await staking.position(sender.address, node)
         missing = self._plan.bond - position.bond
         if missing <= 0:
@@ -140,7 +148,7 @@ class ChainRegistrar:
             raise Unavailable(f"operator {sender.address} has {held} tokens, and its bond lacks {missing}")
         if await token.allowance(sender.address, staking.address) < missing:
             sent.append(await sender.send(token.approve(staking.address, missing)))
-        sent.append(await sender.send(staking.stake(node, missing)))
+        sent.append(await sender.send(staking.stake(node, missing), intent=f"stake {node}"))
         log.info("bonding %d for %s", missing, node)
 
     async def _check_gas(self, rpc: Rpc, sender: Sender) -> None:

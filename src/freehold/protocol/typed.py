@@ -13,6 +13,7 @@ Source of the hashing rules: EIP-712 (checked against eth-account in the tests).
 
 from __future__ import annotations
 
+import re
 import types
 from functools import cache
 from typing import Any, NamedTuple, Self, get_args, get_origin, get_type_hints
@@ -24,6 +25,8 @@ from freehold.protocol.errors import MalformedMessage
 from freehold.protocol.units import Address, Hash, Signature
 
 JSON_SAFE_BITS = 53
+DEEPEST = 100  # nesting of JSON that is read at all
+_BRACKETS = re.compile(rb"[\[\]{}]")
 
 
 def keccak(data: bytes) -> Hash:
@@ -128,10 +131,25 @@ def canonical_json(value: object) -> bytes:
 
 def parse_json(data: bytes) -> Any:
     """Decoded JSON, or MalformedMessage."""
+    if is_deep(data):
+        raise MalformedMessage(f"not JSON: nested deeper than {DEEPEST}")
     try:
         return msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedMessage(f"not JSON: {error}") from None
+
+
+def is_deep(data: bytes) -> bool:
+    """Whether JSON may be nested deeper than DEEPEST: parsers recurse, and a library may have raised Python's limit so
+    far that they overflow the stack. Brackets in strings count too."""
+    if data.count(b"[") + data.count(b"{") <= DEEPEST:
+        return False
+    depth = 0
+    for bracket in _BRACKETS.finditer(data):
+        depth += 1 if bracket[0] in b"[{" else -1
+        if depth > DEEPEST:
+            return True
+    return False
 
 
 @cache
