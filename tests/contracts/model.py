@@ -10,13 +10,17 @@ from tests.contracts.world import TOKEN, Settings
 
 @dataclass
 class Posted:
-    """A report that waits, or is active."""
+    """A report that waits, or is active; epoch 0 is the deployment. `counted`: all it counts of what was collected."""
 
     epoch: int
-    earned: dict[int, int]
-    subsidy: int
-    revenue: int
-    activates_at: int
+    posted_at: int
+    price: int
+    earned: dict[int, int] = field(default_factory=dict)
+    counted: dict[int, int] = field(default_factory=dict)
+    credits_spent: int = 0
+    subsidy: int = 0
+    revenue: int = 0
+    holds: int = 0
 
 
 @dataclass
@@ -44,26 +48,63 @@ class Model:
     credits_earned: int = 0
     credits_spent: int = 0
     pending: deque[Posted] = field(default_factory=deque)
-    active: Posted | None = None
+    attempts: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+    highest: int = 0
     subsidy_minted: int = 0
     revenue_minted: int = 0
     paid: dict[int, int] = field(default_factory=lambda: defaultdict(int))
     operators: dict[int, str] = field(default_factory=dict)
     retired: set[int] = field(default_factory=set)
     positions: dict[tuple[str, int], Position] = field(default_factory=lambda: defaultdict(Position))
+    bonds: dict[int, Position] = field(default_factory=lambda: defaultdict(Position))
+    sets: list[tuple[int, tuple[int, ...]]] = field(default_factory=lambda: [(0, (0, 1, 2, 3))])
+    # Silence, pauses, the way out
+    frozen_at: int = 0
+    quiet_from: int = 0
+    lengths: int = 0
+    paused_until: int = 0
+    pause_from: int = 0
+    collected: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+    collected_on: dict[int, dict[int, int]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(int)))
+    settled_on: dict[int, tuple[int, int]] = field(default_factory=lambda: defaultdict(lambda: (0, 0)))
+    # The rate of claims
+    level: int = 0
+    budget: int = 0
+    refilled_at: int = 0
+    taken: dict[int, tuple[int, int]] = field(default_factory=lambda: defaultdict(lambda: (0, 0)))
 
     def __post_init__(self) -> None:
         self.balances["treasury"] = self.settings.initial_supply
         self.prices = (self.settings.initial_price,) * 2
-        self.priced_at = self.now
+        self.quiet_from = self.priced_at = self.now
+        self.active = Posted(0, self.now, self.settings.initial_price)
 
     @property
     def active_epoch(self) -> int:
-        return self.active.epoch if self.active else 0
+        return self.active.epoch
+
+    @property
+    def last(self) -> Posted:
+        """The report posted last, or the deployment."""
+        return self.pending[-1] if self.pending else self.active
 
     @property
     def posted_epoch(self) -> int:
-        return self.pending[-1].epoch if self.pending else self.active_epoch
+        return self.last.epoch
+
+    @property
+    def is_paused(self) -> bool:
+        return self.now < self.paused_until
+
+    @property
+    def nominal_epoch(self) -> int:
+        now_frozen = (self.now - self.frozen_at) // self.settings.epoch_length if self.frozen_at else 0
+        return self.active_epoch + self.lengths + now_frozen
+
+    @property
+    def uncounted(self) -> dict[int, int]:
+        """What each account collected that no posted report has."""
+        return {account: total - self.last.counted.get(account, 0) for account, total in self.collected.items()}
 
     @property
     def supply(self) -> int:
@@ -97,32 +138,217 @@ class Model:
         return self.burned_for_credits - self.revenue_minted - sum(report.revenue for report in self.pending)
 
     def post(self, shares: dict[int, int], subsidy: int, revenue: int, price: int) -> None:
-        """A report within its budget; `shares` are what each account's total grows by."""
-        for account, share in shares.items():
+        """A report within its budget; `shares` are what each account's total grows by, beside what it collected."""
+        self.end_freeze()
+        for account, share in [*shares.items(), *self.uncounted.items()]:
             self.earned[account] += share
-        activates_at = self.now + self.settings.dispute_window
-        self.pending.append(Posted(self.posted_epoch + 1, dict(self.earned), subsidy, revenue, activates_at))
+        kept = {"earned": dict(self.earned), "counted": dict(self.collected), "credits_spent": self.credits_spent}
+        self.pending.append(
+            Posted(self.posted_epoch + 1, self.now, price, subsidy=subsidy, revenue=revenue, **kept)  # type: ignore[arg-type]
+        )
+        self.highest = max(self.highest, self.posted_epoch)
         self.prices = (price, self.prices[0])
         self.priced_at = self.now
 
+    def end_freeze(self) -> None:
+        """What any report of the quorum does."""
+        if self.frozen_at:
+            self.lengths += (self.now - self.frozen_at) // self.settings.epoch_length
+            self.frozen_at, self.quiet_from = 0, self.now
+
+    def resume(self) -> bool:
+        """A report that counts another chain of collections; whether that is taken as a sign of life."""
+        if not self.frozen_at:
+            return False
+        self.end_freeze()
+        self.attempts[self.posted_epoch + 1] += 1
+        return True
+
+    def revoke(self, epoch: int) -> int | None:
+        """How many reports are taken back."""
+        if not self.active_epoch < epoch <= self.posted_epoch:
+            return None
+        count = self.posted_epoch - epoch + 1
+        for _ in range(count):
+            self.attempts[self.pending.pop().epoch] += 1
+        before = self.last
+        self.earned = defaultdict(int, before.earned)
+        self.credits_spent = before.credits_spent
+        self.prices, self.priced_at = (before.price,) * 2, before.posted_at
+        if not self.frozen_at:
+            self.quiet_from = self.now
+        return count
+
+    def is_open(self, report: Posted) -> bool:
+        return self.now < report.posted_at + self.settings.dispute_window
+
+    def hold(self, epoch: int) -> int | None:
+        """How many holds the report has then."""
+        report = next((one for one in self.pending if one.epoch == epoch), None)
+        if report is None or self.frozen_at:
+            return None
+        if not (self.is_open(report) or report.holds or self.is_paused):
+            return None
+        report.holds += 1
+        return report.holds
+
+    def release(self, epoch: int) -> None:
+        for report in self.pending:
+            if report.epoch == epoch:
+                report.holds = max(0, report.holds - 1)
+
+    def is_due(self, report: Posted) -> bool:
+        return not self.is_open(report) and not self.is_paused and (not report.holds or bool(self.frozen_at))
+
     def activate(self) -> int:
         """The active epoch."""
-        while self.pending and self.pending[0].activates_at <= self.now:
+        while self.pending and self.is_due(self.pending[0]):
+            average = sum(self.earned.values()) // self.posted_epoch
             self.active = self.pending.popleft()
+            minted = self.active.subsidy + self.active.revenue
             self.subsidy_minted += self.active.subsidy
             self.revenue_minted += self.active.revenue
-            self.balances["ledger"] += self.active.subsidy + self.active.revenue
+            self.balances["ledger"] += minted
+            self.widen(max(self.schedule(self.active_epoch), minted, average))
         return self.active_epoch
+
+    def refill(self) -> None:
+        gained = self.budget * (self.now - self.refilled_at) // self.settings.epoch_length
+        self.level = min(self.level + gained, self.budget * self.settings.claim_epochs)
+        if gained or not self.budget:
+            self.refilled_at = self.now
+
+    def widen(self, wanted: int) -> None:
+        self.refill()
+        before, self.budget = self.budget, max(wanted, self.budget - self.budget // 64)
+        capacity = self.budget * self.settings.claim_epochs
+        self.level = min(capacity, self.level + max(0, capacity - before * self.settings.claim_epochs))
 
     def claim(self, account: int, payout: str) -> int | None:
         """Tokens paid."""
-        self.activate()
-        if self.active is None:
+        if self.is_paused:
             return None
-        amount = max(0, self.active.earned[account] - self.paid[account])
+        self.activate()
+        if not self.active_epoch:
+            return None
+        wanted = self.active.earned[account] + self.collected_on[self.active_epoch][account] - self.paid[account]
+        if wanted <= 0:
+            return 0
+        self.refill()
+        window, taken = self.taken[account]
+        now = self.now // self.settings.epoch_length
+        taken = taken if window == now else 0
+        ceiling = max(self.budget, self.budget * self.settings.claim_epochs // 4)
+        amount = min(wanted, self.level, max(0, ceiling - taken))
+        if amount:
+            self.taken[account] = (now, taken + amount)
+        self.level -= amount
         self.paid[account] += amount
         self.move("ledger", payout, amount)
         return amount
+
+    def freeze(self) -> int | None:
+        """When it froze."""
+        silent_from = max(self.last.posted_at, self.quiet_from)
+        if self.frozen_at or self.now <= silent_from + self.settings.freeze_lengths * self.settings.epoch_length:
+            return None
+        self.frozen_at = self.now
+        return self.now
+
+    def pause(self, seconds: int) -> int | None:
+        """When it ends."""
+        if not 0 < seconds <= self.settings.pause_limit or self.now < self.pause_from:
+            return None
+        self.paused_until = self.now + seconds
+        self.pause_from = self.paused_until + seconds
+        return self.paused_until
+
+    def unpause(self) -> int | None:
+        """Now."""
+        if not self.is_paused:
+            return None
+        lasted = self.now - (2 * self.paused_until - self.pause_from)
+        self.paused_until, self.pause_from = self.now, self.now + lasted
+        return self.now
+
+    def collect(self, account: int, payout: str, due: int, left: int, basis: int) -> int | None:
+        """Tokens paid for a voucher worth `due` of a client with so much left, by the active state."""
+        credits_before, released_before = self.settled_on[self.active_epoch]
+        left, basis = left - credits_before, basis - released_before
+        credits = min(max(0, due - credits_before), left)
+        if not self.frozen_at or self.is_paused or self.pending or not self.active_epoch or not credits:
+            return None
+        released = basis if credits == left else basis * credits // left
+        tokens = released * (1_000_000 - self.settings.tau) // 1_000_000
+        if not tokens or self.revenue_minted + tokens > self.burned_for_credits:
+            return None
+        self.settled_on[self.active_epoch] = (credits_before + credits, released_before + released)
+        self.collected[account] += tokens
+        self.collected_on[self.active_epoch][account] += tokens
+        self.paid[account] += tokens
+        self.revenue_minted += tokens
+        self.balances[payout] += tokens
+        return tokens
+
+    def set_at(self, epoch: int) -> tuple[int, ...]:
+        """The members of an epoch, by their numbers."""
+        return next(members for start, members in reversed(self.sets) if start <= epoch)
+
+    def schedule_set(self, members: tuple[int, ...], epoch: int) -> bool:
+        """Whether the governor may."""
+        start = self.sets[-1][0]
+        too_soon = epoch < self.highest + 1 + self.settings.notice_epochs
+        unbonded = any(self.bonds[one].bond < self.settings.member_bond for one in members)
+        if too_soon or epoch < start or unbonded:
+            return False
+        self.sets = [*(self.sets[:-1] if epoch == start else self.sets), (epoch, members)]
+        return True
+
+    def bond(self, payer: str, member: int, amount: int) -> int | None:
+        """The bond."""
+        if not amount or amount > self.balances[payer]:
+            return None
+        self.move(payer, "membership", amount)
+        self.bonds[member].bond += amount
+        return self.bonds[member].bond
+
+    def thaw_bond(self, member: int, amount: int) -> int | None:
+        """The nominal epoch that ends it."""
+        position = self.bonds[member]
+        if not amount or amount > position.bond:
+            return None
+        first = self.set_at(self.active_epoch + 1)
+        later = [members for start, members in self.sets if start > self.active_epoch + 1]
+        is_accountable = any(member in members for members in (first, *later))
+        if is_accountable and position.bond - amount < self.settings.member_bond:
+            return None
+        position.bond -= amount
+        position.thawing += amount
+        position.ends = self.nominal_epoch + self.settings.thaw_epochs
+        return position.ends
+
+    def withdraw_bond(self, member: int) -> int | None:
+        """Tokens paid out."""
+        position = self.bonds[member]
+        if not position.thawing or self.nominal_epoch < position.ends:
+            return None
+        amount, position.thawing, position.ends = position.thawing, 0, 0
+        self.move("membership", f"member {member}", amount)
+        return amount
+
+    def slash_member(self, member: int, challenger: str, harmed: str | None) -> int:
+        """What was taken."""
+        position = self.bonds[member]
+        taken = position.bond + position.thawing
+        self.bonds[member] = Position()
+        self.move("membership", challenger, taken // 5)
+        rest = taken - taken // 5
+        if harmed:
+            self.move("membership", harmed, rest)
+        else:
+            self.balances["membership"] -= rest
+            self.burned += rest
+        return taken
 
     def is_operator(self, operator: str, node: int) -> bool:
         return self.operators.get(node) == operator and node not in self.retired
@@ -142,13 +368,13 @@ class Model:
             return None
         position.bond -= amount
         position.thawing += amount
-        position.ends = self.active_epoch + self.settings.thaw_epochs
+        position.ends = self.nominal_epoch + self.settings.thaw_epochs
         return position.ends
 
     def withdraw(self, operator: str, node: int) -> int | None:
         """Tokens paid out."""
         position = self.positions[operator, node]
-        if position.thawing == 0 or self.active_epoch < position.ends:
+        if position.thawing == 0 or self.nominal_epoch < position.ends:
             return None
         amount, position.thawing, position.ends = position.thawing, 0, 0
         self.move("staking", operator, amount)
