@@ -41,6 +41,7 @@ from freehold.services.storage.provider import StorageProvider
 from freehold.services.storage.terms import DELTA, Delta
 from freehold.store.blobs import Blobs
 from freehold.store.sql import Database
+from tests.services.sensing_world import no_fleets
 
 CHAIN_ID = 31337
 ORACLE = Address("0x" + "0c" * 20)
@@ -215,7 +216,7 @@ class Node:
                 key=self.key, domain=DOMAIN, parameters=self._settings["parameters"], leases=book,
                 files=Blobs(self.folder / "blobs", self._settings.get("allowance", 1 << 30)),
                 open_sql=lambda migrations: Database(self.folder / "storage.sqlite", migrations),
-                authenticate=guard.check_from, clock=clock,
+                authenticate=guard.check_from, find_fleet=no_fleets, clock=clock,
             )
         )  # fmt: skip
         await self.provider.start()

@@ -33,6 +33,7 @@ from freehold.services.storage.terms import TIB
 from freehold.store.blobs import Blobs
 from freehold.store.sql import Database
 from tests.protocol.world import ADDRESSES, DOMAIN, MEMBERS, PARAMETERS, World, certify, key
+from tests.services.sensing_world import no_fleets
 
 CLIENT, NODE, STRANGER = key(1), key(11), key(77)
 NOW = 2000  # the wall clock; the protocol world's chain time is near it
@@ -97,12 +98,17 @@ def rows_of(state: State, node: Address) -> dict[str, Any]:
     """A member's answer about one node."""
     tables = state.tables()
     rows = {}
-    for name in ("leases", "service.storage", "operators"):
+    for name, field in (
+        ("leases", "node"),
+        ("service.storage", "node"),
+        ("operators", "node"),
+        ("service.sensing", "device"),
+    ):
         hashes = tables[name].row_hashes
         rows[name] = [
             {"row": row.to_json(), "index": i, "proof": [str(h) for h in row_proof(hashes, i)]}
             for i, row in enumerate(tables[name])
-            if getattr(row, "node", None) == node
+            if getattr(row, field) == node
         ]
     return {"tables": [root.to_json() for root in state.table_roots()], "rows": rows}
 
@@ -135,6 +141,7 @@ class Hosted:
                 files=self.files,
                 open_sql=lambda migrations: Database(self.directory / "storage.sqlite", migrations),
                 authenticate=Guard(NODE.address, DOMAIN, lambda: self.now).check_from,
+                find_fleet=no_fleets,
                 clock=lambda: self.now,
             )
         )

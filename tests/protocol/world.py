@@ -26,7 +26,16 @@ from freehold.protocol.messages import (
     Reservation,
 )
 from freehold.protocol.parameters import Parameters
-from freehold.protocol.state import AnchorData, BuyerRecord, MemberSet, NodeRecord, State, genesis
+from freehold.protocol.state import (
+    AnchorData,
+    BuyerRecord,
+    DeviceChange,
+    FleetRecord,
+    MemberSet,
+    NodeRecord,
+    State,
+    genesis,
+)
 from freehold.protocol.tables import Table
 from freehold.protocol.typed import Domain, Message, keccak
 from freehold.protocol.units import ZERO_HASH, Address, Hash
@@ -159,6 +168,8 @@ class World:
     bundles: list[Bundle] = field(default_factory=list)
     settlements: list[Settlement] = field(default_factory=list)
     parameters: Parameters = PARAMETERS
+    fleets: tuple[FleetRecord, ...] = ()
+    changes: tuple[DeviceChange, ...] = ()
 
     def buy(self, client: Key, credits: int, tokens: int) -> None:
         """Credits bought by burning tokens, before the next anchor."""
@@ -219,8 +230,8 @@ class World:
             buyers=tuple(
                 BuyerRecord(client=c, paid_in=paid, burned=burned) for c, (paid, burned) in sorted(self.buyers.items())
             ),
-            fleets=(),
-            changes=(),
+            fleets=self.fleets,
+            changes=self.changes,
             collections=(),
             collected=ZERO_HASH,
             membership=(MemberSet(from_epoch=1, members=ADDRESSES),),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from freehold.protocol.errors import NotFound
 from freehold.protocol.fleets import FleetDevice
 from freehold.protocol.keys import Key
 from freehold.protocol.merkle import row_root
@@ -11,12 +12,18 @@ from freehold.protocol.service import Context
 from freehold.protocol.state import DeviceChange, FleetRecord
 from freehold.protocol.tables import Table
 from freehold.protocol.typed import keccak
-from freehold.protocol.units import Address
+from freehold.protocol.units import Address, Hash
+from freehold.services.seam import LiveFleet
 from freehold.services.sensing.terms import ENROLMENT, REPORT, DeviceReport, DeviceState, Enrolment
 from tests.protocol.world import DOMAIN, PARAMETERS, key, signed
 
 OPERATOR = Address(bytes(19) + b"\x01")
 DEVICES = [key(3000 + i) for i in range(12)]
+
+
+async def no_fleets(fleet: Hash) -> LiveFleet:
+    """A chain without fleets, as a provider asks it."""
+    raise NotFound(f"the chain has no fleet {fleet}")
 
 
 def listed(devices: list[Key], owners: list[Address] | None = None) -> list[FleetDevice]:

@@ -35,6 +35,7 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 def main(modules: Sequence[str]) -> int:
     """Import, say so, then fork what stdin asks for until it ends."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's would start a thread before the forks
     warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
     deepest = sys.getrecursionlimit()
     for name in modules:

@@ -106,7 +106,7 @@ def check_report(report: Report, signers: Any, signatures: Any, members: Sequenc
 
 
 async def read_rows(quorum_: Quorum, report: Report, node: Address) -> NodeView:
-    """The node's rows in the state that the report commits to, each proven."""
+    """The rows of a node, or of a device, in the state that the report commits to, each proven."""
     return parse_rows(await quorum_.agree(f"/v1/state/{report.epoch}/nodes/{node}"), report)
 
 

@@ -3,6 +3,7 @@
     look      which epoch is open, what the last report committed to (f+1 members, Q signatures, proven rows)
     take over providers let go of what only older states had; locks and settled amounts into the book
     answer    each provider proves; the batches are certified and held, or sent again until the epoch is over
+    gather    what comes to a provider while the epoch is open follows in batches, PIECES at the most but for full ones
     send      leases, vouchers and deltas that the committed state lacks, once an epoch: stragglers, since clients send
               theirs at once; and again, before the epoch ends, vouchers that have come since
 
@@ -14,8 +15,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from freehold.market.quorum import Quorum
 from freehold.net.client import retry_after
@@ -28,13 +31,15 @@ from freehold.protocol.messages import Lease, Report, Voucher
 from freehold.protocol.parameters import Parameters
 from freehold.protocol.service import Context
 from freehold.protocol.tables import Table
-from freehold.protocol.units import Hash
+from freehold.protocol.units import Address, Hash
+from freehold.services.judging import JUDGES
 from freehold.services.seam import HostedProvider
 
 log = logging.getLogger(__name__)
 
 ROWS_AT_ONCE = 5_000  # in one batch: well below what a batch may hold in bytes
 LONGEST_PAUSE = 5.0
+PIECES = 100  # an epoch, into which what trickles in is gathered: a member takes 500 batches of one node
 PROVEN_KEPT = 64  # epochs of which it is remembered which beacon was answered: one that is revoked may keep its own
 LAST_SECONDS = 60  # before the anchor, or a quarter of an epoch if that is less: vouchers are sent for the last time
 
@@ -66,6 +71,9 @@ class EpochLoop:
         self._sent = 0
         self._closing = 0
         self._vouchers: dict[Hash, int] = {}
+        self._gathering: Hash | None = None
+        self._gathered: dict[str, int] = {}
+        self._gathered_at = 0.0
         self.epoch = 0
         self.failure: FreeholdError | None = Unavailable("the members have not been asked yet")
         self.batches_sent = 0
@@ -94,7 +102,12 @@ class EpochLoop:
         self.epoch = open_epoch.epoch
         view = await self._take_over(open_epoch)
         failures = []
-        for work in (self._answer(open_epoch, view), self._send(open_epoch), self._send_last(open_epoch)):
+        for work in (
+            self._answer(open_epoch, view),
+            self._send(open_epoch),
+            self._gather(open_epoch),
+            self._send_last(open_epoch),
+        ):
             try:
                 await work
             except FreeholdError as error:
@@ -112,11 +125,16 @@ class EpochLoop:
             if view.epoch > await self._book.committed_epoch():
                 for name, provider in self._providers.items():
                     leases = {key: row for key, row in view.leases.items() if row.service == name}
-                    await provider.commit(view.epoch, view.services[name], leases)
+                    rows = await self._read_watched(open_epoch.report, name, await provider.watched())
+                    await provider.commit(view.epoch, Table.concat(rows.kind, [view.services[name], rows]), leases)
                 await self._book.commit(view.epoch, view.leases, view.locks)
                 await self._book.forget(view.leases)
         self._view, self._report = view, open_epoch.report
         return view
+
+    async def _read_watched(self, report: Report, name: str, watched: Sequence[Address]) -> Table[Any]:
+        tables = [(await read_rows(self._quorum, report, who)).services[name] for who in watched]
+        return Table.concat(JUDGES[name].state_kind, tables)
 
     async def _answer(self, open_epoch: OpenEpoch, view: NodeView) -> None:
         if open_epoch.beacon is None or self._proven.get(open_epoch.epoch) == open_epoch.beacon:
@@ -136,6 +154,23 @@ class EpochLoop:
         self._proven[open_epoch.epoch] = open_epoch.beacon
         if len(self._proven) > PROVEN_KEPT:
             del self._proven[min(self._proven)]
+
+    async def _gather(self, open_epoch: OpenEpoch) -> None:
+        """What has come to the providers since they answered: whole batches at once, less than that now and then."""
+        if open_epoch.beacon is None or self._proven.get(open_epoch.epoch) != open_epoch.beacon:
+            return
+        if self._gathering != open_epoch.beacon:
+            self._gathering, self._gathered = open_epoch.beacon, {}
+        now = asyncio.get_running_loop().time()
+        is_due = now >= self._gathered_at + open_epoch.parameters.epoch_length / PIECES
+        for provider in self._providers.values():
+            for kind, table in (await provider.gather(self._gathered)).items():
+                count = len(table) if is_due else len(table) - len(table) % ROWS_AT_ONCE
+                for at in range(0, count, ROWS_AT_ONCE):
+                    piece = np.arange(at, min(at + ROWS_AT_ONCE, count))
+                    await self._certify(kind, table.take(piece))
+                    self._gathered[kind] = self._gathered.get(kind, 0) + len(piece)
+                    self._gathered_at = now
 
     async def _send(self, open_epoch: OpenEpoch) -> None:
         if self._sent >= open_epoch.epoch:
@@ -165,7 +200,7 @@ class EpochLoop:
 
     async def _certify(self, kind: str, table: Table[Any]) -> None:
         for at in range(0, len(table), ROWS_AT_ONCE):
-            piece = Table.of(table.kind, table.rows[at : at + ROWS_AT_ONCE])
+            piece = table.take(np.arange(at, min(at + ROWS_AT_ONCE, len(table))))
             held = await self._quorum.certify(make_batch(kind, piece, self._key, self._quorum.domain))
             self.batches_sent += 1
             log.info("%d rows of %s are held for epoch %d", len(piece), kind, held.epoch)

@@ -43,13 +43,15 @@ class Offers:
         self.endpoint = ""
 
     def current(self) -> list[Offer]:
-        """One signed offer for each service."""
-        return [self._sign(name, provider.capacity()) for name, provider in self._providers.items()]
+        """One signed offer for each service that clients lease."""
+        leased = {name: provider for name, provider in self._providers.items() if provider.is_leased}
+        return [self._sign(name, provider.capacity()) for name, provider in leased.items()]
 
     def check_price(self, lease: Lease) -> None:
         """Refused, naming the price asked, unless the lease is for a service, mode and price that are offered."""
         prices = {STREAM: self._terms.stream_price, VOUCHER: self._terms.voucher_price}
-        if lease.service not in self._providers or lease.mode not in prices:
+        provider = self._providers.get(lease.service)
+        if provider is None or not provider.is_leased or lease.mode not in prices:
             raise Refused(f"this node does not offer {lease.service!r} in mode {lease.mode}")
         if lease.price != prices[lease.mode]:
             raise Refused(f"the price here is {prices[lease.mode]}, not {lease.price}", price=str(prices[lease.mode]))

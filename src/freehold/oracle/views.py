@@ -16,6 +16,7 @@ from freehold.protocol.errors import NotFound, Overloaded
 from freehold.protocol.lookup import Finder
 from freehold.protocol.merkle import ACCOUNTS, SumTree, depth_of
 from freehold.protocol.state import State, TableRoot
+from freehold.protocol.tables import Table
 from freehold.protocol.units import Address
 
 STATES = 4  # kept in memory: the newest, the one that claims are proven against, and some between
@@ -49,6 +50,10 @@ class _View:
 
     def answer(self, rows: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         return {"tables": [root.to_json() for root in self.roots], "rows": rows}
+
+
+def _who_answers(table: Table[Any]) -> str | None:
+    return next((field for field in ("node", "device") if field in table.columns), None)
 
 
 class Views:
@@ -85,12 +90,13 @@ class Views:
             del self._known[next(known for known in self._known if known != max(self._known))]
 
     async def node(self, epoch: int, node: Address) -> dict[str, Any]:
-        """What a node answers for: its leases, their locks, its operator's row, each service's rows. NotFound."""
+        """What a node answers for: its leases, their locks, its operator's row, each service's rows; a device answers
+        for itself, and its row is found by its address too. NotFound."""
         view = await self._view(epoch)
 
         def collect() -> dict[str, Any]:
-            own = [name for name, table in view.tables.items() if "." in name and "node" in table.columns]
-            rows = {name: view.proven(name, "node", node) for name in own}
+            fields = {name: _who_answers(table) for name, table in view.tables.items() if "." in name}
+            rows = {name: view.proven(name, field, node) for name, field in fields.items() if field}
             rows["leases"] = view.proven("leases", "node", node)
             leases = [bytes.fromhex(row["row"]["lease"][2:]) for row in rows["leases"]]
             rows["locks"] = view.proven("locks", "lease", *leases)

@@ -6,9 +6,9 @@ memory, and in the simulator. Amounts are credits in base units; times are unix 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 from freehold.protocol.keys import Key
 from freehold.protocol.messages import Lease, Voucher
@@ -105,10 +105,17 @@ class Leases(Protocol):
         """Take back what was counted and not sent."""
 
 
+class LiveFleet(NamedTuple):
+    """A fleet of this node's operator that the chain knows and has not retired."""
+
+    root: Hash
+    devices: int
+
+
 @dataclass(frozen=True)
 class ProviderContext:
     """All that a provider may touch. `authenticate(sender, headers, method, path, body hash)`: WrongSignature unless
-    the request is from `sender`."""
+    the request is from `sender`. `find_fleet` asks the chain: NotFound, Refused (another operator's, or retired)."""
 
     key: Key
     domain: Domain
@@ -117,17 +124,28 @@ class ProviderContext:
     files: Files
     open_sql: Callable[[Sequence[str]], Sql]
     authenticate: Callable[[Address, Mapping[str, str], str, str, Hash], None]
+    find_fleet: Callable[[Hash], Awaitable[LiveFleet]]
     clock: Callable[[], int]
 
 
 class HostedProvider(Provider, Protocol):
-    """A provider as a node runs it."""
+    """A provider as a node runs it. One that clients lease is offered to them, and has a share of the node's disk."""
+
+    is_leased: ClassVar[bool]
+
+    async def gather(self, already: Mapping[str, int]) -> Mapping[str, Table[Any]]:
+        """Evidence of the open epoch that came in since it began, by kind, in the order in which it came: what follows
+        the first `already` rows of its kind, which are held."""
+
+    async def watched(self) -> Sequence[Address]:
+        """Whose rows of the committed state it wants to see, beside those that name the node."""
 
     def routes(self) -> Sequence[Any]:
         """Its HTTP routes, all under /v1/<service>/."""
 
     async def commit(self, epoch: int, rows: Table[Any], leases: Mapping[Hash, LeaseState]) -> None:
-        """The node's own rows and leases in the state that the report of `epoch` commits to, proven against it."""
+        """The node's own rows and leases in the state that the report of `epoch` commits to, with the rows of whom it
+        watches; all proven against it."""
 
     async def describe(self, lease: Hash) -> Mapping[str, Any]:
         """JSON-ready facts that a client needs to go on with a lease."""
@@ -139,4 +157,10 @@ class HostedProvider(Provider, Protocol):
         """Figures by name, without the prefix of process and service."""
 
 
-ProviderFactory = Callable[[ProviderContext], HostedProvider]
+class ProviderFactory(Protocol):
+    """Makes a provider: its class."""
+
+    @property
+    def is_leased(self) -> bool: ...
+
+    def __call__(self, context: ProviderContext) -> HostedProvider: ...

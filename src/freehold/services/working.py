@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from freehold.services.seam import ProviderFactory
+from freehold.services.sensing.provider import SensingProvider
 from freehold.services.storage.provider import StorageProvider
 
 PROVIDERS: dict[str, ProviderFactory] = {
+    SensingProvider.name: SensingProvider,
     StorageProvider.name: StorageProvider,
 }

@@ -34,6 +34,7 @@ from freehold.store.blobs import Blobs
 from freehold.store.disk import Disk
 from freehold.store.sql import Database
 from tests.protocol.world import DOMAIN, PARAMETERS, key, signed
+from tests.services.sensing_world import no_fleets
 
 NODE, CLIENT, STRANGER = key(1), key(500), key(501)
 NOW = 1_900_000_000
@@ -110,6 +111,7 @@ class Provided:
                     files=self.files,
                     open_sql=lambda migrations: Database(directory / "storage.sqlite", migrations),
                     authenticate=self.guard.check_from,
+                    find_fleet=no_fleets,
                     clock=lambda: self.now,
                 )
             )

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 from aiohttp import web
@@ -27,7 +27,7 @@ from freehold.protocol.service import Context
 from freehold.protocol.state import LeaseState
 from freehold.protocol.tables import Table
 from freehold.protocol.typed import keccak, parse_json
-from freehold.protocol.units import Hash
+from freehold.protocol.units import Address, Hash
 from freehold.services.seam import ProviderContext
 from freehold.services.storage.list_steps import POSITION_LIMIT
 from freehold.services.storage.lists import MIGRATIONS, Change, Lists, Stripes
@@ -53,6 +53,7 @@ class StorageProvider:
     """The working half of storage at a node (`services/seam.py`)."""
 
     name = NAME
+    is_leased: ClassVar[bool] = True
 
     def __init__(self, context: ProviderContext) -> None:
         self._context = context
@@ -100,6 +101,14 @@ class StorageProvider:
     async def collect(self) -> Mapping[str, Table[Any]]:
         """The newest delta of each list that the committed state does not have yet."""
         return {DELTA: Table.of(Delta, await self._lists.uncommitted())}
+
+    async def gather(self, already: Mapping[str, int]) -> Mapping[str, Table[Any]]:  # noqa: ARG002
+        """Nothing: openings are proven when the epoch begins."""
+        return {}
+
+    async def watched(self) -> Sequence[Address]:
+        """Nobody: lists name their node."""
+        return ()
 
     def capacity(self) -> int:
         """Bytes that are free."""
