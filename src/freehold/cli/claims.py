@@ -52,6 +52,11 @@ async def _claim(program: Program, account: Address, wallet: str | None) -> dict
             claimed = await client.claim(account)
         except NotFound:
             return facts | {"epoch": due, "why": f"the active epoch, {due}, has no account {account}"}
+        if not claimed.amount and not await connection.ledger.claimable(account):
+            return facts | {
+                "epoch": claimed.epoch,
+                "why": "claims leave at a bounded rate, and no more may leave to it now; ask again in an epoch",
+            }
         if not claimed.amount:
             return facts | {
                 "epoch": claimed.epoch,
