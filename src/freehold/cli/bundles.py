@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 from typing import NamedTuple
 
 from freehold.chain.contracts.oracle import ReportAccepted
 from freehold.cli.connection import Connection
 from freehold.cli.output import Program
 from freehold.cli.reports import find_accepted
+from freehold.client.collect import read_state
 from freehold.market.network import Network
 from freehold.protocol.bundle import Bundle, decode_bundle, first_difference, replay
 from freehold.protocol.epoch import Settlement
 from freehold.protocol.errors import NotFound, ReplayMismatch
 from freehold.protocol.messages import Report
+from freehold.protocol.state import State
 from freehold.services.judging import JUDGES
 
 PUBLISH_SECONDS = 10.0
@@ -81,6 +84,11 @@ async def fetch_bundle(connection: Connection, number: int, *, offline: bool = F
             if offline or time.monotonic() > until:
                 raise
         await asyncio.sleep(PAUSE_SECONDS)
+
+
+async def read_kept_state(path: Path, report: Report) -> State:
+    """The state that the report commits to, out of a bundle that somebody kept: of its epoch, or of the next."""
+    return read_state(await asyncio.to_thread(path.read_bytes), report, JUDGES)
 
 
 def has_network(program: Program) -> bool:

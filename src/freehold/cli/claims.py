@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -26,19 +27,26 @@ def show_claim(data: dict[str, Any]) -> None:
 @click.command(cls=Command, show=show_claim)
 @click.option("--as", "who", required=True, help="Whose earnings: a name such as operator-1, or an address.")
 @click.option("--from", "wallet", help="The wallet that sends the transaction; --as's own if not given.")
+@click.option(
+    "--bundle",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A bundle of the active epoch or the next, where no member answers; see `freehold collect`.",
+)
 @click.pass_obj
-def claim(program: Program, who: str, wallet: str | None) -> dict[str, Any]:
+def claim(program: Program, who: str, wallet: str | None, bundle: Path | None) -> dict[str, Any]:
     """Claim everything that an account has earned and not yet claimed. Anyone may; its payout address is paid."""
     from freehold.cli.connection import find_address, known_names, run
 
     account = find_address(program, who)
     own = next((name for name, entry in known_names(program).items() if entry["address"] == str(account)), None)
-    return run(_claim(program, account, wallet or own))
+    return run(_claim(program, account, wallet or own, bundle))
 
 
-async def _claim(program: Program, account: Address, wallet: str | None) -> dict[str, Any]:
+async def _claim(program: Program, account: Address, wallet: str | None, bundle: Path | None) -> dict[str, Any]:
+    from freehold.cli.bundles import read_kept_state
     from freehold.cli.client import open_client
     from freehold.cli.connection import connect
+    from freehold.cli.reports import get_report
     from freehold.protocol.errors import NotFound
 
     async with connect(program) as connection, open_client(program, wallet) as client:
@@ -48,8 +56,9 @@ async def _claim(program: Program, account: Address, wallet: str | None) -> dict
         if due == 0:
             return facts | {"why": "no report is active yet; they become active after the dispute window"}
         before = await connection.token.balance_of(payout)
+        kept = None if bundle is None else await read_kept_state(bundle, await get_report(connection, due))
         try:
-            claimed = await client.claim(account)
+            claimed = await client.claim(account, kept)
         except NotFound:
             return facts | {"epoch": due, "why": f"the active epoch, {due}, has no account {account}"}
         if not claimed.amount and not await connection.ledger.claimable(account):

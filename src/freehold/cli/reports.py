@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from freehold.chain.contracts.oracle import EVENTS, Oracle, ReportAccepted
 from freehold.cli.connection import Connection
+from freehold.protocol.errors import NotFound
+from freehold.protocol.messages import Report
 
 
 async def find_accepted(connection: Connection, epoch: int) -> ReportAccepted | None:
@@ -23,3 +25,11 @@ async def accepted_reports(connection: Connection, first: int, last: int) -> dic
     )
     found = [Oracle.decode(log) for log in logs]
     return {event.epoch: event for event in found if isinstance(event, ReportAccepted)}
+
+
+async def get_report(connection: Connection, epoch: int) -> Report:
+    """The report that the chain has of an epoch; NotFound where it has none, as for epoch 0."""
+    accepted = await find_accepted(connection, epoch)
+    if accepted is None:
+        raise NotFound("no report is active yet" if epoch == 0 else f"the chain has no report of epoch {epoch}")
+    return Report(**accepted.report._asdict())

@@ -20,7 +20,9 @@ from freehold.market.network import Network
 from freehold.market.quorum import Quorum
 from freehold.protocol.errors import MalformedMessage, NotFound, Refused
 from freehold.protocol.keys import Key
-from freehold.protocol.state import AccountState
+from freehold.protocol.lookup import Finder
+from freehold.protocol.merkle import ACCOUNTS
+from freehold.protocol.state import AccountState, State
 from freehold.protocol.units import ONE, Address, mul_div
 
 BUY_SECONDS = 600  # until when a purchase must be mined
@@ -98,25 +100,29 @@ class Money:
         events = (self._credits.decode(entry) for entry in receipt.logs if entry.address == self._credits.address)
         return next(event.credits for event in events if isinstance(event, Bought))
 
-    async def claim(self, account: Address | None = None) -> Claimed:
-        """Bring an account's earnings to its payout address; anyone may."""
+    async def claim(self, account: Address | None = None, kept: State | None = None) -> Claimed:
+        """Bring an account's earnings to its payout address; anyone may. Members prove them, or a `kept` state."""
         who = account or self._key.address
         for _ in range(CLAIM_ATTEMPTS - 1):
             try:
-                return await self._claim(who)
+                return await self._claim(who, kept)
             except Reverted:
                 continue  # the next report became active in between, and the proof was against the one before
-        return await self._claim(who)
+        return await self._claim(who, kept)
 
-    async def _claim(self, who: Address) -> Claimed:
+    async def _claim(self, who: Address, kept: State | None) -> Claimed:
         epoch = await self._ledger.due_epoch()
         if epoch == 0:
             raise Refused("no report has become active yet", hint="Claims open after the first dispute window.")
         if epoch > await self._ledger.active_epoch():
             await self._sender.transact(self._ledger.activate())
-        row, proof = _parse_account(await self._quorum.agree(f"/v1/accounts/{who}?epoch={epoch}"))
+        if kept is None:
+            row, proof = _parse_account(await self._quorum.agree(f"/v1/accounts/{who}?epoch={epoch}"))
+        else:
+            row, proof = prove_account(kept, epoch, who)
         already = await self._ledger.paid(who)
-        if row.tokens_earned <= already:
+        # What was collected while frozen counts as paid, and the leaf of the active report lacks it: the Ledger knows.
+        if row.tokens_earned <= already and not await self._ledger.frozen():
             return Claimed(0, epoch, None)
         receipt = await self._sender.transact(
             self._ledger.claim(row.index, who, row.tokens_earned, row.credits_earned, row.credits_spent, proof)
@@ -127,6 +133,17 @@ class Money:
         have = await self._token.balance_of(self._key.address)
         if have < amount:
             raise Refused(f"{amount} tokens are needed, {have} are there", have=str(have), needed=str(amount))
+
+
+def prove_account(state: State, epoch: int, who: Address) -> tuple[AccountState, bytes]:
+    """An account of the state after `epoch`, and its proof as the Ledger takes it. NotFound, Refused."""
+    if state.epoch.epoch != epoch:
+        raise Refused(f"claims are proven against epoch {epoch}, and this is the state after {state.epoch.epoch}")
+    places = Finder(state.accounts.column("account")).find(who)
+    if not places:
+        raise NotFound("this account has earned and spent nothing yet")
+    siblings = state.accounts_tree().proof(places[0])
+    return state.accounts.row(places[0]), b"".join(ACCOUNTS.pack(node) for node in siblings)
 
 
 def _parse_account(value: Any) -> tuple[AccountState, bytes]:

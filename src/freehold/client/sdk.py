@@ -39,6 +39,7 @@ from freehold.market.quorum import Quorum
 from freehold.market.vouchers import Vouchers
 from freehold.net.client import Dial
 from freehold.protocol.errors import FreeholdError, InvalidInput, NotFound
+from freehold.protocol.state import State
 from freehold.protocol.units import Address, Hash
 from freehold.services.storage.client import DAYS, Context, Estimate, StorageClient
 from freehold.services.storage.client_sources import FileSource
@@ -256,9 +257,9 @@ class Freehold:
         """Burn tokens for credits; they count from the next report on."""
         return await self.money.buy(tokens)
 
-    async def claim(self, account: Address | None = None) -> Claimed:
-        """Bring an account's earnings to its payout address."""
-        return await self.money.claim(account)
+    async def claim(self, account: Address | None = None, kept: State | None = None) -> Claimed:
+        """Bring an account's earnings to its payout address; `kept`: the active state, where no member answers."""
+        return await self.money.claim(account, kept)
 
 
 def _parse(path: Path_) -> ObjectPath:
