@@ -6,14 +6,15 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
+import msgspec
 import pytest
 
 from freehold.oracle.committed import Committed
-from freehold.oracle.effects import Commit
-from freehold.oracle.records import BATCH, HELD, Record
+from freehold.oracle.effects import Commit, Uncommit
+from freehold.oracle.records import BATCH, HELD, REVOKED, Record
 from freehold.oracle.store import NODES_RESERVE, RESERVE, Store, Stored
 from freehold.protocol.batches import encode_batch
-from freehold.protocol.bundle import Bundle, replay
+from freehold.protocol.bundle import Bundle, encode_bundle, replay
 from freehold.protocol.epoch import settle
 from freehold.protocol.errors import DiskFull, NotFound
 from freehold.protocol.typed import keccak
@@ -61,6 +62,9 @@ class StoreConformance:
     def test_a_lost_state_is_replayed(self, open_store: OpenStore, world: World) -> None:
         asyncio.run(lost_state(open_store, world))
 
+    def test_revoked_epochs_go_and_their_bundles_stay_as_evidence(self, open_store: OpenStore, world: World) -> None:
+        asyncio.run(revoked(open_store, world))
+
     def test_a_full_disk_is_said_before_anything_is_taken(self, open_store: OpenStore) -> None:
         store = open_store(allowance=RESERVE + 3 * 10)
         store.check_room(10, is_bonded=True)
@@ -97,6 +101,46 @@ async def records_and_batches(open_store: OpenStore, world: World) -> None:
     assert store.batch(keccak(b"none")) is None
     await store.write([Record(BATCH, str(batch.subject), 4, None)])
     assert store.used_bytes == 0
+    store.close()
+
+
+async def revoked(open_store: OpenStore, world: World) -> None:
+    made = commits(world)[:4]
+    store = open_store(epochs=10)
+    for commit in made:
+        await store.commit(commit)
+    committed, bundles = await store.read_before(2)
+    assert committed is not None
+    assert committed.state == made[1].settlement.state
+    assert committed.report == made[1].bundle.report
+    assert [bundle.report for bundle in bundles] == [commit.bundle.report for commit in made[2:]]
+    await store.uncommit(Uncommit(2, (Record(REVOKED, "3", 3, b"1"), Record(HELD, "again", 3, b"held"))))
+    assert store.rollbacks == 1
+    store.close()
+    store = open_store(epochs=10)
+    committed, found = await store.load()
+    assert committed is not None
+    assert (committed.epoch, store.last and store.last.report) == (2, made[1].bundle.report)
+    assert {(HELD, "again"), (REVOKED, "3")} <= {(record.kind, record.key) for record, _ in found}
+    for epoch in (3, 4):
+        with pytest.raises(NotFound):
+            await store.state(epoch)
+        for attempt in (None, 0):
+            assert await read(await store.open_bundle(epoch, attempt)) == encode_bundle(made[epoch - 1].bundle)
+    with pytest.raises(NotFound) as missing:
+        await store.open_bundle(3, 1)
+    assert missing.value.details["oldest"] == 1
+    report = msgspec.structs.replace(made[2].bundle.report, attempt=1)
+    again = made[2]._replace(bundle=made[2].bundle._replace(report=report))
+    await store.commit(again)
+    assert await read(await store.open_bundle(3)) == encode_bundle(again.bundle)
+    assert await read(await store.open_bundle(3, 0)) == encode_bundle(made[2].bundle)
+    await store.keep_evidence(made[3].bundle._replace(report=msgspec.structs.replace(report, epoch=4)))
+    assert (await store.open_bundle(4, 1)).size
+    assert await store.read_before(0) != (None, [])
+    await store.uncommit(Uncommit(0, ()))
+    assert store.last is None
+    assert (await store.load())[0] is None
     store.close()
 
 

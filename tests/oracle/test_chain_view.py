@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from freehold.oracle.chain_records import (
     Accepted,
+    Activated,
     Bonded,
     Bought,
     ChainRecord,
+    Collected,
+    DeviceMoved,
+    DeviceRevoked,
     FinalBlock,
+    FleetRegistered,
+    FleetRetired,
+    Frozen,
+    MembersScheduled,
+    ParametersScheduled,
     PayoutSet,
     Registered,
+    Resumed,
     Retired,
+    Revoked,
 )
 from freehold.oracle.chain_view import AcceptedEpoch, ChainView
 from freehold.protocol.beacon import Block
@@ -106,6 +118,108 @@ def test_what_cannot_be_is_refused() -> None:
         other = ChainView.from_bytes(view.to_bytes(), START)
         with pytest.raises(Corrupt):
             other.process_block(block(4, Accepted(Report(**(values | wrong)), 7, b"")))
+
+
+def run_to_anchor(view: ChainView) -> None:
+    while view.anchor is None:
+        view.process_block(block(view.block.number + 1))
+
+
+def accept(view: ChainView) -> Report:
+    run_to_anchor(view)
+    said = report(view)
+    view.process_block(block(view.block.number + 1, Accepted(said, 7, b"")))
+    return said
+
+
+def test_revoked_epochs_are_settled_again_with_what_they_had() -> None:
+    view = ChainView(START)
+    said, anchors = [], []
+    for _ in range(3):
+        run_to_anchor(view)
+        assert view.anchor is not None
+        anchors.append(view.anchor)
+        said.append(accept(view))
+    view.process_block(block(view.block.number + 1, Bought(C, 9, 9)))
+    (revoked,) = view.process_block(block(view.block.number + 1, Revoked(2, 3, 1)))
+    assert revoked == Revoked(2, 3, 1)
+    view = ChainView.from_bytes(view.to_bytes(), START)
+    assert (view.epoch, view.attempt, view.attempt_of(3), view.attempt_of(4)) == (2, 1, 1, 0)
+    assert (view.previous, view.revoked_manifest) == (said[0].struct_hash(), said[1].manifest)
+    assert view.anchor == anchors[1]
+    with pytest.raises(Corrupt, match="attempt 0"):
+        ChainView.from_bytes(view.to_bytes(), START).process_block(
+            block(view.block.number + 1, Accepted(said[1], 7, b""))
+        )
+    again = accept(view)
+    assert (again.epoch, again.attempt) == (2, 1)
+    assert view.anchor == msgspec.structs.replace(anchors[2], previous=again.struct_hash())
+    accept(view)
+    assert (view.epoch, view.anchor, view.revoked_manifest) == (4, None, None)
+    run_to_anchor(view)
+    assert view.anchor is not None
+    assert [(b.client, b.paid_in) for b in view.anchor.buyers] == [(C, 9)]
+    view.process_block(block(view.block.number + 1, Activated(3)))
+    with pytest.raises(Corrupt, match="not pending"):
+        view.process_block(block(view.block.number + 1, Revoked(3, 3, 2)))
+
+
+def test_what_was_collected_stands_once_in_the_epoch_that_ends_the_freeze() -> None:
+    view = ChainView(START)
+    accept(view)
+    run_to_anchor(view)
+    old, row = view.anchor, (ZERO_HASH, C, A, 5, 4, 3)
+    view.process_block(block(view.block.number + 1, Frozen(1), Collected(*row, keccak(b"one"))))
+    assert view.frozen_at == 1
+    view.process_block(block(view.block.number + 1, Resumed(2, 1)))
+    assert (view.anchor, view.frozen_at, view.attempt) == (None, None, 1)
+    run_to_anchor(view)
+    assert view.anchor is not None
+    assert old is not None
+    assert view.anchor.anchor_block > old.anchor_block
+    assert (view.anchor.beacon_hash, view.anchor.collected) == (old.beacon_hash, keccak(b"one"))
+    assert [(c.operator, c.tokens) for c in view.anchor.collections] == [(A, 3)]
+    accept(view)
+    run_to_anchor(view)
+    assert view.anchor is not None
+    assert (view.anchor.collections, view.anchor.collected) == ((), keccak(b"one"))
+
+
+def test_members_and_parameters_are_those_of_the_epoch_and_the_last_word_counts() -> None:
+    view = ChainView(START)
+    longer = msgspec.structs.replace(PARAMETERS, epoch_length=7)
+    view.process_block(block(1, MembersScheduled(3, (A, B)), ParametersScheduled(2, longer)))
+    view.process_block(block(2, MembersScheduled(3, (A, C))))
+    assert [view.members_of(epoch) for epoch in (1, 2, 3, 9)] == [START.members, START.members, (A, C), (A, C)]
+    accept(view)
+    assert view.parameters == longer
+    assert view.anchor_time == START.block.time + 3 + 7
+    run_to_anchor(view)
+    assert view.anchor is not None
+    assert (view.anchor.parameters, view.anchor.members) == (longer, START.members)
+
+
+def test_fleets_and_their_devices_stand_as_they_are_at_the_anchor() -> None:
+    view, zero = ChainView(START), Address(bytes(20))
+    one, two = keccak(b"one"), keccak(b"two")
+    view.process_block(
+        block(
+            1,
+            *(Registered(A, node, "", A) for node in (B, C)),
+            Bonded(A, B, 5),
+            Bonded(A, C, 6),
+            FleetRegistered(A, one, keccak(b"root"), 9),
+            FleetRegistered(A, two, keccak(b"root"), 1),
+            DeviceMoved(one, 4, D, C),
+            DeviceRevoked(one, 2, D),
+            DeviceMoved(two, 0, D, C),
+            FleetRetired(two),
+        )
+    )
+    run_to_anchor(view)
+    assert view.anchor is not None
+    assert [(f.fleet, f.operator, f.count, f.bond) for f in view.anchor.fleets] == [(one, A, 9, 11)]
+    assert [(c.index, c.owner) for c in view.anchor.changes] == [(2, zero), (4, C)]
 
 
 PARTIES = st.sampled_from([A, B, C, D])

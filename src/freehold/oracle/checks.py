@@ -50,6 +50,12 @@ class Checks:
             check_certificate(certificate, self.members_of(certificate.epoch), self.domain)
             self._remember(key)
 
+    def check_counts(self, certificate: Certificate, epoch: int) -> None:
+        """Raise unless the certificate is valid, and may be observed for `epoch`."""
+        if not epoch - CERTIFICATE_EPOCHS <= certificate.epoch <= epoch:
+            raise MalformedMessage("a certificate names an epoch that is still to come, or long past")
+        self.check_certificate(certificate)
+
     def check_observation(self, observation: Observation, anchor: Hash) -> None:
         """Raise unless a member signed it over this anchor, and every certificate in it counts for its epoch."""
         if observation.anchor != anchor:
@@ -61,9 +67,7 @@ class Checks:
             raise MalformedMessage(f"an observation has at most {CERTIFICATES_LIMIT} certificates")
         self.check_signer(observation)
         for certificate in observation.certificates:
-            if not observation.epoch - CERTIFICATE_EPOCHS <= certificate.epoch <= observation.epoch:
-                raise MalformedMessage("a certificate names an epoch that is still to come, or long past")
-            self.check_certificate(certificate)
+            self.check_counts(certificate, observation.epoch)
         self._remember(key)
 
     def check_manifest(self, manifest: Manifest, anchor: Hash) -> None:

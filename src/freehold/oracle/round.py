@@ -155,20 +155,34 @@ class Round:
     def _observe(self, certificates: tuple[Certificate, ...], price: int, was_committed: Hash) -> None:
         key, domain = self.setup.key, self.setup.domain
         before = derive_secret(key, domain, self.epoch - 1)
-        # Over another anchor it has closed the epoch before: what it held then is what it promised to observe.
+        # Over another anchor it has closed the epoch before: what it held then is what it promised to observe. And what
+        # a revoked manifest had is not lost, whoever observes: others may rest on it.
         closed = next(iter(self._observed.values()), None)
+        held = {c.subject: c for c in (*self._stood(), *(closed.certificates if closed else certificates))}
         observation = Observation(
             epoch=self.epoch,
             anchor=self.anchor_hash,
             price=closed.price if closed else price,
             commitment=keccak(derive_secret(key, domain, self.epoch)),
             reveal=before if keccak(before) == was_committed else Hash(bytes(32)),
-            certificates=closed.certificates if closed else certificates,
+            certificates=tuple(held[subject] for subject in sorted(held)),
             member=self.me,
         )
         observation = msgspec.structs.replace(observation, member_signature=key.sign(observation, domain))
         self._observed[self.anchor_hash] = observation
         self._persist(OBSERVATION, f"{self.epoch} {self.anchor_hash}", observation.to_bytes())
+
+    def _stood(self) -> list[Certificate]:
+        """The certificates of the revoked manifest that are any."""
+        observations = self._revoked.observations if self._revoked else ()
+        valid = []
+        for certificate in {c.struct_hash(): c for o in observations for c in o.certificates}.values():
+            try:
+                self.checks.check_counts(certificate, self.epoch)
+            except FreeholdError:
+                continue
+            valid.append(certificate)
+        return valid
 
     def _persist(self, kind: str, key: str, data: bytes) -> None:
         self._out.append(Persist((Record(kind, key, self.epoch, data),)))
