@@ -308,9 +308,6 @@ def reveal(
     assert self._is_pending(hold.epoch, report_hash), "disputes: not pending"
 
     harmed: address = self._prove(before, report, kind, evidence)
-    if harmed == msg.sender:
-        # Who challenges gets a challenger's part, and no more under this address.
-        harmed = empty(address)
     self._holds[report_hash][msg.sender] = empty(Hold)
     self._proven[report_hash] = Proven(challenger=msg.sender, harmed=harmed)
     log Contradicted(

@@ -8,7 +8,7 @@
         reads the same set. The first set is given at deployment, and its members bond afterwards.
         Invariants: the members of an epoch that has an anchor never change; the sum of positions <= tokens held; who
         stands in a set that may still have to answer for a report keeps its bond; what thaws can be slashed; of a slash
-        the challenger gets at most a fifth.
+        at least three fifths burn, whoever the others are.
 """
 
 from modules import positions
@@ -191,25 +191,28 @@ def withdraw() -> uint96:
 def slash(member: address, challenger: address, harmed: address) -> uint96:
     """
     @notice Only Disputes and the Oracle, on a proof: takes all that `member` has here, bonded or thawing.
+            Three fifths or more are burned: signers who challenge themselves, over an account of their own, lose that.
     @param challenger Gets a fifth; the zero address: nobody does.
-    @param harmed Gets the rest; the zero address: it is burned.
+    @param harmed Gets another fifth, unless it is the challenger; the zero address: nobody does.
     @return What was taken.
     """
     assert msg.sender == disputes or msg.sender == oracle, "members: only disputes"
     position: positions.Position = positions._unpack(self._positions[member])
     taken: uint96 = position.bond + position.thawing
     self._positions[member] = 0
+    part: uint96 = taken // 5
+    rest: uint96 = taken
     reward: uint96 = 0
     if challenger != empty(address):
-        reward = taken // 5
+        reward = part
+        rest -= part
     log MemberSlashed(member=member, challenger=challenger, harmed=harmed, amount=taken, reward=reward)
     if reward > 0:
         assert extcall Token(token).transfer(challenger, convert(reward, uint256))
-    rest: uint256 = convert(taken - reward, uint256)
-    if harmed != empty(address):
-        assert extcall Token(token).transfer(harmed, rest)
-    else:
-        extcall Token(token).burn(rest)
+    if harmed != empty(address) and harmed != challenger and part > 0:
+        rest -= part
+        assert extcall Token(token).transfer(harmed, convert(part, uint256))
+    extcall Token(token).burn(convert(rest, uint256))
     return taken
 
 

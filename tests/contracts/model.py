@@ -341,13 +341,12 @@ class Model:
         position = self.bonds[member]
         taken = position.bond + position.thawing
         self.bonds[member] = Position()
-        self.move("membership", challenger, taken // 5)
-        rest = taken - taken // 5
-        if harmed:
-            self.move("membership", harmed, rest)
-        else:
-            self.balances["membership"] -= rest
-            self.burned += rest
+        rest = taken
+        for name in {challenger, harmed} - {None}:
+            self.move("membership", name, taken // 5)
+            rest -= taken // 5
+        self.balances["membership"] -= rest
+        self.burned += rest
         return taken
 
     def is_operator(self, operator: str, node: int) -> bool:

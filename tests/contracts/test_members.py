@@ -285,9 +285,9 @@ def test_only_disputes_and_the_oracle_slash(bonded: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("challenger", "harmed", "reward", "damages"), [(1, 1, 20, 80), (1, 0, 20, 0), (0, 1, 0, 100), (0, 0, 0, 0)]
+    ("challenger", "harmed", "reward", "damages"), [(1, 1, 20, 20), (1, 0, 20, 0), (0, 1, 0, 20), (0, 0, 0, 0)]
 )
-def test_a_slash_takes_all_and_gives_at_most_a_fifth_to_the_challenger(
+def test_a_slash_takes_all_and_burns_at_least_three_fifths(
     bonded: World, challenger: int, harmed: int, reward: int, damages: int
 ) -> None:
     nobody, first, second = "0x" + "00" * 20, boa.env.generate_address(), boa.env.generate_address()
@@ -302,6 +302,21 @@ def test_a_slash_takes_all_and_gives_at_most_a_fifth_to_the_challenger(
     assert supply - bonded.token.totalSupply() == BOND - (reward + damages) * TOKEN
     assert position(bonded, NEW[0]) == (0, 0, 0)
     assert bonded.membership.slash(*arguments, sender=bonded.disputes.address) == 0
+
+
+def test_who_challenges_and_is_harmed_gets_one_fifth(bonded: World) -> None:
+    both, supply = boa.env.generate_address(), bonded.token.totalSupply()
+    bonded.membership.slash(at(NEW[0]), both, both, sender=bonded.disputes.address)
+    assert bonded.token.balanceOf(both) == 20 * TOKEN == BOND - (supply - bonded.token.totalSupply())
+
+
+@pytest.mark.parametrize(("amount", "part"), [(4, 0), (5, 1), (9, 1)])
+def test_the_parts_of_a_small_bond_round_down(world: World, amount: int, part: int) -> None:
+    bond(world, NEW[0], amount)
+    first, second, supply = boa.env.generate_address(), boa.env.generate_address(), world.token.totalSupply()
+    assert world.membership.slash(at(NEW[0]), first, second, sender=world.disputes.address) == amount
+    assert world.token.balanceOf(first) == world.token.balanceOf(second) == part
+    assert supply - world.token.totalSupply() == amount - 2 * part
 
 
 def test_a_donation_is_nobodys(bonded: World) -> None:
