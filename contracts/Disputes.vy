@@ -33,7 +33,7 @@ from modules import reports
 from snekmate.utils import ecdsa
 
 MAX_MEMBERS: constant(uint256) = 31
-MAX_EVIDENCE: constant(uint256) = 49_152
+MAX_EVIDENCE: constant(uint256) = 16_384
 MAX_SHOWN: constant(uint256) = 4_096
 MAX_PROOF: constant(uint256) = accounts_tree.NODE_BYTES * accounts_tree.MAX_DEPTH
 

@@ -7,24 +7,24 @@
         proof is a good answer to an opening. The rules are those of `judge_proof` in services/storage/proof.py, and the
         hashes those of the messages' EIP-712 types: tests hold the two side by side. Keeps nothing, and trusts nobody.
 
-        A report names no count of its verdicts, so a verdict is placed by its path: bit i of the path says on which side
-        the row lies at the i-th branching below the root. Leaves and nodes are hashed under different prefixes: every
-        path ends at exactly one row of an honest tree, and no other row can be shown there.
+        A report names no count of its verdicts, nor an observation one of its certificates, so both are placed by their
+        path: bit i of the path says on which side the row lies at the i-th branching below the root. Leaves and nodes are
+        hashed under different prefixes: every path ends at exactly one row of an honest tree, and no other row can be
+        shown there.
 
         Evidence is the ABI's encoding of one tuple:
             contradiction   (Verdict, uint64 path, bytes32[] siblings, Backing)
             row             (Verdict, bytes32[] siblings)
             backing         (Backing)
-        Limits, above what an honest network reaches: 40 levels of lists and shards, 32 of rows, 31 observations, and
-        1,024 certificates in the observation that is shown; a verdict's texts have at most 64 bytes.
+        Limits, above what an honest network reaches: 40 levels of lists and shards, 32 of rows and certificates, 31
+        observations; a verdict's texts have at most 64 bytes.
 """
 
 from ..modules import reports
 from ..modules import rows
 
 MAX_OBSERVATIONS: constant(uint256) = 31
-MAX_CERTIFICATES: constant(uint256) = 1_024
-MAX_EVIDENCE: constant(uint256) = 49_152
+MAX_EVIDENCE: constant(uint256) = 16_384
 MAX_ROW: constant(uint256) = 4_096
 MAX_LEVELS: constant(uint256) = 40
 LIST_NODE: constant(uint256) = 31 + 8
@@ -72,8 +72,8 @@ struct StorageProof:
     shard_path: Bytes[32 * MAX_LEVELS]
 
 
-# How a row is seen in a manifest: row `index` of a batch whose header certificate `certificate` of observation
-# `observation` certifies. Of the others there are hashes.
+# How a row is seen in a manifest: row `index` of a batch whose header is certified by the certificate at the path
+# `certificate` of observation `observation`. Of the other observations there are hashes.
 struct Sighting:
     observations: DynArray[bytes32, MAX_OBSERVATIONS]
     observation: uint32
@@ -82,8 +82,8 @@ struct Sighting:
     commitment: bytes32
     reveal: bytes32
     member: address
-    certificates: DynArray[bytes32, MAX_CERTIFICATES]
-    certificate: uint32
+    certificate: uint64
+    certificate_siblings: DynArray[bytes32, rows.MAX_DEPTH]
     certificate_epoch: uint64
     signers: uint32
     signatures_hash: bytes32
@@ -127,10 +127,10 @@ _CERTIFICATE_TYPE: constant(bytes32) = keccak256(
     "Certificate(uint64 epoch,bytes32 subject,uint32 signers,bytes signatures)"
 )
 _OBSERVATION_TYPE: constant(bytes32) = keccak256(
-    "Observation(uint64 epoch,bytes32 anchor,uint96 price,bytes32 commitment,bytes32 reveal,Certificate[] certificates,address member)Certificate(uint64 epoch,bytes32 subject,uint32 signers,bytes signatures)"
+    "Observation(uint64 epoch,bytes32 anchor,uint96 price,bytes32 commitment,bytes32 reveal,bytes32 certificates,address member)"
 )
 _MANIFEST_TYPE: constant(bytes32) = keccak256(
-    "Manifest(uint64 epoch,uint32 attempt,uint32 view,Observation[] observations)Certificate(uint64 epoch,bytes32 subject,uint32 signers,bytes signatures)Observation(uint64 epoch,bytes32 anchor,uint96 price,bytes32 commitment,bytes32 reveal,Certificate[] certificates,address member)"
+    "Manifest(uint64 epoch,uint32 attempt,uint32 view,Observation[] observations)Observation(uint64 epoch,bytes32 anchor,uint96 price,bytes32 commitment,bytes32 reveal,bytes32 certificates,address member)"
 )
 _STORAGE: constant(bytes32) = keccak256("storage")
 _PROOF_KIND: constant(bytes32) = keccak256("storage.proof")
@@ -181,33 +181,37 @@ def is_good(opening: Opening, proof: StorageProof) -> bool:
 def _check_verdict(
     report: reports.Report, verdict: Verdict, path: uint64, siblings: DynArray[bytes32, rows.MAX_DEPTH]
 ):
-    node: bytes32 = keccak256(
-        concat(
-            0x00,
-            keccak256(
-                keccak256(
-                    abi_encode(
-                        _VERDICT_TYPE,
-                        verdict.epoch,
-                        keccak256(verdict.service),
-                        keccak256(verdict.kind),
-                        verdict.subject,
-                        verdict.lease,
-                        verdict.node,
-                        keccak256(verdict.reason),
-                        verdict.measure,
-                    )
-                )
-            ),
+    verdict_hash: bytes32 = keccak256(
+        abi_encode(
+            _VERDICT_TYPE,
+            verdict.epoch,
+            keccak256(verdict.service),
+            keccak256(verdict.kind),
+            verdict.subject,
+            verdict.lease,
+            verdict.node,
+            keccak256(verdict.reason),
+            verdict.measure,
         )
     )
+    root: bytes32 = self._root_over(keccak256(verdict_hash), path, siblings)
+    assert root == report.verdicts_root, "opening: verdict not in report"
+
+
+@internal
+@pure
+def _root_over(row_hash: bytes32, path: uint64, siblings: DynArray[bytes32, rows.MAX_DEPTH]) -> bytes32:
+    """
+    The root of the row tree in which this row stands at the end of `path`.
+    """
+    node: bytes32 = keccak256(concat(0x00, row_hash))
     depth: uint256 = len(siblings)
     for level: uint256 in range(depth, bound=rows.MAX_DEPTH):
         if (convert(path, uint256) >> (depth - 1 - level)) & 1 == 0:
             node = keccak256(concat(0x01, node, siblings[level]))
         else:
             node = keccak256(concat(0x01, siblings[level], node))
-    assert node == report.verdicts_root, "opening: verdict not in report"
+    return node
 
 
 @internal
@@ -255,7 +259,6 @@ def _check_sighting(report: reports.Report, seen: Sighting, row_hash: bytes32):
     certificate: bytes32 = keccak256(
         abi_encode(_CERTIFICATE_TYPE, seen.certificate_epoch, subject, seen.signers, seen.signatures_hash)
     )
-    assert seen.certificates[seen.certificate] == certificate, "opening: not certified"
     observation: bytes32 = keccak256(
         abi_encode(
             _OBSERVATION_TYPE,
@@ -264,14 +267,14 @@ def _check_sighting(report: reports.Report, seen: Sighting, row_hash: bytes32):
             seen.price,
             seen.commitment,
             seen.reveal,
-            self._hash_many(seen.certificates),
+            self._root_over(certificate, seen.certificate, seen.certificate_siblings),
             seen.member,
         )
     )
     assert seen.observations[seen.observation] == observation, "opening: not observed"
     manifest: bytes32 = keccak256(
         abi_encode(
-            _MANIFEST_TYPE, report.epoch, report.attempt, report.view_, self._hash_few(seen.observations)
+            _MANIFEST_TYPE, report.epoch, report.attempt, report.view_, self._hash_many(seen.observations)
         )
     )
     assert manifest == report.manifest, "opening: another manifest"
@@ -279,18 +282,11 @@ def _check_sighting(report: reports.Report, seen: Sighting, row_hash: bytes32):
 
 @internal
 @pure
-def _hash_many(hashes: DynArray[bytes32, MAX_CERTIFICATES]) -> bytes32:
+def _hash_many(hashes: DynArray[bytes32, MAX_OBSERVATIONS]) -> bytes32:
     """
     EIP-712's hash of an array of structs: keccak256 over their hashes side by side. The ABI's form has two words before
     them: its offset and its length.
     """
-    encoded: Bytes[64 + 32 * MAX_CERTIFICATES] = abi_encode(hashes)
-    return keccak256(slice(encoded, 64, 32 * len(hashes)))
-
-
-@internal
-@pure
-def _hash_few(hashes: DynArray[bytes32, MAX_OBSERVATIONS]) -> bytes32:
     encoded: Bytes[64 + 32 * MAX_OBSERVATIONS] = abi_encode(hashes)
     return keccak256(slice(encoded, 64, 32 * len(hashes)))
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from freehold.protocol import messages, state
 from freehold.protocol.errors import MalformedMessage
 from freehold.protocol.keys import HALF_ORDER, Key, WrongSignature, recover
+from freehold.protocol.merkle import RowTree, row_root, verify_row
 from freehold.protocol.tables import Table
-from freehold.protocol.typed import Domain, Field, Message, eip712_type, fields_of, parse_json
+from freehold.protocol.typed import Domain, Field, Message, eip712_type, fields_of, keccak, parse_json, type_hash
 from freehold.protocol.units import Address, Hash, Signature
 from freehold.services.storage import terms
 from tests.protocol.world import DOMAIN, key
@@ -53,23 +54,25 @@ def as_typed_data(message: Message) -> dict[str, Any]:
     types: dict[str, Any] = {}
 
     def plain(value: Any, field: Field) -> Any:
+        if field.rooted:
+            return row_root([item.struct_hash() for item in value])
         if field.many:
             return [plain(item, field._replace(many=False)) for item in value]
         return collect(value) if field.item is not None else value
 
     def collect(part: Message) -> dict[str, Any]:
         fields = [f for f in fields_of(type(part)) if f.solidity != "signature"]
-        types[type(part).__name__] = [{"name": f.name, "type": f.solidity + ("[]" if f.many else "")} for f in fields]
+        types[type(part).__name__] = [{"name": f.name, "type": f.signed_type} for f in fields]
         for f in fields:
-            if f.item is not None:
+            if f.item is not None and not f.rooted:
                 declare(f.item)
         return {f.name: plain(getattr(part, f.name), f) for f in fields}
 
     def declare(kind: type[Message]) -> None:
         fields = [f for f in fields_of(kind) if f.solidity != "signature"]
-        types[kind.__name__] = [{"name": f.name, "type": f.solidity + ("[]" if f.many else "")} for f in fields]
+        types[kind.__name__] = [{"name": f.name, "type": f.signed_type} for f in fields]
         for f in fields:
-            if f.item is not None:
+            if f.item is not None and not f.rooted:
                 declare(f.item)
 
     body = collect(message)
@@ -110,6 +113,31 @@ def test_the_report_is_the_contracts_type() -> None:
         "uint64 accounts,uint96 tokens_earned,uint96 credits_earned,uint96 credits_spent,bytes32 slashes_root,"
         "uint96 subsidy,uint96 revenue,uint96 price,bytes32 collected,bytes32 parameters)"
     )
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 7])
+def test_a_rooted_tuple_travels_whole_and_is_signed_by_its_root(count: int) -> None:
+    kind = "Observation(uint64 epoch,bytes32 anchor,uint96 price,bytes32 commitment,bytes32 reveal,"
+    assert eip712_type(messages.Observation) == f"{kind}bytes32 certificates,address member)"
+    none = Hash(bytes(32))
+    certificates = tuple(
+        messages.Certificate(epoch=i, subject=none, signers=i, signatures=bytes([i])) for i in range(count)
+    )
+    observation = messages.Observation(
+        epoch=1,
+        anchor=none,
+        price=1,
+        commitment=none,
+        reveal=none,
+        certificates=certificates,
+        member=Address(bytes(20)),
+    )
+    tree = RowTree([certificate.struct_hash() for certificate in certificates])
+    words = [(1).to_bytes(32), none, (1).to_bytes(32), none, none, tree.root, bytes(32)]
+    assert observation.struct_hash() == keccak(type_hash(messages.Observation) + b"".join(words))
+    for index, certificate in enumerate(certificates):
+        assert verify_row(tree.root, count, index, certificate.struct_hash(), tree.proof(index))
+    assert messages.Observation.from_json(observation.to_json()).certificates == certificates
 
 
 VOUCHER = messages.Voucher(lease=Hash(bytes(32)), amount=5)

@@ -7,7 +7,7 @@ one that the report does not commit to, which costs the bond. So a watcher compa
 first.
 
 A verdict is placed by its path from the root down (bit i is the side at the i-th branching), because a report names no
-count of its verdicts.
+count of its verdicts; so is a certificate in its observation.
 
 Invariant: from the report that an honest settlement gives, no contradiction can be built; the contract refuses any.
 """
@@ -35,11 +35,10 @@ from freehold.protocol.verdicts import GOOD, Verdict
 COUNT, SHRANK, NODE, LEAF, OPENING = 1, 2, 3, 4, 5  # kinds of proof
 DEMAND_LEAF, DEMAND_VERDICT = 1, 2  # kinds of demand
 OPENING_SERVICE, OPENING_KIND = "storage", "storage.proof"  # whose openings the contract knows
-CERTIFICATES_LIMIT = 1024  # in the observation that a proof is shown in
 
 _LEAF = "(address,uint96,uint96,uint96)"
 _SIGHTING = (
-    "(bytes32[],uint32,bytes32,uint96,bytes32,bytes32,address,bytes32[],uint32,uint64,uint32,bytes32,"
+    "(bytes32[],uint32,bytes32,uint96,bytes32,bytes32,address,uint64,bytes32[],uint64,uint32,bytes32,"
     "address,uint32,bytes32,uint32,bytes32[])"
 )
 
@@ -228,18 +227,16 @@ def _find_backing(verdict: Verdict, bundle: Bundle, judges: Mapping[str, Judge])
 
 
 def _sight(manifest: Manifest, batch: Batch, index: int) -> tuple[Any, ...]:
-    """Where a row stands in a manifest: in the shortest observation that has its batch's certificate."""
-    seen = [
-        (len(observation.certificates), at, number)
+    """Where a row stands in a manifest: in the first observation that has its batch's certificate."""
+    at, number = next(
+        (at, number)
         for at, observation in enumerate(manifest.observations)
         for number, certificate in enumerate(observation.certificates)
         if certificate.subject == batch.subject
-    ]
-    size, at, number = min(seen)
-    if size > CERTIFICATES_LIMIT:
-        raise NotFound(f"every observation of {batch.subject} has more than {CERTIFICATES_LIMIT} certificates")
+    )
     observation = manifest.observations[at]
     certificate = observation.certificates[number]
+    certificates = RowTree([row.struct_hash() for row in observation.certificates])
     return (
         [row.struct_hash() for row in manifest.observations],
         at,
@@ -248,8 +245,8 @@ def _sight(manifest: Manifest, batch: Batch, index: int) -> tuple[Any, ...]:
         observation.commitment,
         observation.reveal,
         observation.member,
-        [row.struct_hash() for row in observation.certificates],
-        number,
+        path_of(len(certificates), number),
+        certificates.proof(number),
         certificate.epoch,
         certificate.signers,
         keccak(certificate.signatures),

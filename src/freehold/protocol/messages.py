@@ -6,7 +6,9 @@ but are not signed (`typed.py`). A service's own rows are defined in its `terms.
 
 from __future__ import annotations
 
-from freehold.protocol.typed import Message
+from typing import Annotated
+
+from freehold.protocol.typed import ROOTED, Message
 from freehold.protocol.units import UNSIGNED, Address, Amount, Hash, Signature, Uint8, Uint32, Uint64
 
 STREAM = 1  # paid at a rate while the work is proven
@@ -120,6 +122,8 @@ class Certificate(Message, frozen=True):
 class Observation(Message, frozen=True):
     """What one member holds and sees when it closes an epoch. After it, the member signs nothing that names it.
 
+    It commits to its certificates by their root: however many there are, one is shown on chain by its path.
+
     `commitment` is the hash of a secret; `reveal` is the secret that its commitment in the manifest of the epoch before
     hides, zero if it had none there: what they come to makes the next beacon (`beacon.py`).
     """
@@ -129,7 +133,7 @@ class Observation(Message, frozen=True):
     price: Amount
     commitment: Hash
     reveal: Hash
-    certificates: tuple[Certificate, ...]
+    certificates: Annotated[tuple[Certificate, ...], ROOTED]
     member: Address
     member_signature: Signature = UNSIGNED
 

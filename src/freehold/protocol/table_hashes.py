@@ -6,12 +6,14 @@ Invariant: row i of each result is the `struct_hash`, `digest` or `row_hash` of 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import numpy as np
 
 from freehold.protocol.column_values import SIGNATURE_BYTES
 from freehold.protocol.columns import Coded, Column, Lists, Ragged, Record, count_of, spelled
 from freehold.protocol.hashing import Bytes, Gathered, Part, join_parts, keccak_ragged, keccak_rows
+from freehold.protocol.merkle import row_root
 from freehold.protocol.typed import Domain, Field, Message, fields_of, type_hash
 
 
@@ -52,6 +54,9 @@ def _words(field: Field, column: Column) -> list[Part]:
     """The parts that make up a field's 32-byte word in each row."""
     if isinstance(column, Lists):
         words = join_parts(_words(field._replace(many=False), column.items), count_of(column.items))
+        if field.rooted:
+            roots = [row_root(words[start:end]) for start, end in pairwise(column.edges().tolist())]
+            return [np.frombuffer(b"".join(roots), np.uint8).reshape(-1, 32)]
         return [keccak_ragged(words.reshape(-1), column.ends.astype(np.int64) * 32)]
     if isinstance(column, Record):
         return [struct_hashes_of(column.kind, column.columns, column.count)]

@@ -1,7 +1,9 @@
 """One definition of a message gives its JSON form, its EIP-712 type and its row schema.
 
 A message is a frozen struct whose annotations are protocol types (`units.py`), `str`, `bytes`, other messages or
-tuples of them. Fields of type `Signature` travel with the message but are no part of what is signed:
+tuples of them. Fields of type `Signature` travel with the message but are no part of what is signed. A tuple that is
+annotated as `ROOTED` travels whole and is signed as one `bytes32`: the row root (`merkle.py`) over its items' words (a
+message's struct hash), so that one item can be shown without the others.
 
     struct_hash   keccak(type hash ‖ fields without signatures)      (EIP-712 hashStruct)
     digest        what a key signs: struct_hash under a domain        (EIP-712)
@@ -22,9 +24,11 @@ import msgspec
 from sha3 import keccak_256
 
 from freehold.protocol.errors import MalformedMessage
+from freehold.protocol.merkle import row_root
 from freehold.protocol.units import Address, Hash, Signature
 
 JSON_SAFE_BITS = 53
+ROOTED = "rooted"  # Annotated[tuple[...], ROOTED]
 DEEPEST = 100  # nesting of JSON that is read at all
 _BRACKETS = re.compile(rb"[\[\]{}]")
 
@@ -53,13 +57,20 @@ def _separator(chain_id: int, contract: Address) -> Hash:
 
 
 class Field(NamedTuple):
-    """One field of a message: `solidity` is its EIP-712 base type; `item` a message's class; `many` a tuple of them."""
+    """One field of a message: `solidity` is its EIP-712 base type; `item` a message's class; `many` a tuple of them,
+    which is signed as its root where `rooted`."""
 
     name: str
     solidity: str
     bits: int
     item: type[Message] | None
     many: bool
+    rooted: bool = False
+
+    @property
+    def signed_type(self) -> str:
+        """Its type as the EIP-712 type string has it."""
+        return "bytes32" if self.rooted else f"{self.solidity}[]" if self.many else self.solidity
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
@@ -169,6 +180,8 @@ def _field(name: str, hint: Any) -> Field:
         if hint in known:
             return Field(name, known[hint], 0, None, False)
     metadata = getattr(hint, "__metadata__", ())
+    if metadata == (ROOTED,):
+        return _field(name, get_args(hint)[0])._replace(rooted=True)
     if metadata and str(metadata[0]).startswith("uint"):
         return Field(name, metadata[0], int(metadata[0][4:]), None, False)
     raise TypeError(f"{name}: {hint} is not a protocol type")
@@ -177,13 +190,13 @@ def _field(name: str, hint: Any) -> Field:
 def _references(kind: type[Message]) -> set[type[Message]]:
     found: set[type[Message]] = set()
     for field in fields_of(kind):
-        if field.item is not None and field.item not in found:
+        if field.item is not None and not field.rooted and field.item not in found:
             found |= {field.item} | _references(field.item)
     return found
 
 
 def _type_string(kind: type[Message]) -> str:
-    members = [f"{f.solidity}{'[]' if f.many else ''} {f.name}" for f in fields_of(kind) if f.solidity != "signature"]
+    members = [f"{f.signed_type} {f.name}" for f in fields_of(kind) if f.solidity != "signature"]
     return f"{kind.__name__}({','.join(members)})"
 
 
@@ -203,7 +216,8 @@ def type_hash(kind: type[Message]) -> Hash:
 def _encode(field: Field, value: Any) -> bytes:
     if field.many:
         single = field._replace(many=False)
-        return keccak(b"".join(_encode(single, item) for item in value))
+        words = [_encode(single, item) for item in value]
+        return row_root(words) if field.rooted else keccak(b"".join(words))
     if field.bits:
         return int(value).to_bytes(32)
     if field.item is not None:
