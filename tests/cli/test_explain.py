@@ -76,7 +76,7 @@ def test_nothing_is_explained_too(world: World, epoch: int, says: str) -> None:
 
 
 def test_who_is_unknown_is_said(world: World) -> None:
-    with pytest.raises(NotFound, match="knows no operator, node or client"):
+    with pytest.raises(NotFound, match="knows no operator"):
         why(world, 3, key(77).address)
 
 

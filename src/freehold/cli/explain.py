@@ -1,7 +1,8 @@
 """Why an account was paid what it was paid: every step of one epoch's settlement, for one subject, as JSON-ready facts.
 
 Everything here is recomputed from the bundle (`protocol/bundle.py`), never asked of anybody: verdicts, what they
-proved, each payment's arithmetic, the account before and after, its leaf and proof. Amounts are base units.
+proved, each payment's and reward's arithmetic, the account before and after, its leaf and proof; devices are counted by
+reason (`explain_devices.py`). Amounts are base units.
 Invariant: each step's result is computed here from its inputs and equals what settlement says, or it is an error.
 """
 
@@ -9,11 +10,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from freehold.cli.bundles import Checked
+from freehold.cli.explain_devices import DeviceView, are_cells, explain_rewards
 from freehold.protocol.bundle import Bundle
-from freehold.protocol.emission import compute_schedule
+from freehold.protocol.emission import compute_pools
 from freehold.protocol.epoch import Settlement, compute_owed, make_context
 from freehold.protocol.errors import NotFound, ReplayMismatch
 from freehold.protocol.merkle import ACCOUNTS, SumNode, is_sum_proof
@@ -22,9 +27,11 @@ from freehold.protocol.parameters import MILLION
 from freehold.protocol.reservations import new_client
 from freehold.protocol.service import Judge
 from freehold.protocol.state import AccountState
+from freehold.protocol.tables import Table
 from freehold.protocol.units import Address, Hash, mul_div
 from freehold.protocol.verdicts import GOOD, SILENT, SLEPT, Payment, Verdict
 from freehold.services.judging import JUDGES
+from freehold.services.sensing.terms import NAME as SENSING
 
 REASONS = {
     GOOD: "verified",
@@ -39,7 +46,8 @@ def explain(checked: Checked, subject: Address) -> dict[str, Any]:
 
 
 class Explanation:
-    """One subject's part in one settlement. `subject` is an operator, a node or a client."""
+    """One subject's part in one settlement. `subject` is an operator, a node, a client, a member of the quorum, an
+    owner of devices, or a device."""
 
     def __init__(self, bundle: Bundle, settlement: Settlement, judges: Mapping[str, Judge], subject: Address) -> None:
         self.bundle = bundle
@@ -49,32 +57,59 @@ class Explanation:
         known = {o.node: o.operator for o in bundle.state.operators.values()}
         known |= {n.node: n.operator for n in bundle.anchor.nodes}
         self.nodes = {node for node, operator in known.items() if subject in (node, operator)}
-        self.account = known.get(subject, subject)
+        self.devices = DeviceView(bundle, settlement, judges) if SENSING in judges else None
+        owner = self.devices.owner_of(subject) if self.devices and subject not in known else None
+        self.device = None if owner is None else subject
+        self.account = owner or known.get(subject, subject)
 
     def to_json(self) -> dict[str, Any]:
         """All of it. NotFound if the epoch knows nobody of this address."""
-        payments = [p for p in self.settlement.payments if self._concerns(p)]
-        account = self._account()
-        if not self.nodes and not payments and account is None:
+        payments = list(self._payments_of())
+        rewards = explain_rewards(self.bundle, self.settlement, self.account)
+        devices = self.devices.describe(self.account, self.device) if self.devices else None
+        account, member = self._account(), self._member()
+        if not self.nodes and not payments and account is None and devices is None and member is None:
             raise NotFound(
-                f"epoch {self.bundle.anchor.epoch} knows no operator, node or client {self.subject}",
-                hint="`freehold operator list` shows the operators.",
+                f"epoch {self.bundle.anchor.epoch} knows no operator, node, client, member or device {self.subject}",
+                hint="`freehold operator list` shows the operators, `freehold fleet list` the fleets.",
             )
+        totals = self._totals(payments, rewards)
+        self._check_totals(totals, account)
         return {
             "epoch": self.bundle.anchor.epoch,
             "subject": str(self.subject),
             "account": str(self.account),
             "nodes": [self._node(node) for node in sorted(self.nodes)],
-            "verdicts": [self._verdict(v) for v in self.settlement.verdicts if v.node in self.nodes],
-            "contributions": [self._contribution(c) for c in self.settlement.contributions if c.account in self.nodes],
+            "member": member,
+            "devices": devices,
+            "verdicts": [self._verdict(v) for v in self._verdicts],
+            "contributions": [self._contribution(c) for c in self._of_nodes(self.settlement.contributions, "account")],
             "payments": [self._payment(p) for p in payments],
-            "totals": self._totals(payments),
-            "zero": self._zero(payments),
+            "rewards": rewards,
+            "totals": totals,
+            "zero": [] if int(totals["tokens"]) else self._zero(payments, devices, member),
             "settled": account,
         }
 
-    def _concerns(self, payment: Payment) -> bool:
-        return payment.node in self.nodes or self.subject in (payment.operator, payment.client)
+    def _of_nodes(self, table: Table[Any], field: str) -> Table[Any]:
+        return table.filter(are_cells(table.column(field), *self.nodes))
+
+    @cached_property
+    def _verdicts(self) -> Table[Verdict]:
+        return self._of_nodes(self.settlement.verdicts, "node")
+
+    def _payments_of(self) -> Table[Payment]:
+        table = self.settlement.payments
+        mine = are_cells(table.column("node"), *self.nodes)
+        for field in ("operator", "client"):
+            mine |= are_cells(table.column(field), self.subject)
+        return table.filter(mine)
+
+    def _member(self) -> dict[str, Any] | None:
+        if self.subject not in self.bundle.anchor.members:
+            return None
+        observed = any(o.member == self.subject for o in self.bundle.manifest.observations)
+        return {"observed": observed, "members": len(self.bundle.anchor.members)}
 
     def _node(self, node: Address) -> dict[str, Any]:
         record = next((n for n in self.bundle.anchor.nodes if n.node == node), None)
@@ -91,7 +126,7 @@ class Explanation:
         }
 
     def _verdict(self, verdict: Verdict) -> dict[str, Any]:
-        obligation = self._obligations().get(verdict.subject)
+        obligation = self._obligations.get(verdict.subject)
         return {
             "service": verdict.service or "market",
             "kind": verdict.kind,
@@ -103,16 +138,17 @@ class Explanation:
             "obligation": obligation,
         }
 
+    @cached_property
     def _obligations(self) -> dict[Hash, dict[str, Any]]:
-        if not hasattr(self, "_drawn"):
-            self._drawn: dict[Hash, dict[str, Any]] = {}
-            for judge in self.judges.values():
-                bundle = self.bundle
-                leases = self.settlement.state.leases
-                context = make_context(bundle.state, bundle.anchor, judge, bundle.domain, leases)
-                rows = judge.obligations(context)
-                self._drawn |= {row.row_hash(): row.to_json() for row in rows}
-        return self._drawn
+        """What was asked of its nodes, by id."""
+        drawn: dict[Hash, dict[str, Any]] = {}
+        for judge in self.judges.values():
+            bundle, leases = self.bundle, self.settlement.state.leases
+            context = make_context(bundle.state, bundle.anchor, judge, bundle.domain, leases)
+            rows = judge.obligations(context)
+            if "node" in rows.columns:
+                drawn |= {row.row_hash(): row.to_json() for row in self._of_nodes(rows, "node")}
+        return drawn
 
     def _contribution(self, contribution: Any) -> dict[str, Any]:
         lists = self.bundle.state.services.get(contribution.service)
@@ -139,7 +175,7 @@ class Explanation:
         release = self._release(payment)
         caps = mul_div(payment.burned, parameters.beta, MILLION) if self._is_bonded(payment.node) else 0
         wanted = self._wanted()
-        pool = compute_schedule(parameters, self.bundle.anchor.epoch)
+        pool = compute_pools(parameters, self.bundle.anchor.epoch).matched
         subsidy = caps if wanted <= pool else mul_div(pool, caps, wanted)
         earned = mul_div(payment.released, MILLION - parameters.tau, MILLION)
         _must("subsidy", subsidy, payment.subsidy)
@@ -199,22 +235,40 @@ class Explanation:
         beta = self.bundle.anchor.parameters.beta
         return sum(mul_div(p.burned, beta, MILLION) for p in self.settlement.payments if self._is_bonded(p.node))
 
-    def _totals(self, payments: list[Payment]) -> dict[str, str]:
+    def _totals(self, payments: list[Payment], rewards: list[dict[str, Any]]) -> dict[str, str]:
         mine = [p for p in payments if p.operator == self.account]
+        rewarded = sum(int(reward["subsidy"]) for reward in rewards)
         return {
             "revenue": str(sum(p.earned for p in mine)),
             "subsidy": str(sum(p.subsidy for p in mine)),
-            "tokens": str(sum(p.earned + p.subsidy for p in mine)),
+            "rewards": str(rewarded),
+            "tokens": str(sum(p.earned + p.subsidy for p in mine) + rewarded),
             "spent": str(sum(p.credits for p in payments if p.client == self.account)),
         }
 
-    def _zero(self, payments: list[Payment]) -> list[str]:
+    def _check_totals(self, totals: Mapping[str, str], account: dict[str, Any] | None) -> None:
+        """What was earned here is what the account grew by, beside what was collected on chain while frozen."""
+        if account is None:
+            return
+        collected = sum(row.tokens for row in self.bundle.anchor.collections if row.operator == self.account)
+        before, after = (int(account[when]["tokens_earned"]) for when in ("before", "after"))
+        _must("tokens earned", int(totals["tokens"]) + collected, after - before)
+
+    def _zero(
+        self, payments: list[Payment], devices: dict[str, Any] | None, member: dict[str, Any] | None
+    ) -> list[str]:
         """Why nothing, where nothing was earned: the first reasons in the order of the settlement's steps."""
-        if any(p.earned + p.subsidy for p in payments if p.operator == self.account):
-            return []
-        if not self.nodes:
-            return ["This account runs no node: it can only spend."]
         reasons = []
+        if member is not None and not self.bundle.anchor.parameters.member_share:
+            reasons.append("Members get no share of the schedule in this network.")
+        elif member is not None and not member["observed"]:
+            reasons.append(
+                "The epoch's manifest has Q members' observations, and not this one's: who is in it is paid."
+            )
+        if devices is not None:
+            reasons += self._zero_of_devices(devices)
+        if not self.nodes:
+            return reasons or ["This account runs no node and owns no device: it can only spend."]
         live = {n.node for n in self.bundle.anchor.nodes}
         if not self.nodes & live:
             reasons.append("None of its nodes was registered at the epoch's anchor.")
@@ -224,7 +278,7 @@ class Explanation:
             reasons.append("It held nothing after the epoch before, so nothing was challenged and nothing is paid.")
             if new:
                 reasons.append(f"It holds {new} bytes since this epoch: they are challenged and paid from the next on.")
-        bad = Counter(v.reason for v in self.settlement.verdicts if v.node in self.nodes and v.reason != GOOD)
+        bad = Counter(v.reason for v in self._verdicts if v.reason != GOOD)
         for reason, count in sorted(bad.items()):
             reasons.append(f"{count} x {reason}: {REASONS.get(reason, reason.replace('_', ' '))}.")
         for payment in payments:
@@ -236,11 +290,26 @@ class Explanation:
             reasons.append(f"The stream is paid for {self._seconds()} s of this epoch: too little for one base unit.")
         return reasons
 
+    def _zero_of_devices(self, devices: dict[str, Any]) -> list[str]:
+        reasons = []
+        if devices["gone"]:
+            reasons.append(f"{devices['gone']} of its devices were revoked, or their fleet retired.")
+        if devices["moved_away"]:
+            reasons.append(f"{devices['moved_away']} of its devices moved to another owner, who is paid from now on.")
+        if not devices["live"]:
+            if devices["fleets"] and not any(fleet["live"] for fleet in devices["fleets"]):
+                reasons.append("None of its fleets' devices is enrolled: its node sends the list until they are.")
+            reasons.append("It owned no device that owed a report in this epoch.")
+        elif not self.bundle.anchor.parameters.coverage_share:
+            reasons.append("Devices get no share of the schedule in this network.")
+        bad = [row for row in devices["reports"] if row["reason"] != GOOD]
+        return reasons + [f"{row['count']} x {row['reason']}: {row['means']}." for row in bad]
+
     def _account(self) -> dict[str, Any] | None:
-        after = next((a for a in self.settlement.state.accounts if a.account == self.account), None)
+        after = _find_account(self.settlement.state.accounts, self.account)
         if after is None:
             return None
-        before = next((a for a in self.bundle.state.accounts if a.account == self.account), None)
+        before = _find_account(self.bundle.state.accounts, self.account)
         tree = self.settlement.state.accounts_tree()
         proof = tree.proof(after.index)
         report = self.settlement.report
@@ -256,6 +325,11 @@ class Explanation:
             "root": str(report.accounts_root),
             "accounts": report.accounts,
         }
+
+
+def _find_account(accounts: Table[AccountState], account: Address) -> AccountState | None:
+    places = np.flatnonzero(are_cells(accounts.column("account"), account))
+    return accounts.row(int(places[0])) if len(places) else None
 
 
 def _sums(account: AccountState | None) -> dict[str, str]:

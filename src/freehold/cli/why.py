@@ -27,7 +27,10 @@ def show_why(data: dict[str, Any]) -> None:
 @click.option("--bundle", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Read this bundle file.")
 @click.pass_obj
 def why(program: Program, operator: str, epoch: int | None, bundle: Path | None) -> dict[str, Any]:
-    """Why OPERATOR (a name, an operator's, node's or client's address) was paid what it was paid, or nothing."""
+    """Why OPERATOR was paid what it was paid, or nothing.
+
+    OPERATOR is a name, or an address: of an operator, a node, a client, a member, an owner of devices, a device.
+    """
     from freehold.cli.bundles import check_bundle, has_network
     from freehold.cli.connection import find_address, run
     from freehold.cli.explain import explain

@@ -17,11 +17,15 @@ def show_explanation(data: dict[str, Any]) -> None:
     """Everything, in the order in which an epoch settles it."""
     click.echo(f"{data['subject']} in epoch {data['epoch']}")
     if data["account"] != data["subject"]:
-        click.echo(f"paid to the account of its operator {data['account']}")
+        whose = "operator" if data["nodes"] else "owner"
+        click.echo(f"paid to the account of its {whose} {data['account']}")
+    _member(data["member"])
     _nodes(data["nodes"])
     _verdicts(data["verdicts"])
+    _devices(data["devices"])
     _contributions(data["contributions"])
     _payments(data["payments"])
+    _rewards(data["rewards"])
     _totals(data)
     _account(data["settled"])
     _chain(data["chain"])
@@ -60,6 +64,60 @@ def _verdicts(verdicts: list[dict[str, Any]]) -> None:
         click.echo(f"   and {len(openings) - SHOWN} more (--json lists them all)")
     if not verdicts:
         click.echo("   none: nothing was asked of it, and it sent nothing that counts")
+
+
+def _member(member: dict[str, Any] | None) -> None:
+    if member is not None:
+        observed = (
+            "its observation is in the manifest" if member["observed"] else "the manifest has others' observations"
+        )
+        click.echo(f"one of the quorum's {member['members']} members: {observed}")
+
+
+def _devices(devices: dict[str, Any] | None) -> None:
+    if devices is None:
+        return
+    click.echo(f"   devices that owed a report, and are paid to this account: {devices['live']}")
+    for title, name in (
+        ("", "reports"),
+        ("in its fleets: ", "operated"),
+        ("further reports: ", "strays"),
+        ("enrolment: ", "enrolments"),
+    ):
+        for row in devices[name]:
+            click.echo(f"     {title}{row['count']} x {row['reason']} ({row['means']})")
+    for count, text in (
+        (devices["moved_in"], "came from another owner"),
+        (devices["moved_away"], "moved to another owner"),
+        (devices["gone"], "were revoked, or their fleet retired"),
+    ):
+        if count:
+            click.echo(f"     {count} {text} since the epoch before")
+    for fleet in devices["fleets"]:
+        covers = "any number" if fleet["covered"] is None else f"{fleet['covered']} in all its fleets"
+        click.echo(
+            f"     fleet {short(fleet['fleet'])}: {fleet['live']} of {fleet['devices']} enrolled; "
+            f"bond {format_amount(int(fleet['bond']))} at {format_amount(int(fleet['device_bond']))} a device "
+            f"covers {covers}"
+        )
+
+
+def _rewards(rewards: list[dict[str, Any]]) -> None:
+    for reward in rewards:
+        click.echo(f"   {reward['service']} reward, that no client's payment matches")
+        share = f"floor({reward['schedule']} x {reward['share_ppm']} / 1000000) = {reward['pool']}"
+        if "members" in reward:
+            click.echo(f"     pool      {share}   (the members' part of the schedule)")
+            click.echo(f"     subsidy   floor({reward['pool']} / {reward['members']} members) = {reward['subsidy']}")
+            continue
+        click.echo(f"     pool      {share}   (the devices' part of the schedule)")
+        click.echo(
+            f"     share     floor({reward['pool']} / {reward['services']} services) = {reward['service_share']}"
+        )
+        click.echo(
+            f"     subsidy   floor({reward['service_share']} x {reward['measure']} / {reward['total']}) = "
+            f"{reward['subsidy']}"
+        )
 
 
 def _contributions(contributions: list[dict[str, Any]]) -> None:
@@ -115,7 +173,8 @@ def _payment(p: dict[str, Any]) -> None:
 def _totals(data: dict[str, Any]) -> None:
     _title(5, "Shares of this epoch")
     totals = data["totals"]
-    for name, unit in (("revenue", "tokens"), ("subsidy", "tokens"), ("tokens", "tokens"), ("spent", "credits")):
+    tokens = ("revenue", "subsidy", "rewards", "tokens")
+    for name, unit in (*((name, "tokens") for name in tokens), ("spent", "credits")):
         click.echo(f"   {name:<8} {format_exact(int(totals[name]))} {unit}")
     for reason in data["zero"]:
         click.echo(f"   why nothing: {reason}")

@@ -80,8 +80,8 @@ class LocalSettings(NamedTuple):
             max_price_age=7 * 86_400,  # a laptop may sleep for a week and still buy credits
             initial_price=self.price,
             member_share=50_000,
-            coverage_share=0,
-            device_bond=10 * ONE,
+            coverage_share=100_000,  # ten tokens an epoch, for `freehold fleet` to show
+            device_bond=ONE,  # an operator's bond covers 2,000 devices
             freeze_lengths=12,
             answer_reports=3,
             claim_epochs=4 * 4_320,  # who has not claimed for a day still gets all of it at once

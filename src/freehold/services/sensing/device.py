@@ -16,9 +16,9 @@ import numpy as np
 
 from freehold.net.client import Peer, retry_after
 from freehold.protocol.columns import ragged_of_cells
-from freehold.protocol.errors import FreeholdError, MalformedMessage
+from freehold.protocol.errors import EpochClosed, FreeholdError, MalformedMessage, Unavailable
 from freehold.protocol.fleets import FleetDevice
-from freehold.protocol.hashing import Bytes
+from freehold.protocol.hashing import Bytes, keccak_rows
 from freehold.protocol.keys import Key
 from freehold.protocol.tables import Table
 from freehold.protocol.typed import Domain, keccak
@@ -28,6 +28,7 @@ from freehold.services.sensing.terms import DeviceReport
 ROWS_AT_ONCE = 5_000  # reports in one request
 TRIES = 5  # of a request to a node that is busy
 LONGEST_PAUSE = 5.0
+WAIT_SECONDS = 60.0  # for a node that does not answer, or not yet know the beacon
 
 
 class OpenEpoch(NamedTuple):
@@ -123,3 +124,41 @@ async def _post(peer: Peer, data: bytes) -> Any:
                 raise
             await asyncio.sleep(min(wait, LONGEST_PAUSE))
     raise AssertionError("the last try returns or raises")
+
+
+class Simulator:
+    """Many devices in one process. What they measure is made up: a reading a device and epoch."""
+
+    def __init__(self, keys: Sequence[Key], domain: Domain) -> None:
+        self._keys = keys
+        self._domain = domain
+        self._last: OpenEpoch | None = None
+
+    async def report(self, peer: Peer, poll: float = 0.2) -> tuple[OpenEpoch, Sent]:
+        """Every device's report for the open epoch, once: waits for the next where it has reported for this one.
+
+        An epoch that closes before all are in counts as one of which they were not: the next one is taken.
+        """
+        while True:
+            opened = await self._wait_open(peer, poll)
+            addresses = _addresses(self._keys)
+            measured = keccak_rows([b"made up", opened.epoch.to_bytes(8), addresses], len(self._keys))
+            reports = await asyncio.to_thread(sign_reports, self._keys, opened, measured, self._domain)
+            self._last = opened
+            try:
+                return opened, await send_reports(peer, reports)
+            except EpochClosed:
+                continue
+
+    async def _wait_open(self, peer: Peer, poll: float) -> OpenEpoch:
+        """The open epoch, once it is another than the last and its beacon is known; Unavailable after WAIT_SECONDS."""
+        until = asyncio.get_running_loop().time() + WAIT_SECONDS
+        while True:
+            try:
+                opened = await read_open(peer)
+                if opened != self._last:
+                    return opened
+            except Unavailable:
+                if asyncio.get_running_loop().time() > until:
+                    raise
+            await asyncio.sleep(poll)
