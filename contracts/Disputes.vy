@@ -23,7 +23,8 @@
         `answer_reports` reports and, once answered, for twice `reveal_seconds`: in the first half of that, what came to
         light can be committed to, in the second revealed. From then on anyone ends the hold. So a report is held no longer
         than its window, `answer_reports` reports and twice `reveal_seconds`, whatever anybody spends; and one sender has
-        one hold of a report at a time. In a freeze holds are void: challenges are still taken, and hold nothing.
+        one hold of a report at a time, but who demanded may commit over its answered demand, whose hold then goes on. In
+        a freeze holds are void: challenges are still taken, and hold nothing.
 
         Invariant: this contract holds exactly one `bond` for each open challenge and each unanswered demand.
 """
@@ -155,6 +156,12 @@ struct Hold:
     subject: bytes32
 
 
+# kind | holds << 8 | epoch << 16 | opened << 80 | deadline << 144
+struct PackedHold:
+    packed: uint256
+    subject: bytes32
+
+
 struct Leaf:
     account: address
     tokens_earned: uint96
@@ -213,6 +220,7 @@ DEMANDED_LEAF: constant(uint8) = 1
 DEMANDED_VERDICT: constant(uint8) = 2
 CHALLENGE: constant(uint8) = 3
 ANSWERED: constant(uint8) = 4
+_MASK_64: constant(uint256) = 2**64 - 1
 
 oracle: public(immutable(address))
 ledger: public(immutable(address))
@@ -224,7 +232,7 @@ bond: public(immutable(uint96))
 reveal_seconds: public(immutable(uint64))
 answer_reports: public(immutable(uint64))
 
-_holds: HashMap[bytes32, HashMap[address, Hold]]
+_holds: HashMap[bytes32, HashMap[address, PackedHold]]
 # Until when, by report, an answer keeps commitments open.
 _answered_until: HashMap[bytes32, uint64]
 _proven: HashMap[bytes32, Proven]
@@ -265,7 +273,8 @@ def __init__(
 @external
 def commit(epoch: uint64, report_hash: bytes32, commitment: bytes32):
     """
-    @notice Announces a proof against a pending report. Within its window this holds the report and those after it.
+    @notice Announces a proof against a pending report. Within its window this holds the report and those after it; over
+            the caller's own answered demand, as long as that did.
     @param commitment keccak256(abi.encode(challenger, kind, keccak256(evidence), salt)).
     """
     assert self._is_current(epoch, report_hash), "disputes: another report"
@@ -273,12 +282,15 @@ def commit(epoch: uint64, report_hash: bytes32, commitment: bytes32):
     window_end: uint64 = self._window_end(epoch)
     is_frozen: bool = staticcall Ledger(ledger).frozen()
     assert now < max(window_end, self._answered_until[report_hash]) or is_frozen, "disputes: too late"
-    deadline: uint64 = now + reveal_seconds
+    answered: Hold = self._load(report_hash, msg.sender)
+    assert answered.kind == 0 or answered.kind == ANSWERED, "disputes: one hold at a time"
+    deadline: uint64 = max(now + reveal_seconds, answered.deadline)
     self._open(
         report_hash,
+        answered.holds,
         Hold(
             kind=CHALLENGE,
-            holds=now < window_end and not is_frozen,
+            holds=(now < window_end or answered.holds) and not is_frozen,
             epoch=epoch,
             opened=convert(block.number, uint64),
             deadline=deadline,
@@ -299,7 +311,7 @@ def reveal(
     @param before The report of the epoch before; all zero for epoch 1.
     """
     report_hash: bytes32 = reports._struct_hash(report)
-    hold: Hold = self._holds[report_hash][msg.sender]
+    hold: Hold = self._load(report_hash, msg.sender)
     assert hold.kind == CHALLENGE, "disputes: no challenge"
     assert convert(block.number, uint64) > hold.opened, "disputes: same block"
     assert block.timestamp <= convert(hold.deadline, uint256), "disputes: too late"
@@ -308,7 +320,7 @@ def reveal(
     assert self._is_pending(hold.epoch, report_hash), "disputes: not pending"
 
     harmed: address = self._prove(before, report, kind, evidence)
-    self._holds[report_hash][msg.sender] = empty(Hold)
+    self._clear(report_hash, msg.sender)
     self._proven[report_hash] = Proven(challenger=msg.sender, harmed=harmed)
     log Contradicted(
         challenger=msg.sender, epoch=report.epoch, report_hash=report_hash, kind=kind, harmed=harmed
@@ -322,13 +334,13 @@ def forfeit(report_hash: bytes32, challenger: address):
     """
     @notice Ends a hold whose time has passed. The bond of a challenge that was not revealed burns. Anyone calls.
     """
-    hold: Hold = self._holds[report_hash][challenger]
+    hold: Hold = self._load(report_hash, challenger)
     assert hold.kind == CHALLENGE or hold.kind == ANSWERED, "disputes: nothing to forfeit"
     assert block.timestamp > convert(hold.deadline, uint256), "disputes: too early"
     is_current: bool = self._is_current(hold.epoch, report_hash)
     if hold.kind == CHALLENGE:
         assert is_current and hold.epoch > staticcall Ledger(ledger).active_epoch(), "disputes: report is gone"
-    self._holds[report_hash][challenger] = empty(Hold)
+    self._clear(report_hash, challenger)
     amount: uint96 = bond if hold.kind == CHALLENGE else 0
     if amount > 0:
         log Forfeited(challenger=challenger, report_hash=report_hash, amount=amount)
@@ -346,10 +358,10 @@ def withdraw(report_hash: bytes32):
     @notice Gives the caller its bond back where nothing is left to dispute: its report was revoked by someone else's
             doing, or became active in a freeze.
     """
-    hold: Hold = self._holds[report_hash][msg.sender]
+    hold: Hold = self._load(report_hash, msg.sender)
     assert hold.kind != 0 and hold.kind != ANSWERED, "disputes: no bond"
     assert not self._is_pending(hold.epoch, report_hash), "disputes: still pending"
-    self._holds[report_hash][msg.sender] = empty(Hold)
+    self._clear(report_hash, msg.sender)
     log HoldEnded(challenger=msg.sender, report_hash=report_hash, amount=bond)
     self._pay(msg.sender)
 
@@ -369,9 +381,11 @@ def demand(report: reports.Report, kind: uint8, position: uint64):
     else:
         assert kind == DEMANDED_VERDICT, "disputes: unknown kind"
         assert report.verdicts_root != empty(bytes32), "disputes: no verdicts"
+    assert self._load(report_hash, msg.sender).kind == 0, "disputes: one hold at a time"
     deadline: uint64 = self._count_reports() + answer_reports
     self._open(
         report_hash,
+        False,
         Hold(
             kind=kind,
             holds=True,
@@ -415,7 +429,7 @@ def answer(report: reports.Report, challenger: address, shown: Bytes[MAX_SHOWN],
     self._answered_until[report_hash] = until
     hold.kind = ANSWERED
     hold.deadline = until + reveal_seconds
-    self._holds[report_hash][challenger] = hold
+    self._store(report_hash, challenger, hold)
     log Answered(
         challenger=challenger,
         epoch=hold.epoch,
@@ -437,7 +451,7 @@ def expire(before: reports.Report, report: reports.Report, challenger: address):
     hold: Hold = self._demand_of(report_hash, challenger)
     assert self._count_reports() >= hold.deadline, "disputes: too early"
     assert self._is_pending(hold.epoch, report_hash), "disputes: not pending"
-    self._holds[report_hash][challenger] = empty(Hold)
+    self._clear(report_hash, challenger)
     log Unanswered(challenger=challenger, epoch=hold.epoch, report_hash=report_hash)
     extcall Oracle(oracle).revoke(hold.epoch, before)
     self._pay(challenger)
@@ -483,7 +497,7 @@ def hold_of(report_hash: bytes32, challenger: address) -> Hold:
     """
     @return All zero where there is none.
     """
-    return self._holds[report_hash][challenger]
+    return self._load(report_hash, challenger)
 
 
 @external
@@ -505,12 +519,43 @@ def report_count() -> uint64:
 
 
 @internal
-def _open(report_hash: bytes32, hold: Hold):
-    assert self._holds[report_hash][msg.sender].kind == 0, "disputes: one hold at a time"
-    self._holds[report_hash][msg.sender] = hold
-    if hold.holds:
+def _open(report_hash: bytes32, is_held: bool, hold: Hold):
+    """
+    @param is_held Whether the Ledger holds the report already, for what this hold replaces.
+    """
+    self._store(report_hash, msg.sender, hold)
+    if hold.holds and not is_held:
         extcall Ledger(ledger).hold(hold.epoch)
+    elif is_held and not hold.holds:
+        extcall Ledger(ledger).release(hold.epoch)
     assert extcall Token(token).transferFrom(msg.sender, self, convert(bond, uint256))
+
+
+@internal
+@view
+def _load(report_hash: bytes32, challenger: address) -> Hold:
+    stored: PackedHold = self._holds[report_hash][challenger]
+    return Hold(
+        kind=convert(stored.packed & 255, uint8),
+        holds=(stored.packed >> 8) & 1 == 1,
+        epoch=convert((stored.packed >> 16) & _MASK_64, uint64),
+        opened=convert((stored.packed >> 80) & _MASK_64, uint64),
+        deadline=convert(stored.packed >> 144, uint64),
+        subject=stored.subject,
+    )
+
+
+@internal
+def _store(report_hash: bytes32, challenger: address, hold: Hold):
+    packed: uint256 = convert(hold.kind, uint256) | (convert(hold.holds, uint256) << 8)
+    packed |= (convert(hold.epoch, uint256) << 16) | (convert(hold.opened, uint256) << 80)
+    packed |= convert(hold.deadline, uint256) << 144
+    self._holds[report_hash][challenger] = PackedHold(packed=packed, subject=hold.subject)
+
+
+@internal
+def _clear(report_hash: bytes32, challenger: address):
+    self._holds[report_hash][challenger] = empty(PackedHold)
 
 
 @internal
@@ -521,7 +566,7 @@ def _pay(to: address):
 @internal
 @view
 def _demand_of(report_hash: bytes32, challenger: address) -> Hold:
-    hold: Hold = self._holds[report_hash][challenger]
+    hold: Hold = self._load(report_hash, challenger)
     assert hold.kind == DEMANDED_LEAF or hold.kind == DEMANDED_VERDICT, "disputes: no demand"
     return hold
 

@@ -585,6 +585,75 @@ def test_what_an_answer_brings_to_light_can_still_be_challenged(world: World, ch
     assert world.ledger.posted_epoch() == 1
 
 
+def answered_demand(world: World, challenger: Challenger) -> tuple[Report, Report, Contradiction]:
+    """A demand in the last second of the window, whose answer shows that an account shrank."""
+    before, report, found = shrunken(world)
+    wait(world.settings.dispute_window - 1)
+    challenger.demand(report, DEMAND_LEAF, 1)
+    wait(10)
+    lost = with_account(GROWN, 1, tokens_earned=BEFORE[1].tokens_earned - TOKEN)
+    answer(world, report, challenger, answer_leaf(states_of(lost), 1), boa.env.generate_address())
+    return before, report, found
+
+
+def test_who_demanded_challenges_over_its_answered_demand(world: World, challenger: Challenger) -> None:
+    before, report, found = answered_demand(world, challenger)
+    wait(5)
+    ends = challenger.hold(report).deadline
+    challenger.commit(report, found)
+    hold = challenger.hold(report)
+    assert (hold.kind, hold.holds, hold.deadline) == (3, True, ends)
+    assert world.ledger.pending(2).holds == 1
+    assert world.token.balanceOf(world.disputes) == world.settings.dispute_bond
+    with boa.reverts("disputes: one hold at a time"):
+        challenger.commit(report, found)
+    wait(2 * world.settings.reveal_seconds - 5)
+    assert world.ledger.activate() == 1
+    challenger.reveal(before, report, found)
+    assert world.ledger.posted_epoch() == 1
+    assert world.token.balanceOf(world.disputes) == 0
+
+
+def test_a_challenge_over_an_answered_demand_holds_no_longer_than_that_did(
+    world: World, challenger: Challenger
+) -> None:
+    _, report, found = answered_demand(world, challenger)
+    wait(world.settings.reveal_seconds - 1)
+    challenger.commit(report, found)
+    wait(world.settings.reveal_seconds + 1)
+    with boa.reverts("disputes: too early"):
+        world.disputes.forfeit(report.struct_hash(), challenger.address)
+    wait(1)
+    with boa.reverts("disputes: too late"):
+        challenger.commit(report, found)
+    world.disputes.forfeit(report.struct_hash(), challenger.address)
+    assert world.ledger.activate() == 2
+
+
+def test_an_answered_demand_is_challenged_within_the_window_too(world: World, challenger: Challenger) -> None:
+    """And there it holds as any challenge does, though the answered demand's time is over."""
+    report = world.post(BEFORE)
+    challenger.demand(report, DEMAND_LEAF, 1)
+    answer(world, report, challenger, answer_leaf(states_of(BEFORE), 1), challenger.address)
+    with boa.reverts("disputes: one hold at a time"):
+        challenger.demand(report, DEMAND_LEAF, 2)
+    wait(world.settings.dispute_window - 1)
+    challenger.commit(report, Contradiction(COUNT, b""))
+    wait(world.settings.reveal_seconds)
+    assert (world.ledger.pending(1).holds, world.ledger.activate()) == (1, 0)
+    wait(1)
+    world.disputes.forfeit(report.struct_hash(), challenger.address)
+    assert world.ledger.activate() == 1
+
+
+def test_in_a_freeze_a_challenge_gives_up_the_hold_of_its_answered_demand(world: World, challenger: Challenger) -> None:
+    _, report, found = answered_demand(world, challenger)
+    freeze(world)
+    challenger.commit(report, found)
+    assert not challenger.hold(report).holds
+    assert world.ledger.pending(2).holds == 0
+
+
 def test_an_answered_demand_holds_no_longer_than_twice_the_time_to_reveal(world: World, challenger: Challenger) -> None:
     report = world.post(BEFORE)
     challenger.demand(report, DEMAND_LEAF, 1)
