@@ -16,7 +16,7 @@ from freehold.protocol import tables
 from freehold.protocol.column_values import cells_of, integers_of, texts_of
 from freehold.protocol.columns import Coded, Lists, Ragged, Record, ragged_of, wire
 from freehold.protocol.errors import MalformedMessage
-from freehold.protocol.messages import Close, Lock, Observation, Reservation, Voucher
+from freehold.protocol.messages import BatchHeader, Close, Lock, Observation, Reservation, Voucher
 from freehold.protocol.tables import Table
 from freehold.protocol.typed import Message, fields_of
 from freehold.protocol.units import UNSIGNED, Address, Hash, Signature
@@ -277,3 +277,11 @@ def test_a_text_column_that_is_not_text_is_refused() -> None:
         Table.from_columns(Verdict, columns | {"service": ragged_of([b"\xff"])})
     with pytest.raises(MalformedMessage, match="no column says"):
         Table.from_columns(Verdict, columns)
+
+
+def test_rows_are_counted_by_a_text() -> None:
+    rows = [BatchHeader(sender=Address(bytes(20)), kind=k, count=1, root=Hash(bytes(32))) for k in "abcab"]
+    table = Table.of(BatchHeader, rows)
+    assert table.count_by("kind") == {"a": 2, "b": 2, "c": 1}
+    assert Table.decode(BatchHeader, table.encode()).count_by("kind") == {"a": 2, "b": 2, "c": 1}
+    assert Table.of(BatchHeader).count_by("kind") == {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,7 +151,7 @@ async def _show(program: Program, number: int) -> dict[str, Any]:
             "rows": sum(len(batch.table) for batch in bundle.batches.values()),
             "observers": [str(o.member) for o in bundle.manifest.observations],
             "signers": [str(m) for i, m in enumerate(bundle.anchor.members) if bundle.signers >> i & 1],
-            "verdicts": dict(Counter(v.reason for v in settlement.verdicts)),
+            "verdicts": settlement.verdicts.count_by("reason"),
             "payments": [
                 p.to_json() | {"name": name_of(names, str(p.operator)), "mode": MODES[leases[p.lease].mode]}
                 for p in settlement.payments

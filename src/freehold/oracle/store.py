@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
@@ -165,7 +164,7 @@ class Store:
             bundle.report,
             bundle.signers,
             bundle.signatures,
-            dict(Counter(verdict.reason for verdict in settlement.verdicts)),
+            settlement.verdicts.count_by("reason"),
             len(settlement.payments),
             self._transactions.pop(epoch, ""),
         )
