@@ -4,7 +4,7 @@
     python scripts/gas_table.py --check     exit 1 if a figure is over its ceiling, or 1 % away from the written one
 
 A figure is the gas of a whole transaction: 21,000, its calldata, and its execution with every account and slot cold
-(titanoboa runs it; intrinsic gas, refunds and the calldata floor are the rules of EIP-2028, 3529, 3860 and 7623).
+(`gas.py`). Disputes and fleets have their rows in `gas_disputes.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import random
 import re
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
@@ -23,6 +22,8 @@ import boa  # noqa: E402
 
 from freehold.protocol.merkle import ACCOUNTS, SumNode  # noqa: E402
 from freehold.protocol.units import Hash  # noqa: E402
+from scripts.gas import Row, measure  # noqa: E402
+from scripts.gas_disputes import dispute_rows, fleet_rows  # noqa: E402
 from tests.contracts.test_collector import CLIENT, NODE, OPERATOR, Freezing  # noqa: E402
 from tests.contracts.world import (  # noqa: E402
     NEVER,
@@ -47,40 +48,6 @@ fills storage that was empty before: the dearest case.
 | transaction | case | gas | ceiling |
 |---|---|---:|---:|
 """
-
-
-class Row(NamedTuple):
-    """One line of the table; `ceiling` is what the design demands, 0 for none."""
-
-    transaction: str
-    case: str
-    gas: int
-    ceiling: int = 0
-
-
-def intrinsic_gas(data: bytes) -> tuple[int, int]:
-    """What calldata costs before execution, and the floor under the whole transaction (EIP-2028, EIP-7623)."""
-    tokens = 4 * len(data) - 3 * data.count(0)
-    return 21_000 + 4 * tokens, 21_000 + 10 * tokens
-
-
-def total_gas(data: bytes, executed: int, refunded: int) -> int:
-    """The gas of a call transaction: refunds give back at most a fifth (EIP-3529)."""
-    intrinsic, floor = intrinsic_gas(data)
-    used = intrinsic + executed
-    return max(used - min(refunded, used // 5), floor)
-
-
-def measure(contract: Any, function: str, *arguments: Any, sender: str | None = None) -> int:
-    """Run one call and return the gas of the transaction it would be. Not under an anchor: that keeps slots warm."""
-    method = getattr(contract, function)
-    # A transaction of its own: nothing is warm, and refunds count from the values of now.
-    boa.env.evm.vm.state.lock_changes()
-    boa.env.evm.reset_access_counters()
-    data = method.prepare_calldata(*arguments)
-    method(*arguments, sender=sender)
-    computation = contract._computation
-    return total_gas(data, computation.get_gas_used(), computation.get_gas_refund())
 
 
 def submission_rows() -> list[Row]:
@@ -277,6 +244,8 @@ def measure_all() -> list[Row]:
             *member_rows(World()),
             *frozen_rows(World()),
             *party_rows(World()),
+            *dispute_rows(),
+            *fleet_rows(World()),
         ]
 
 
