@@ -73,7 +73,7 @@ def read_list(path: Path, domain: Domain) -> Table[FleetDevice]:
             f"contract {header.get('contract')}",
             hint="A new deployment needs new signatures: make the fleet again.",
         )
-    if header.get("root") != str(devices.root) or not len(devices):
+    if (header.get("devices"), header.get("root")) != (len(devices), str(devices.root)) or not len(devices):
         raise InvalidInput(f"{file} was changed: its rows do not lead to its root")
     return devices
 

@@ -31,6 +31,7 @@ LIST = click.option(
     help="The fleet's list or folder; asked of its operator's node if not given.",
 )
 YES = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+NOTED = 20_000  # devices, whose keys take more than a second or two
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
@@ -73,6 +74,8 @@ def make(program: Program, devices: int, owner: str, place: int, folder: Path) -
     from freehold.cli.fleet_files import make_fleet
 
     address = find_address(program, owner)
+    if devices > NOTED:
+        program.note(f"making {devices} keys, and signing as many rows: some ten seconds for every 100,000")
     made = make_fleet(folder, devices, address, place, load_network(program).domain)
     return {"folder": str(folder), "devices": len(made), "owner": str(address), "root": str(made.root)}
 

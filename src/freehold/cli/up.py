@@ -115,6 +115,10 @@ NEXT = [
     "freehold operator list",
     "freehold epoch list",
     "freehold why operator-1",
+    "freehold fleet make --devices 100 --owner client ./devices",
+    "freehold fleet register ./devices --wallet operator-1",
+    "freehold fleet report ./devices --epochs 5",
+    "freehold why client",
 ]
 
 
