@@ -40,7 +40,7 @@ def paid(network: RunningNetwork, stored: str) -> dict[str, Any]:
 
     def look() -> dict[str, Any] | None:
         epochs = network.ask("epoch", "list")["epochs"]
-        return next((e for e in reversed(epochs) if e["status"] == "active" and "good" in e["verdicts"]), None)
+        return next((e for e in reversed(epochs) if e["status"] == "active" and int(e["credits_spent"])), None)
 
     return wait_for(look, "an epoch with payments is active")
 

@@ -141,9 +141,9 @@ class Table(Generic[M]):
         """How many rows have each value of a text column, in the order of their first appearance."""
         column = self.column(name)
         coded = column if isinstance(column, Coded) else column.coded()
-        counts = np.bincount(coded.codes, minlength=coded.values.count) if len(self) else []
+        counts: list[int] = np.bincount(coded.codes, minlength=coded.values.count).tolist() if len(self) else []
         values = (value.decode() for value in coded.values.values())
-        return {value: int(count) for value, count in zip(values, counts, strict=False) if count}
+        return {value: count for value, count in zip(values, counts, strict=False) if count}
 
     def distinct(self) -> Table[M]:
         """Each row once, where it stands first."""
