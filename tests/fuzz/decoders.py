@@ -20,7 +20,7 @@ import msgspec
 import freehold
 from freehold.chain import abi, reverts, transactor, wire
 from freehold.chain.endpoint import parse_retry_after
-from freehold.client import index, keystore, money
+from freehold.client import collect, index, keystore, money
 from freehold.market import view
 from freehold.market.network import CONTRACTS, MemberRecord, Network
 from freehold.net.auth import REQUEST_HEADER, SIGNATURE_HEADER, Guard, authorize
@@ -161,6 +161,24 @@ def committed_rows(value: Any) -> Any:
     report = world().report
     assert report is not None
     return committed.parse_rows(value, report)
+
+
+def client_rows() -> list[bytes]:
+    rows = collect.KeptState(world().state).rows_of(key(1).address)
+    placed = {"clients": [rows.client], "leases": rows.leases.values(), "locks": rows.locks.values()}
+    entries = {
+        name: [
+            {"row": one.row.to_json(), "index": one.position, "proof": [str(h) for h in one.proof]}
+            for one in found
+            if one is not None
+        ]
+        for name, found in placed.items()
+    }
+    return [canonical_json({"tables": [root.to_json() for root in rows.tables], "rows": entries})]
+
+
+def collected_rows(value: Any) -> Any:
+    return collect.parse_rows(value, world().state.root(), key(1).address)
 
 
 def open_epochs() -> list[bytes]:
@@ -336,6 +354,7 @@ def others() -> Iterator[Decoder]:
     )
     yield entry("committed_epoch", of_json(view._epoch), lambda: [b'{"last_report":{"epoch":"5"}}'])
     yield entry("node_rows", of_json(committed_rows), node_rows, "node.committed.parse_rows")
+    yield entry("client_rows", of_json(collected_rows), client_rows, "client.collect.parse_rows")
     yield entry("open_epoch", of_json(open_epoch), open_epochs, "node.committed._parse_open")
     yield entry("account", of_json(money._parse_account), account_seeds, "client.money._parse_account")
     yield entry(

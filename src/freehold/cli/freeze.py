@@ -163,13 +163,13 @@ async def _collect(program: Program, configs: list[Path], bundle: Path | None, y
     from freehold.cli.connection import connect
     from freehold.cli.reports import get_report
     from freehold.cli.signing import open_sender
-    from freehold.client.collect import Collecting, KeptState, ask_rows
+    from freehold.client.collect import Collecting, KeptState, ask_rows, check_open
     from freehold.protocol.errors import NotFound, Unavailable
 
     async with connect(program) as connection:
+        await check_open(connection.rpc, connection.ledger)
         report = await get_report(connection, await connection.ledger.active_epoch())
         collecting = Collecting(connection.rpc, connection.network, open_sender(program, connection), report)
-        await collecting.check()
         kept = KeptState(await read_kept_state(bundle, report)) if bundle is not None else None
         held = [one for config in configs for one in await _read_vouchers(connection, config)]
         if held:

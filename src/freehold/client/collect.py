@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from freehold.chain.contracts import Collector, Ledger, Oracle
+from freehold.chain.contracts import Collector, Ledger
 from freehold.chain.contracts import collector as collector_abi
 from freehold.chain.errors import Reverted
 from freehold.chain.rpc import Rpc
@@ -21,14 +21,14 @@ from freehold.chain.transactor import Receipt, Sender
 from freehold.market.network import Network
 from freehold.market.quorum import Quorum
 from freehold.protocol.bundle import decode_bundle, replay
-from freehold.protocol.errors import Corrupt, FreeholdError, MalformedMessage, NotFound, Overflow, Refused
+from freehold.protocol.errors import Corrupt, FreeholdError, MalformedMessage, NotFound, Refused
 from freehold.protocol.lookup import Finder
 from freehold.protocol.merkle import row_proof, row_root, verify_row
 from freehold.protocol.messages import Report, Voucher
 from freehold.protocol.service import Judge
 from freehold.protocol.state import ClientState, LeaseState, LockState, State, TableRoot
 from freehold.protocol.typed import Message, fields_of
-from freehold.protocol.units import Address, Hash
+from freehold.protocol.units import ZERO_HASH, Address, Hash
 
 KINDS: dict[str, type[ClientState] | type[LeaseState] | type[LockState]] = {
     "clients": ClientState,
@@ -133,29 +133,32 @@ async def ask_rows(quorum: Quorum, report: Report, client: Address) -> ClientRow
 
 
 def parse_rows(answer: Any, state_root: Hash, client: Address) -> ClientRows:
-    """A member's answer, every row proven under the state root. Corrupt where one is not."""
+    """A member's answer, every row proven under the state root. MalformedMessage, Corrupt."""
     try:
         roots = tuple(TableRoot.from_json(root) for root in answer["tables"])
-        placed = {
-            name: [
-                Placed(kind.from_json(one["row"]), int(one["index"]), tuple(Hash(h) for h in one["proof"]))
-                for one in answer["rows"][name]
-            ]
-            for name, kind in KINDS.items()
-        }
-    except (KeyError, TypeError, ValueError, Overflow) as error:
-        raise Corrupt(f"a member answered with something else than rows of the state: {error}") from None
+        rows = {name: list(answer["rows"][name]) for name in KINDS}
+    except (KeyError, TypeError):
+        raise MalformedMessage("an answer that holds no rows of a client") from None
     if row_root([root.row_hash() for root in roots]) != state_root:
-        raise Corrupt("a member's tables are not those that the active report commits to")
-    by_name = {root.name: root for root in roots}
-    for name, rows in placed.items():
-        for one in rows:
-            root = by_name[name]
-            if not verify_row(root.root, root.count, one.position, one.row.row_hash(), one.proof):
-                raise Corrupt(f"a member's row of {name} is not in the state that the active report commits to")
-            if one.row.client != client:
-                raise Corrupt(f"a member answered with a row of {name} that is another client's")
-    return _gather(roots, placed)
+        raise Corrupt("the tables are not those of the state that the active report commits to")
+    return _gather(roots, {name: _proven(roots, name, entries, client) for name, entries in rows.items()})
+
+
+def _proven(roots: Sequence[TableRoot], name: str, entries: Sequence[Any], client: Address) -> list[Placed]:
+    root = next((root for root in roots if root.name == name), TableRoot(name=name, count=0, root=ZERO_HASH))
+    placed = []
+    for entry in entries:
+        try:
+            row, position = KINDS[name].from_json(entry["row"]), entry["index"]
+            proof = tuple(Hash(sibling) for sibling in entry["proof"])
+        except (KeyError, TypeError):
+            raise MalformedMessage(f"a row of {name} without its proof") from None
+        if type(position) is not int or not verify_row(root.root, root.count, position, row.row_hash(), proof):
+            raise Corrupt(f"a row of {name} does not stand in the state that the active report commits to")
+        if row.client != client:
+            raise Corrupt(f"a row of {name} is another client's")
+        placed.append(Placed(row, position, proof))
+    return placed
 
 
 def _gather(roots: Sequence[TableRoot], placed: Mapping[str, Sequence[Placed]]) -> ClientRows:
@@ -167,33 +170,30 @@ def _gather(roots: Sequence[TableRoot], placed: Mapping[str, Sequence[Placed]]) 
     )
 
 
+async def check_open(rpc: Rpc, ledger: Ledger) -> None:
+    """Refused, in words, where nobody can collect now."""
+    if not await ledger.frozen():
+        raise Refused(
+            "the network is not frozen: vouchers are paid by its reports",
+            hint="`freehold freeze` says when it may be frozen.",
+        )
+    header, paused = await rpc.header("latest"), await ledger.paused_until()
+    if header is not None and header.timestamp < paused:
+        raise Refused(f"the guardian has paused what leaves the contracts, for {paused - header.timestamp} s more")
+    posted = await ledger.posted_epoch()
+    if await ledger.active_epoch() != posted:
+        raise Refused(
+            f"the reports up to epoch {posted} are not all active yet, and might pay the same vouchers",
+            hint="They become active by time; `freehold freeze` activates those that are due.",
+        )
+
+
 class Collecting:
     """One sender's collections on the state of the active report."""
 
     def __init__(self, rpc: Rpc, network: Network, sender: Sender, report: Report) -> None:
         self._collector = Collector(rpc, network.contracts["collector"])
-        self._ledger = Ledger(rpc, network.contracts["ledger"])
-        self._oracle = Oracle(rpc, network.contracts["oracle"])
-        self._rpc, self._sender, self._report = rpc, sender, report
-
-    async def check(self) -> None:
-        """Refused, in words, where nobody can collect now, or where the report is not the active one."""
-        header, paused = await self._rpc.header("latest"), await self._ledger.paused_until()
-        if header is not None and header.timestamp < paused:
-            raise Refused(f"the guardian has paused what leaves the contracts, for {paused - header.timestamp} s more")
-        if not await self._ledger.frozen():
-            raise Refused(
-                "the network is not frozen: vouchers are paid by its reports",
-                hint="`freehold freeze` says when it may be frozen.",
-            )
-        posted, active = await self._ledger.posted_epoch(), await self._ledger.active_epoch()
-        if active != posted:
-            raise Refused(
-                f"the reports up to epoch {posted} are not all active yet, and might pay the same vouchers",
-                hint="They become active by time; `freehold freeze` activates those that are due.",
-            )
-        if self._report.epoch != active or await self._oracle.report_hash(active) != self._report.struct_hash():
-            raise Refused(f"the active report is epoch {active}'s, and this is another one")
+        self._sender, self._report = sender, report
 
     async def collect(self, voucher: Voucher, rows: ClientRows) -> Outcome:
         """Have one voucher paid. What pays nothing is an outcome with its reason; ChainError where none is known."""
