@@ -25,9 +25,9 @@ from freehold.net.server import Server, make_app, ok, read_body, read_json, serv
 from freehold.node.api import Api
 from freehold.node.book import MIGRATIONS, Book
 from freehold.node.offers import Offers, Terms
-from freehold.protocol.batches import CLOSE, LEASE, RESERVATION, Batch, decode_batch, kinds_of
+from freehold.protocol.batches import CLOSE, LEASE, RESERVATION, Batch, decode_batch, encode_batch, kinds_of
 from freehold.protocol.certificates import check_certificate
-from freehold.protocol.errors import InsufficientCredits, NotFound, Refused
+from freehold.protocol.errors import Conflict, InsufficientCredits, NotFound, Refused, Unavailable
 from freehold.protocol.keys import Key
 from freehold.protocol.messages import Acknowledgement, Certificate, Holding
 from freehold.protocol.parameters import Parameters
@@ -95,13 +95,12 @@ class Memory:
         return State(epoch, clients=clients, leases=self.leases, locks=self.locks)
 
     def check(self, batch: Batch) -> None:
-        if batch.header.kind != RESERVATION:
-            return
         row = batch.table.rows[0]
         known = self.clients.get(row.client, new_client(row.client)).reservation
         last = self.pending.get(row.client, known)
-        if batch.subject not in self.batches and row.number != last + 1:
-            raise Refused(f"reservation {row.number} does not follow {last}")
+        if batch.subject not in self.held and row.number != last + 1:
+            kind = Refused if row.number <= last else Conflict
+            raise kind(f"reservation {row.number} does not follow {last}")
         missing = compute_commitment(self.state(), row) - self.credits.get(row.client, 0)
         if missing > 0:
             raise InsufficientCredits("too few credits", missing=str(missing))
@@ -144,10 +143,13 @@ class Member:
         self.memory = memory
         self.members = members
         self.server: Server
+        self.reserved: dict[tuple[Address, int], tuple[int, Hash]] = {}  # acknowledged: epoch and subject
+        self.is_away = False  # answers nobody about batches
 
     async def start(self) -> None:
         routes = [
             web.post("/v1/batches", self._batch),
+            web.get("/v1/batches/{subject}", self._shown),
             web.post("/v1/certificates", self._certificate),
             web.get("/v1/status", self._status),
             web.get("/v1/state/{epoch}/clients/{client}", self._client),
@@ -157,9 +159,30 @@ class Member:
 
     async def _batch(self, request: web.Request) -> web.Response:
         batch = decode_batch(await read_body(request, 16 << 20), kinds_of(JUDGES), DOMAIN)
-        self.memory.check(batch)
+        if self.is_away:
+            raise Unavailable("this member is away")
+        if batch.header.kind == RESERVATION:
+            self._reserve(batch)
         self.memory.batches[batch.subject] = batch
         return self._signed(Acknowledgement(epoch=self.memory.epoch, subject=batch.subject))
+
+    def _reserve(self, batch: Batch) -> None:
+        """As a real member (`oracle/gathering.py`): one reservation a number and epoch."""
+        row, epoch = batch.table.rows[0], self.memory.epoch
+        known_epoch, subject = self.reserved.get((row.client, row.number), (0, batch.subject))
+        if known_epoch == epoch and subject != batch.subject:
+            raise Conflict(
+                f"another reservation {row.number} was acknowledged", number=row.number, epoch=epoch,
+                subject=str(subject),
+            )  # fmt: skip
+        self.memory.check(batch)
+        self.reserved[row.client, row.number] = epoch, batch.subject
+
+    async def _shown(self, request: web.Request) -> web.Response:
+        batch = self.memory.batches.get(Hash(request.match_info["subject"]))
+        if batch is None:
+            raise NotFound("no such batch here")
+        return web.Response(body=encode_batch(batch))
 
     async def _certificate(self, request: web.Request) -> web.Response:
         certificate = Certificate.from_json(await read_json(request))

@@ -104,8 +104,21 @@ def test_what_a_node_says_counts_as_far_as_it_can_be_true(details: dict[str, Any
     async def scenario() -> None:
         vouchers = make(MemoryBook())
         await pay(vouchers, 10, 10)
-        assert await vouchers.agree(LEASE, details, 5) is helps
+        agreement = await vouchers.agree(LEASE, details, 5, sent=15)
+        assert agreement == (helps, details.get("voucher") == shown(40))
         assert await pay(vouchers, 5, 5) == amount
+
+    asyncio.run(scenario())
+
+
+def test_what_was_in_flight_when_a_debt_was_taken_over_is_not_paid_twice() -> None:
+    async def scenario() -> None:
+        vouchers = make(MemoryBook())
+        async with vouchers.ask(LEASE, 5) as counted:
+            agreement = await vouchers.agree(LEASE, {"owed": "25", "voucher": shown(25)}, 5, sent=5)
+            assert agreement == (True, True)
+            counted.received = 5
+        assert await pay(vouchers, 5, 5) == 30
 
     asyncio.run(scenario())
 
@@ -125,8 +138,8 @@ def test_a_session_starts_from_what_is_owed() -> None:
 def test_a_debt_above_what_was_signed_is_taken_over_once_a_session() -> None:
     async def scenario() -> None:
         vouchers = Vouchers(KEY, DOMAIN, MemoryBook())
-        assert await vouchers.agree(LEASE, {"owed": "5"}, 5)
-        assert not await vouchers.agree(LEASE, {"owed": "10"}, 5)
+        assert (await vouchers.agree(LEASE, {"owed": "5"}, 5, sent=5)).helps
+        assert not (await vouchers.agree(LEASE, {"owed": "10"}, 5, sent=10)).helps
         async with vouchers.ask(LEASE, 5) as ask:
             assert ask.voucher.amount == 10
 

@@ -26,6 +26,7 @@ from freehold.protocol.errors import (
 )
 from freehold.protocol.keys import is_signed_by
 from freehold.protocol.messages import STREAM, VOUCHER, Close, Lease, Offer
+from freehold.protocol.messages import Voucher as VoucherMessage
 from freehold.protocol.typed import Domain
 from freehold.protocol.units import Hash
 from freehold.protocol.verdicts import GOOD, KNOWN
@@ -459,7 +460,7 @@ def test_a_node_that_is_owed_asks_first(tmp_path: Path) -> None:
 
         async def fetch(amount: int) -> None:
             buffer = memoryview(bytearray(40_000))
-            await storage.get_shard(shard.root, buffer, node.pay(storage, amount), lambda n: None)
+            await storage.get_shard(shard.root, buffer, node.pay(storage, amount), lambda n: None, is_prepaid=False)
 
         await fetch(0)
         with pytest.raises(Conflict) as caught:
@@ -469,6 +470,39 @@ def test_a_node_that_is_owed_asks_first(tmp_path: Path) -> None:
         with pytest.raises(InsufficientCredits) as short:
             await fetch(80_000)
         assert short.value.details["missing"] == "20000"
+
+    run(tmp_path, scenario)
+
+
+def test_who_pays_beforehand_is_served_nothing_ahead_of_a_voucher(tmp_path: Path) -> None:
+    async def scenario(node: Hosted) -> None:
+        storage = await node.open()
+        shard = Shard(40_000, 1)
+        await listed(storage, [shard])
+        with pytest.raises(Conflict) as caught:
+            await fetched(node, storage, shard, 39_999)
+        assert (caught.value.details["owed"], caught.value.details["cost"]) == ("0", "40000")
+        await fetched(node, storage, shard, 80_000)
+        await fetched(node, storage, shard, 40_000)  # an older voucher that arrives late: the newest covers it
+        with pytest.raises(Conflict) as caught:
+            await fetched(node, storage, shard, 80_000)
+        assert VoucherMessage.from_json(caught.value.details["voucher"]).amount == 80_000
+
+    run(tmp_path, scenario)
+
+
+def test_a_node_signs_no_lease_beside_an_open_one_that_the_client_does_not_name(tmp_path: Path) -> None:
+    async def scenario(node: Hosted) -> None:
+        first = await node.sign(node.lease(STREAM))
+        second = {"lease": node.lease(STREAM, number=2).to_json(), "ended": []}
+        with pytest.raises(Conflict) as caught:
+            await node.peer.post_json("/v1/leases", second)
+        assert Lease.from_json(caught.value.details["lease"]) == first
+        other = {"lease": node.lease(VOUCHER).to_json(), "ended": []}
+        await node.peer.post_json("/v1/leases", other)
+        with pytest.raises(MalformedMessage):
+            await node.peer.post_json("/v1/leases", second | {"ended": "all"})
+        await node.peer.post_json("/v1/leases", second | {"ended": [str(first.struct_hash())]})
 
     run(tmp_path, scenario)
 

@@ -129,7 +129,7 @@ async def fetch(storage: StorageNode, shard: Shard, paid: int) -> bytes:
     buffer = bytearray(len(shard.data))
     voucher = Voucher(lease=storage.leases.voucher_id, amount=paid)
     voucher = msgspec.structs.replace(voucher, client_signature=CLIENT.sign(voucher, DOMAIN))
-    await storage.get_shard(shard.root, memoryview(buffer), voucher, lambda n: None)
+    await storage.get_shard(shard.root, memoryview(buffer), voucher, lambda n: None, is_prepaid=False)
     return bytes(buffer)
 
 

@@ -238,6 +238,17 @@ class Buckets:
 
     async def _load(self, bucket: str) -> _Opened:
         head = await asyncio.to_thread(self._heads.read, bucket)
+        while True:
+            try:
+                return await self._load_at(bucket, head)
+            except FreeholdError:
+                # Another device may have set a newer head, and taken this one's index off the lists.
+                newer = await asyncio.to_thread(self._heads.read, bucket)
+                if newer == head:
+                    raise
+                head = newer
+
+    async def _load_at(self, bucket: str, head: Head | None) -> _Opened:
         if head is None:
             return _Opened(None, DEFAULT_CODE, None, {})
         info = decode_head(head.data)

@@ -5,15 +5,20 @@
     register   the leases themselves, as certified evidence
     show       the node sees certificate and holdings, and serves from then on
 
-A reservation is kept before it is sent, so that a crash in between leads to the same one being sent again; a client
-never signs two different ones of one number unless the first was void. Invariant: what `reserve` lets pass is covered
-by credits at the last committed report; otherwise InsufficientCredits says how many are missing.
+A reservation is kept before it is sent, so that a crash in between leads to the same one being sent again.
+
+Several devices may use one account, each with a book of its own. A node signs a lease only beside no other open one, so
+they come to share leases. Of two reservations of one number the one that came first counts: the loser reads it from the
+members, helps it to its certificate, and signs the next number on top. Where neither can get one any more, both are
+void with the epoch. Invariant: what `reserve` lets pass is covered by credits at the last committed report; otherwise
+InsufficientCredits says how many are missing.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import random
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, NamedTuple, Protocol
 
@@ -24,18 +29,31 @@ from freehold.market.quorum import Held, Quorum
 from freehold.market.view import ClientView, read_view
 from freehold.market.vouchers import Vouchers
 from freehold.net.client import Dial, Peer
-from freehold.protocol.batches import CLOSE, LEASE, RESERVATION, encode_batch, make_batch
+from freehold.protocol.batches import (
+    CLOSE,
+    LEASE,
+    MARKET_KINDS,
+    RESERVATION,
+    SENDER_FIELDS,
+    Kinds,
+    decode_batch,
+    encode_batch,
+    make_batch,
+)
 from freehold.protocol.errors import (
+    Conflict,
     Corrupt,
     EpochClosed,
     FreeholdError,
     InsufficientCredits,
+    InvalidInput,
+    MalformedMessage,
     NotFound,
     Refused,
     Unavailable,
     WrongSignature,
 )
-from freehold.protocol.keys import Key, is_signed_by
+from freehold.protocol.keys import Key, check_signed_by, is_signed_by
 from freehold.protocol.messages import STREAM, VOUCHER, Close, Lease, Lock, Reservation
 from freehold.protocol.parameters import Parameters
 from freehold.protocol.state import NodeRecord
@@ -46,6 +64,8 @@ from freehold.protocol.units import ONE, Address, Hash
 LEASE_SECONDS = 30 * 86400  # until when a lease must have come into the state; epochs may stop for a while
 RESERVATION_SECONDS = 86400
 REPEATS = 3
+PAUSES = (0.25, 0.5, 1.0, 2.0, 4.0, 4.0, 8.0, 8.0, 8.0)  # seconds, until the epoch of a tie is over
+JITTER = 0.5  # of a pause: it is drawn from that long to half as long again
 ANSWER_SECONDS = 4.0  # a node that takes longer to say whether it serves is left out
 
 
@@ -174,7 +194,7 @@ class Leases:
             pair = []
             for mode, price in ((STREAM, candidate.offer.stream_price), (VOUCHER, candidate.offer.voucher_price)):
                 lease = known.get((candidate.node, mode))
-                pair.append(lease or await self._agree(candidate, mode, price))
+                pair.append(lease or await self._agree(candidate, mode, price, await self._ended(view)))
         return NodeLeases(candidate.node, candidate.record.endpoint, pair[0], pair[1])
 
     async def recover(self, record: NodeRecord, view: ClientView) -> NodeLeases | None:
@@ -199,7 +219,13 @@ class Leases:
             raise Corrupt(f"{endpoint} shows another lease than {key}")
         return lease
 
-    async def _agree(self, candidate: Candidate, mode: int, price: int) -> Lease:
+    async def _ended(self, view: ClientView) -> set[Hash]:
+        """Leases that are closed, or that this book is closing."""
+        closing = {kept.lease.struct_hash() for kept in await self._book.leases() if kept.closing}
+        return closing | {key for key, row in view.leases.items() if row.closed}
+
+    async def _agree(self, candidate: Candidate, mode: int, price: int, ended: Collection[Hash]) -> Lease:
+        """A new lease, or the one that another device of this account has there already."""
         now = self._clock()
         lease = Lease(
             client=self._key.address,
@@ -212,7 +238,13 @@ class Leases:
         )
         lease = msgspec.structs.replace(lease, client_signature=self._key.sign(lease, self._domain))
         peer = self._dial.peer(candidate.record.endpoint)
-        answer = await peer.post_json("/v1/leases", {"lease": lease.to_json()})
+        body = {"lease": lease.to_json(), "ended": [str(key) for key in sorted(ended)]}
+        try:
+            answer = await peer.post_json("/v1/leases", body)
+        except Conflict as error:
+            if "lease" not in error.details:
+                raise
+            return await self._adopt(candidate.node, mode, error.details["lease"])
         signed = Lease.from_json(answer.get("lease") if isinstance(answer, dict) else None)
         if signed.struct_hash() != lease.struct_hash() or not is_signed_by(
             signed, signed.node_signature, candidate.node, self._domain
@@ -221,6 +253,35 @@ class Leases:
         lease = msgspec.structs.replace(lease, node_signature=signed.node_signature)
         await self._book.keep_lease(lease)
         return lease
+
+    async def _adopt(self, node: Address, mode: int, value: Any) -> Lease:
+        """Keep a lease that another device of this account made."""
+        lease = Lease.from_json(value)
+        if (lease.client, lease.node, lease.service, lease.mode) != (self._key.address, node, self._service, mode):
+            raise Corrupt(f"node {node} shows a lease that is not this account's")
+        check_signed_by(lease, lease.client_signature, self._key.address, self._domain)
+        check_signed_by(lease, lease.node_signature, node, self._domain)
+        await self._book.keep_lease(lease)
+        return lease
+
+    async def refresh(self, nodes: Iterable[NodeLeases]) -> dict[Address, Any]:
+        """What each node that answers says of the lease for what it keeps; of the other, its voucher is taken over."""
+        pairs = list(nodes)
+        answers = await asyncio.gather(*(self._refresh(pair) for pair in pairs))
+        return {pair.node: answer for pair, answer in zip(pairs, answers, strict=True) if answer is not None}
+
+    async def _refresh(self, pair: NodeLeases) -> Any:
+        peer = self._dial.peer(pair.endpoint)
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                stream, voucher = await asyncio.gather(
+                    *(peer.get_json(f"/v1/leases/{key}") for key in (pair.stream_id, pair.voucher_id))
+                )
+        except (FreeholdError, TimeoutError):
+            return None  # whether it serves is found out by `show`
+        if isinstance(voucher, dict):
+            await self._vouchers.start(pair.voucher_id, voucher)
+        return stream if isinstance(stream, dict) else None
 
     async def prepare(self, nodes: Sequence[NodeLeases], wants: Mapping[Hash, Want]) -> dict[Address, FreeholdError]:
         """Reserve, register the leases and show the reservation; what each node that does not serve answered."""
@@ -305,39 +366,90 @@ class Leases:
             return await peer.get_json(path)
 
     async def reserve(self, wants: Mapping[Hash, Want]) -> KeptReservation | None:
-        """Lock at least what is wanted; the reservation that now counts, None where the state alone covers it."""
+        """Lock at least what is wanted; the reservation that now counts, None where the state alone covers it.
+
+        Unavailable where this and another device tied, so that neither has a number before the epoch is over.
+        """
         async with self._book.exclusive("reservation"):
             kept = await self._book.reservation()
-            if kept is not None and kept.held is None:
-                kept = await self._repeat(kept)
-            view = await self.view()
-            caps, number = self._baseline(view, kept)
-            if all(caps.get(lease, 0) >= want.minimum for lease, want in wants.items()):
-                return kept if kept is not None and kept.reservation.number == number else None
-            reservation = Reservation(
-                client=self._key.address,
-                number=number + 1,
-                locks=tuple(Lock(lease=k, amount=v) for k, v in sorted(self._fit(view, caps, wants).items())),
-                deadline=int(self._clock()) + RESERVATION_SECONDS,
-            )
-            signature = self._key.sign(reservation, self._domain)
-            signed = msgspec.structs.replace(reservation, client_signature=signature)
-            await self._book.keep_reservation(KeptReservation(signed, None))
-            return await self._certify(KeptReservation(signed, None))
+            tried: set[Hash] = set()
+            pauses = iter(PAUSES)
+            while True:
+                try:
+                    if kept is not None and kept.held is None:
+                        kept = await self._repeat(kept, tried)
+                    view = await self.view()
+                    caps, number = self._baseline(view, kept)
+                    if all(caps.get(lease, 0) >= want.minimum for lease, want in wants.items()):
+                        return kept if kept is not None and kept.reservation.number == number else None
+                    signed = self._sign(number + 1, self._fit(view, caps, wants))
+                    await self._book.keep_reservation(KeptReservation(signed, None))
+                    return await self._certify(KeptReservation(signed, None), tried)
+                except Conflict as error:
+                    kept = await self._follow(error, tried, pauses)
 
-    async def _repeat(self, kept: KeptReservation) -> KeptReservation | None:
+    def _sign(self, number: int, locks: Mapping[Hash, int]) -> Reservation:
+        reservation = Reservation(
+            client=self._key.address,
+            number=number,
+            locks=tuple(Lock(lease=key, amount=amount) for key, amount in sorted(locks.items())),
+            deadline=int(self._clock()) + RESERVATION_SECONDS,
+        )
+        return msgspec.structs.replace(reservation, client_signature=self._key.sign(reservation, self._domain))
+
+    async def _follow(self, error: Conflict, tried: set[Hash], pauses: Iterator[float]) -> KeptReservation | None:
+        """The reservation of another device that came first, to be helped; None after a pause, where that is no use."""
+        rival = await self._find_rival(error, tried)
+        kept = KeptReservation(rival, None) if rival is not None else None
+        await self._book.keep_reservation(kept)
+        if kept is None:
+            pause = next(pauses, None)
+            if pause is None:
+                raise Unavailable(
+                    "another device of this account reserves at the same time, and neither has a quorum",
+                    hint="Try again once the open epoch has its report: what tied is void then.",
+                ) from error
+            await asyncio.sleep(pause * (1 + JITTER * random.random()))
+        return kept
+
+    async def _find_rival(self, error: Conflict, tried: Collection[Hash]) -> Reservation | None:
+        """What members acknowledged instead, if this account signed it and it was not tried yet."""
+        try:
+            subject = Hash(error.details["subject"])
+        except (KeyError, TypeError, MalformedMessage):
+            raise error from None
+        if subject in tried:
+            return None
+
+        def check(data: bytes) -> Reservation:
+            kinds = Kinds({RESERVATION: MARKET_KINDS[RESERVATION]}, SENDER_FIELDS)
+            batch = decode_batch(data, kinds, self._domain)
+            row: Reservation = batch.table.rows[0]
+            if batch.subject != subject or row.client != self._key.address:
+                raise Corrupt(f"batch {subject} is no reservation of this account")
+            check_signed_by(row, row.client_signature, self._key.address, self._domain)
+            return row
+
+        try:
+            return await self._quorum.first_good(f"/v1/batches/{subject}", check)
+        except (Corrupt, InvalidInput, NotFound):
+            return None  # a member that named it was lying, or has forgotten it
+
+    async def _repeat(self, kept: KeptReservation, tried: set[Hash]) -> KeptReservation | None:
         """Send a reservation again of which nobody knows whether it was held; None if it is refused for good."""
         try:
-            return await self._certify(kept)
+            return await self._certify(kept, tried)
         except FreeholdError as error:
             if error.retryable:
                 raise
             return None
 
-    async def _certify(self, kept: KeptReservation) -> KeptReservation:
+    async def _certify(self, kept: KeptReservation, tried: set[Hash]) -> KeptReservation:
         batch = make_batch(RESERVATION, Table.of(Reservation, [kept.reservation]), self._key, self._domain)
+        is_first = not tried  # a member that lies about what came first must not be asked alone for ever
+        tried.add(batch.subject)
         try:
-            held = await self._quorum.certify(batch)
+            held = await self._quorum.certify(batch, ask_first=is_first)
             for _ in range(REPEATS):
                 if held.epoch == held.certificate.epoch:
                     break
@@ -354,11 +466,15 @@ class Leases:
 
     def _baseline(self, view: ClientView, kept: KeptReservation | None) -> tuple[dict[Hash, int], int]:
         """The locks that count, and the number of the last reservation: the kept one while its epoch is open."""
-        if kept is not None and kept.held is not None:
-            pending = kept.held.epoch > view.epoch and kept.reservation.number > view.client.reservation
-            if pending or kept.reservation.number == view.client.reservation:
-                return kept.caps(), kept.reservation.number
-        return {key: lock.amount for key, lock in view.locks.items()}, view.client.reservation
+        last = view.client.reservation
+        if (
+            kept is not None
+            and kept.held is not None
+            and kept.held.epoch > view.epoch
+            and kept.reservation.number > last
+        ):
+            return kept.caps(), kept.reservation.number
+        return {key: lock.amount for key, lock in view.locks.items()}, last
 
     def _fit(self, view: ClientView, caps: Mapping[Hash, int], wants: Mapping[Hash, Want]) -> dict[Hash, int]:
         base = {key: amount for key, amount in caps.items() if not self._is_over(view, key)}

@@ -4,6 +4,10 @@ A batch is *held* when Q members have its certificate on disk for one epoch: by 
 epoch's manifest. A member that has closed the epoch meanwhile answers for the next; signatures of different epochs
 do not add up, so the sender asks again until Q name the same one. Members that ask to be left alone for a while are,
 and not all senders come back in the same moment.
+
+Of two messages that exclude each other (two reservations of one number) members acknowledge the one that came first.
+So that it is the same one everywhere, `ask_first` shows a batch to one member before the others; a Conflict then names
+the subject of the one that came first, and is raised at once: waiting does not help.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from freehold.net.client import Dial, Peer, retry_after
 from freehold.protocol.batches import Batch, encode_batch
 from freehold.protocol.certificates import check_certificate, faults, make_certificate, quorum
 from freehold.protocol.errors import (
+    Conflict,
     FreeholdError,
     InvalidInput,
     MalformedMessage,
@@ -37,6 +42,7 @@ PATIENCE_SECONDS = 40.0  # after which no further attempt is begun
 ROWS_LIMIT = 64 * 2**20  # bytes of an answer: rows of the state with their proofs, of a node with 10,000 leases
 PAUSE_SECONDS = 0.25  # doubles up to a few seconds: members that just closed an epoch catch up in between
 ANSWER_SECONDS = 10.0
+FIRST_SECONDS = 2.0  # for the member that is asked before the others
 JITTER = 0.5  # of a wait: it is drawn from that long to half as long again
 GRACE_SECONDS = 0.2  # for the others, once enough have answered: a member that hangs must not hold up everything
 
@@ -72,21 +78,24 @@ class Quorum:
         self.domain = domain
         self._peers: dict[Address, Peer] = {m: dial.peer(url) for m, url in zip(members, urls, strict=True)}
 
-    async def certify(self, batch: Batch) -> Held:
+    async def certify(self, batch: Batch, *, ask_first: bool = False) -> Held:
         """Have Q members acknowledge the batch, make the certificate, have Q members hold it.
 
-        Raises what a quorum refuses with (InsufficientCredits, Conflict, ...), or Unavailable when too few answer.
+        Raises what a quorum refuses with (InsufficientCredits, ...), Conflict with `subject` where another batch came
+        first at some, or Unavailable when too few answer.
         """
         data, subject, pause = encode_batch(batch), batch.subject, PAUSE_SECONDS
         failure: FreeholdError = Unavailable("no member was asked")
         until = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < until:
             try:
+                if ask_first:
+                    await self._ask_first(data)
                 certificate = await self._acknowledge(data, subject)
                 holdings, epoch = await self._hold(certificate)
                 return Held(certificate, epoch, holdings)
             except FreeholdError as error:
-                if not error.retryable:
+                if not error.retryable or _names_rival(error):
                     raise
                 failure = error
             wait = max(pause, retry_after(failure)) * (1 + JITTER * random.random())
@@ -95,6 +104,19 @@ class Quorum:
             await asyncio.sleep(wait)
             pause = min(2 * pause, 4.0)
         raise failure
+
+    async def _ask_first(self, data: bytes) -> None:
+        """Show a batch to the first member that answers; Conflict where it has acknowledged another instead."""
+        for member in self.members:
+            try:
+                async with asyncio.timeout(FIRST_SECONDS):
+                    await self._peers[member].post_bytes("/v1/batches", data)
+            except (TimeoutError, Unavailable, Overloaded):
+                continue
+            except FreeholdError as error:
+                if _names_rival(error):
+                    raise
+            return  # what it refuses otherwise, a quorum has to refuse
 
     def _quorum_of(self, epoch: int) -> int:
         return quorum(len(self.membership.of(epoch)))
@@ -177,10 +199,12 @@ class Quorum:
         return answers, errors
 
     def _failure(self, errors: Sequence[FreeholdError], what: str) -> FreeholdError:
-        """What more than f members refuse with; otherwise that too few answered."""
+        """What more than f members refuse with, or that another batch came first; otherwise that too few answered."""
         refusals = [e for e in errors if isinstance(e, Refused | InvalidInput) and not e.retryable]
         if len(refusals) > faults(len(self.members)):
             return refusals[0]
+        if rival := next((e for e in errors if _names_rival(e)), None):
+            return rival
         needed, n = quorum(len(self.members)), len(self.members)
         # Q can answer once all but n - Q of those that want to be left alone may be asked again.
         waits = sorted((retry_after(e) for e in errors if e.retryable), reverse=True)
@@ -228,3 +252,7 @@ class Quorum:
                 if isinstance(failure, Unavailable) or isinstance(error, NotFound):
                     failure = error  # what a member says tells more than that another is away
         raise failure
+
+
+def _names_rival(error: FreeholdError) -> bool:
+    return isinstance(error, Conflict) and "subject" in error.details

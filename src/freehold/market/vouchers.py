@@ -3,9 +3,12 @@
     amount = max(signed before, received + asked for and not yet answered)
 
 What was prepaid and never arrived is thereby used by the next request. A node may name a higher debt than the client
-knows of (an answer was lost, or another process of this account paid): `agree` takes it up to what was signed and, once
-a lease and session, up to one answer more, which is all that a node serves ahead. Invariant: the amount in the book is
-at least that of any voucher that left this machine.
+knows of (an answer was lost, or another device of this account was served): `agree` takes it up to what this account
+has signed, on whatever device (the node shows its last voucher), and, once a lease and session, up to one answer more,
+which is all that a node serves ahead. From then on only later requests add to it: which of those in flight the node
+has counted already is unknown, and to sign too little costs one more question, too much costs credits.
+
+Invariant: the amount in the book is at least that of any voucher that left this machine.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import asyncio
 from collections import defaultdict
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -43,6 +46,7 @@ class _Tab:
     signed: int
     received: int
     asked: int = 0
+    round: int = 0  # grows when a node's debt is taken over: what was asked for before is in it, or is asked again
     trusted: bool = False  # a debt above what was signed was taken over already
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -53,6 +57,13 @@ class Ask:
 
     voucher: Voucher
     received: int = 0
+
+
+class Agreement(NamedTuple):
+    """`helps`: the next voucher is higher than the one sent; `is_rival`: another device of this account has paid."""
+
+    helps: bool
+    is_rival: bool
 
 
 class Vouchers:
@@ -88,29 +99,33 @@ class Vouchers:
             if amount > tab.signed:
                 tab.signed = max(amount, await self._book.raise_voucher(lease, amount))
             tab.asked += cost
+            round = tab.round
             ask = Ask(self._sign(lease, tab.signed))
         try:
             yield ask
         finally:
-            tab.asked -= cost
-            tab.received += ask.received
+            if tab.round == round:
+                tab.asked -= cost
+                tab.received += ask.received
 
-    async def agree(self, lease: Hash, details: dict[str, Any], ahead: int) -> bool:
+    async def agree(self, lease: Hash, details: dict[str, Any], ahead: int, sent: int = 0) -> Agreement:
         """Take over what a node says is owed, and the last voucher it shows, as far as they can be true.
 
-        `ahead` is the worth of one answer. Returns whether the node knows more than this book: then asking again helps.
+        `ahead` is the worth of one answer, `sent` the amount of the voucher that the node did not take.
         """
         tab = await self._tab(lease)
         shown, owed = self._own_voucher(lease, details.get("voucher")), _amount(details.get("owed"))
         async with tab.lock:
-            before = (tab.signed, tab.received)
+            is_rival = shown > tab.signed
             if shown > tab.signed:
                 tab.signed = max(shown, await self._book.raise_voucher(lease, shown))
             if owed is not None:
                 above = owed > tab.signed and ahead > 0 and not tab.trusted
                 tab.trusted |= above
-                tab.received = max(tab.received, min(owed, tab.signed + (ahead if above else 0)))
-            return (tab.signed, tab.received) != before
+                known = min(owed, tab.signed + (ahead if above else 0))
+                if known > tab.received:
+                    tab.received, tab.asked, tab.round = known, 0, tab.round + 1
+            return Agreement(max(tab.signed, tab.received + tab.asked + ahead) > sent, is_rival)
 
     async def start(self, lease: Hash, details: dict[str, Any]) -> None:
         """At the start of a session nothing is in flight: what a node says is owed may also be less than prepaid."""

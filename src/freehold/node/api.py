@@ -1,7 +1,8 @@
 """What a node answers about offers, leases and reservations; the services' own routes come from their providers.
 
     GET  /v1/offers            signed offers
-    POST /v1/leases            the node signs a lease that the client signed, if it is at its offer
+    POST /v1/leases            the node signs a lease that the client signed, if it is at its offer; with `ended`, a
+                               list of leases: and if the client has no other open one of this kind beside them
     GET  /v1/leases/{id}       the lease, its newest delta, the last voucher, what is owed
     POST /v1/reservations      a reservation that a quorum certified and holds: its leases are covered from now on
 
@@ -11,6 +12,7 @@ Invariant: whatever the node signs here it has checked itself, and keeps before 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -28,6 +30,7 @@ from freehold.protocol.units import Address, Hash, Signature
 from freehold.services.seam import HostedProvider
 
 DEADLINE_SECONDS = 60 * 86400  # the furthest ahead that a lease's deadline may lie
+ENDED_LIMIT = 1000  # leases that one request names
 RESERVATION_LIMIT = 16 * 2**20  # bytes of JSON: a client may lock for many leases
 
 
@@ -66,7 +69,8 @@ class Api:
         return ok([offer.to_json() for offer in self._offers.current()])
 
     async def _sign_lease(self, request: web.Request) -> web.Response:
-        lease = Lease.from_json((await read_json(request)).get("lease"))
+        body = await read_json(request)
+        lease, ended = Lease.from_json(body.get("lease")), _parse_ended(body)
         now = self._clock()
         if lease.node != self._key.address:
             raise Refused(f"the lease is for {lease.node}, this is {self._key.address}")
@@ -79,7 +83,7 @@ class Api:
         self._offers.check_price(lease)
         check_signed_by(lease, lease.client_signature, lease.client, self._domain)
         signed = msgspec.structs.replace(lease, node_signature=self._key.sign(lease, self._domain))
-        return ok({"lease": (await self._book.sign(signed, now)).to_json()})
+        return ok({"lease": (await self._book.sign(signed, now, ended)).to_json()})
 
     async def _show_lease(self, request: web.Request) -> web.Response:
         text = request.match_info["lease"]
@@ -139,3 +143,13 @@ class Api:
         needed = quorum(len(members))
         if held < needed:
             raise WrongSignature(f"{held} members hold the certificate, {needed} must", held=held, needed=needed)
+
+
+def _parse_ended(body: Mapping[str, Any]) -> frozenset[Hash] | None:
+    """Which leases the client takes to be over; None if it does not mind others beside the new one."""
+    value = body.get("ended")
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) > ENDED_LIMIT:
+        raise MalformedMessage(f"'ended' is a list of at most {ENDED_LIMIT} leases")
+    return frozenset(Hash(key) for key in value)

@@ -5,14 +5,15 @@
     settled   from the lease's row in the last committed state
     consumed  the measure sent under a lease paid by voucher; owed = ceil(consumed x price / units)
 
-A voucher is taken by compare-and-set (the larger stands), and one answer is served ahead of it. Invariant: what `sign`,
-`cover` and `charge` returned is durable; a lease's lock, voucher and consumption never shrink, except that `refund`
-takes back what was counted for an answer and not sent.
+A voucher is taken by compare-and-set (the larger stands), and one answer is served ahead of it, unless its client wants
+to pay beforehand: then nothing is ever owed that no voucher covers, whichever of a client's devices signed it.
+Invariant: what `sign`, `cover` and `charge` returned is durable; a lease's lock, voucher and consumption never shrink,
+except that `refund` takes back what was counted for an answer and not sent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from freehold.protocol.errors import Conflict, InsufficientCredits, NotFound, Refused, WrongSignature
@@ -42,6 +43,7 @@ MIGRATIONS = [
     ALTER TABLE leases ADD COLUMN signed INTEGER NOT NULL DEFAULT 0;
     CREATE INDEX leases_waiting ON leases (signed) WHERE covered = 0;
     """,
+    "CREATE INDEX leases_client ON leases (client);",
 ]
 
 _COLUMNS = "body, lock, state, voucher, consumed, units"
@@ -89,11 +91,12 @@ class Book:
         """A lease with its voucher. NotFound."""
         return await self._sql.read(lambda c: _entry(c, lease))
 
-    async def sign(self, lease: Lease, now: int) -> Lease:
+    async def sign(self, lease: Lease, now: int, ended: Collection[Hash] | None = None) -> Lease:
         """Keep a lease that both signed; the one kept, if it was here before.
 
         Those that no reservation covers go after a while, and the oldest of them where there are too many: whoever
-        signs in bulk pushes out what waits, and shuts nobody out.
+        signs in bulk pushes out what waits, and shuts nobody out. With `ended`: Conflict, showing it, if the client has
+        another open lease of this service and mode beside those: so its devices come to share one.
         """
 
         def work(c: Any) -> Lease:
@@ -102,6 +105,8 @@ class Book:
             if row:
                 return Lease.from_bytes(row[0])
             c.execute("DELETE FROM leases WHERE covered = 0 AND signed <= ?", (now - UNCOVERED_SECONDS,))
+            if ended is not None:
+                _check_alone(c, lease, ended, now)
             _evict(c, "client = ?", (lease.client,), UNCOVERED_PER_CLIENT)
             _evict(c, "1", (), UNCOVERED_LIMIT)
             c.execute(
@@ -123,8 +128,8 @@ class Book:
     async def charge(self, voucher: Voucher, charge: Charge) -> None:
         """Take a voucher, and count one more answer of `charge.measure`.
 
-        Conflict, with what is owed and the last voucher, if earlier answers are not covered; InsufficientCredits if the
-        lock does not cover this one.
+        Conflict, with what is owed and the last voucher, if earlier answers are not covered (nor this one, where the
+        client wants to pay beforehand); InsufficientCredits if the lock does not cover this one.
         """
         entry = await self.entry(voucher.lease)
         lease = entry.lease
@@ -195,6 +200,15 @@ def _evict(c: Any, whose: str, values: tuple[bytes, ...], limit: int) -> None:
         c.execute(f"DELETE FROM leases WHERE lease IN ({oldest})", (*values, count - limit + 1))
 
 
+def _check_alone(c: Any, lease: Lease, ended: Collection[Hash], now: int) -> None:
+    rows = c.execute(f"SELECT {_COLUMNS} FROM leases WHERE client = ? ORDER BY covered DESC, signed", (lease.client,))
+    for entry in map(_parse, rows.fetchall()):
+        other, live = entry.lease, entry.state is not None or entry.lease.deadline > now
+        same = (other.service, other.mode) == (lease.service, lease.mode)
+        if same and live and not _is_closed(entry) and other.struct_hash() not in ended:
+            raise Conflict("this client has an open lease of this kind already", lease=other.to_json())
+
+
 def _is_closed(entry: Entry) -> bool:
     return bool(entry.state and entry.state.closed)
 
@@ -253,6 +267,8 @@ def _charge(c: Any, voucher: Voucher, charge: Charge) -> None:
             hint="Reserve more credits for this lease, and show the node the certificate.",
             missing=str(max(missing, 0)), lock=str(before.lock), **facts,
         )  # fmt: skip
+    if charge.is_prepaid and kept.amount < after.owed:
+        raise Conflict(f"a voucher of {kept.amount} does not cover the {after.owed} owed after this answer", **facts)
     check_amount(after.owed)
     c.execute(
         "UPDATE leases SET voucher = ?, consumed = ?, units = ? WHERE lease = ?",

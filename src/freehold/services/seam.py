@@ -84,12 +84,14 @@ class Standing(NamedTuple):
 
 
 class Charge(NamedTuple):
-    """What one answer adds to a lease paid by voucher: `measure` of the service, `units` to a price."""
+    """What one answer adds to a lease paid by voucher: `measure` of the service, `units` to a price. `is_prepaid`: the
+    client wants it only if its vouchers cover it."""
 
     client: Address
     service: str
     measure: int
     units: int
+    is_prepaid: bool = False
 
 
 class Leases(Protocol):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
 from freehold.market.leases import Leases, NodeLeases, Want
@@ -174,7 +175,9 @@ class StorageClient:
     ) -> tuple[list[StorageNode], dict[Address, FreeholdError]]:
         leases = self._context.leases
         view = await leases.view()
+        await self._recover_all(view)
         opened, refused = await _attempt({c.node: leases.open(c, view) for c in chosen})
+        await self._refresh(opened.values())
         wants = await self._renewals(view)
         for pair in opened.values():
             wants |= await self._wants(pair, view, each, keep=True)
@@ -183,7 +186,31 @@ class StorageClient:
     async def renew(self) -> None:
         """Lock enough for what is stored, everywhere. Every upload does it too; InsufficientCredits."""
         leases = self._context.leases
-        await leases.reserve(await self._renewals(await leases.view()))
+        view = await leases.view()
+        await self._refresh(await self._recover_all(view))
+        await leases.reserve(await self._renewals(view))
+
+    async def _recover_all(self, view: ClientView) -> list[NodeLeases]:
+        """The leases of this account that are open in the state, whichever device made them, of nodes that answer."""
+        context = self._context
+        nodes = {row.node for row in view.leases.values() if row.service == NAME and not row.closed}
+        records = [record for record in await context.directory.nodes() if record.node in nodes]
+        found, _ = await _attempt({record.node: context.leases.recover(record, view) for record in records})
+        return [pair for pair in found.values() if pair is not None]
+
+    async def _refresh(self, pairs: Iterable[NodeLeases]) -> None:
+        """Learn what other devices of this account have changed and paid at these nodes."""
+        context, listed = self._context, list(pairs)
+        answers = await context.leases.refresh(listed)
+        for pair in listed:
+            shown = answers.get(pair.node, {}).get("delta")
+            if shown is not None:
+                with suppress(FreeholdError):  # a list that nobody signed is no list; `plan` will say so
+                    await context.book.keep_delta(self._at(pair).check_delta(shown))
+
+    def _at(self, pair: NodeLeases) -> StorageNode:
+        context = self._context
+        return StorageNode(pair, context.dial, context.key, context.network.domain, context.clock)
 
     async def _renewals(self, view: ClientView) -> dict[Hash, Want]:
         """Locks under which no list lapses within half of `days`."""
@@ -217,6 +244,7 @@ class StorageClient:
             opened, refused = await _attempt({c.node: context.leases.open(c, view) for c in chosen})
             pairs |= opened
             failures |= refused
+        await self._refresh(pairs.values())
         wants: dict[Hash, Want] = {}
         for pair in pairs.values():
             wants |= await self._wants(pair, view, each, keep=False)
@@ -239,14 +267,9 @@ class StorageClient:
     async def _cover(
         self, pairs: Iterable[NodeLeases], wants: Mapping[Hash, Want], failures: dict[Address, FreeholdError]
     ) -> tuple[list[StorageNode], dict[Address, FreeholdError]]:
-        context, listed = self._context, list(pairs)
-        refused = await context.leases.prepare(listed, wants)
-        ready = [
-            StorageNode(pair, context.dial, context.key, context.network.domain, context.clock)
-            for pair in listed
-            if pair.node not in refused
-        ]
-        return ready, failures | refused
+        listed = list(pairs)
+        refused = await self._context.leases.prepare(listed, wants)
+        return [self._at(pair) for pair in listed if pair.node not in refused], failures | refused
 
 
 async def _attempt(

@@ -8,6 +8,8 @@ node is in an index, in a shipment under way, or in the garbage.
 
 from __future__ import annotations
 
+import asyncio
+import random
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
@@ -22,7 +24,9 @@ from freehold.services.storage.client_node import StorageNode
 from freehold.services.storage.client_objects import ListedShard
 from freehold.services.storage.terms import DELTA, Delta, ShardEntry
 
-ATTEMPTS = 6
+ATTEMPTS = 30
+PAUSE_SECONDS = 0.01  # doubles, up to LONGEST_PAUSE; drawn from nothing to that
+LONGEST_PAUSE = 0.5
 GARBAGE_AT_ONCE = 2048  # removals in one delta
 
 
@@ -66,10 +70,11 @@ class ListBook(Protocol):
 async def change_list(node: StorageNode, add: Sequence[ShardEntry], book: ListBook, shipment: str) -> tuple[int, ...]:
     """Add entries to a node's list, and take garbage off with them; the positions of the additions.
 
-    Conflict if others change the list all the time; what else a node refuses with passes through.
+    Where another device of the account was faster, the change is made again on the list as it is then. Conflict if
+    others change the list all the time; what else a node refuses with passes through.
     """
     async with book.exclusive(f"list-{node.address.hex()}"):
-        for _ in range(ATTEMPTS):
+        for attempt in range(ATTEMPTS):
             garbage = list(await book.garbage(node.address))[:GARBAGE_AT_ONCE]
             try:
                 delta, positions = await node.plan(add, garbage, await book.newest_delta(node.leases.stream_id))
@@ -85,6 +90,7 @@ async def change_list(node: StorageNode, add: Sequence[ShardEntry], book: ListBo
                 signed = await node.change(delta, add, garbage)
             except Conflict:
                 await book.withdraw(shipment, placed)
+                await asyncio.sleep(random.random() * min(LONGEST_PAUSE, PAUSE_SECONDS * 2**attempt))
                 continue
             await book.keep_delta(signed)
             await book.collected(garbage)

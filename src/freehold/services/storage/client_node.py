@@ -26,7 +26,7 @@ from freehold.services.storage.client_objects import ListedShard
 from freehold.services.storage.list_steps import Step, apply_steps
 from freehold.services.storage.terms import Delta, Served, ShardEntry
 
-VOUCHER_HEADER, SERVED_HEADER = "Freehold-Voucher", "Freehold-Served"
+VOUCHER_HEADER, PREPAID_HEADER, SERVED_HEADER = "Freehold-Voucher", "Freehold-Prepaid", "Freehold-Served"
 PLAN_LIMIT = 16 * 2**20  # bytes of an answer: 4,096 steps, each with its siblings
 
 _PIECE = 256 << 10  # bytes handed to the transport at once
@@ -61,13 +61,18 @@ class StorageNode:
         async with self._peer.request("PUT", path, headers=headers, data=_pieces(prefix, shard)) as response:
             await response.content.read(ANSWER_BYTES)  # a longer answer costs its node the connection
 
-    async def get_shard(self, root: Hash, buffer: memoryview, voucher: Voucher, got: Callable[[int], None]) -> Served:
+    async def get_shard(
+        self, root: Hash, buffer: memoryview, voucher: Voucher, got: Callable[[int], None], *, is_prepaid: bool = True
+    ) -> Served:
         """Fill the buffer with a shard of exactly its length; `got` hears of each piece's bytes as they arrive.
 
-        Returns the node's signed header. Corrupt where the length is another, WrongSignature where it is not signed.
+        `is_prepaid`: Conflict unless vouchers cover this answer too, so that with several devices at one lease nothing
+        is owed that none of them signed. Returns the node's signed header. Corrupt where the length is another, WrongSignature where it is not signed.
         """
         path = f"/v1/storage/{self.leases.stream_id}/shards/{root}"
         headers = self._sign("GET", path, ZERO_HASH) | {VOUCHER_HEADER: voucher.to_bytes().decode()}
+        if is_prepaid:
+            headers[PREPAID_HEADER] = "1"
         async with self._peer.request("GET", path, headers=headers) as response:
             served = self._check_served(response.headers.get(SERVED_HEADER), root)
             at = 0

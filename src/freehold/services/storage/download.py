@@ -33,6 +33,7 @@ FIRST_HEDGE_SECONDS = 1.0  # before anything is known of how long a shard takes
 LEAST_HEDGE_SECONDS = 0.4
 HEDGE_FACTOR = 3.0
 AGREEMENTS = 2  # times a node may correct what this client thinks it owes, a shard
+RIVALS = 20  # times more, where it shows that another device of this account has paid it meanwhile
 
 Evidence = Callable[[Address, Served, str], None]
 Progress = Callable[[int], None]
@@ -198,7 +199,8 @@ class Downloader:
         price = node.leases.voucher.price
         cost = compute_cost(len(buffer), price)
         lease = node.leases.voucher_id
-        for attempt in range(AGREEMENTS + 1):
+        corrections = rivals = 0
+        while True:
             size = 0
 
             def got(count: int) -> None:
@@ -218,9 +220,10 @@ class Downloader:
                         ask.received = compute_cost(size, price)
                     return shard
             except Conflict as error:
-                if attempt == AGREEMENTS or not await self._vouchers.agree(lease, error.details, cost):
+                agreement = await self._vouchers.agree(lease, error.details, cost, ask.voucher.amount)
+                rivals, corrections = rivals + agreement.is_rival, corrections + (not agreement.is_rival)
+                if not agreement.helps or corrections > AGREEMENTS or rivals > RIVALS:
                     raise
-        raise Conflict(f"{node.leases.endpoint} does not agree on what it is owed")
 
 
 def _cut(stored: StoredObject, offset: int, end: int) -> Iterator[tuple[int, int, int]]:

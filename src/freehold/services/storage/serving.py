@@ -33,7 +33,7 @@ from freehold.services.storage.terms import NAME, UNITS_PER_VOUCHER_PRICE, Serve
 
 log = logging.getLogger(__name__)
 
-VOUCHER_HEADER, SERVED_HEADER = "Freehold-Voucher", "Freehold-Served"
+VOUCHER_HEADER, PREPAID_HEADER, SERVED_HEADER = "Freehold-Voucher", "Freehold-Prepaid", "Freehold-Served"
 VALID_SECONDS = 300  # how long a signed header can be held against the node
 AT_ONCE = 16  # shards in memory; further requests wait
 SPARE = 4  # shards' buffers that are kept for the next answers
@@ -96,7 +96,10 @@ class Sender:
         async with place, self._room:
             with self._buffers.lend(shard.size) as pages:
                 data = await self._read(lease, root, pages, shard.size)
-                await self._context.leases.charge(voucher, Charge(client, NAME, len(data), UNITS_PER_VOUCHER_PRICE))
+                charge = Charge(
+                    client, NAME, len(data), UNITS_PER_VOUCHER_PRICE, request.headers.get(PREPAID_HEADER) == "1"
+                )
+                await self._context.leases.charge(voucher, charge)
                 return await self._send(request, voucher.lease, self._sign(lease, root, len(data)), data)
 
     async def _read(self, lease: Hash, root: Hash, pages: memoryview, size: int) -> memoryview:
