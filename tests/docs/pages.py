@@ -35,10 +35,11 @@ class CommandLine(NamedTuple):
 
 
 def get_block_lines(text: str) -> list[str]:
-    """The lines of indented and fenced code blocks."""
+    """The lines of indented and fenced code blocks; in a fenced one, an indented line is no command but a part of one,
+    or of what it prints."""
     fenced = [line for block in FENCED.findall(text) for line in block.splitlines()[1:-1]]
     indented = [line for line in FENCED.sub("", text).splitlines() if line.startswith("    ")]
-    return [line.strip() for line in fenced + indented]
+    return [*fenced, *(line.strip() for line in indented)]
 
 
 def get_command_lines(page: Path) -> Iterator[CommandLine]:
