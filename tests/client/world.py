@@ -35,6 +35,7 @@ from freehold.protocol.reservations import compute_commitment, locks_of, new_cli
 from freehold.protocol.state import ClientState, EpochState, LeaseState, LockState, NodeRecord, State
 from freehold.protocol.typed import Domain
 from freehold.protocol.units import ONE, Address, Hash
+from freehold.protocol.verdicts import RESERVATION_GAP
 from freehold.services.judging import JUDGES
 from freehold.services.seam import ProviderContext
 from freehold.services.storage.provider import StorageProvider
@@ -100,7 +101,7 @@ class Memory:
         last = self.pending.get(row.client, known)
         if batch.subject not in self.held and row.number != last + 1:
             kind = Refused if row.number <= last else Conflict
-            raise kind(f"reservation {row.number} does not follow {last}")
+            raise kind(f"reservation {row.number} does not follow {last}", number=last, reason=RESERVATION_GAP)
         missing = compute_commitment(self.state(), row) - self.credits.get(row.client, 0)
         if missing > 0:
             raise InsufficientCredits("too few credits", missing=str(missing))
@@ -232,7 +233,8 @@ class Node:
     async def start(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._database = Database(self.folder / "node.sqlite", MIGRATIONS)
-        book, guard = Book(self._database, DOMAIN), Guard(self.key.address, DOMAIN, time.time)
+        self.book = book = Book(self._database, DOMAIN)
+        guard = Guard(self.key.address, DOMAIN, time.time)
         clock: Callable[[], int] = lambda: int(time.time())  # noqa: E731
         self.provider = StorageProvider(
             ProviderContext(

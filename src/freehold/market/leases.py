@@ -60,6 +60,7 @@ from freehold.protocol.state import NodeRecord
 from freehold.protocol.tables import Table
 from freehold.protocol.typed import Domain
 from freehold.protocol.units import ONE, Address, Hash
+from freehold.protocol.verdicts import RESERVATION_GAP
 
 LEASE_SECONDS = 30 * 86400  # until when a lease must have come into the state; epochs may stop for a while
 RESERVATION_SECONDS = 86400
@@ -387,6 +388,11 @@ class Leases:
                     return await self._certify(KeptReservation(signed, None), tried)
                 except Conflict as error:
                     kept = await self._follow(error, tried, pauses)
+                except Refused as error:
+                    # Another device's reservation has been committed since the view was read.
+                    if error.details.get("reason") != RESERVATION_GAP or next(pauses, None) is None:
+                        raise
+                    kept = None
 
     def _sign(self, number: int, locks: Mapping[Hash, int]) -> Reservation:
         reservation = Reservation(

@@ -67,7 +67,8 @@ class StorageNode:
         """Fill the buffer with a shard of exactly its length; `got` hears of each piece's bytes as they arrive.
 
         `is_prepaid`: Conflict unless vouchers cover this answer too, so that with several devices at one lease nothing
-        is owed that none of them signed. Returns the node's signed header. Corrupt where the length is another, WrongSignature where it is not signed.
+        is owed that none of them signed. Returns the node's signed header. Corrupt where the length is another,
+        WrongSignature where it is not signed.
         """
         path = f"/v1/storage/{self.leases.stream_id}/shards/{root}"
         headers = self._sign("GET", path, ZERO_HASH) | {VOUCHER_HEADER: voucher.to_bytes().decode()}
