@@ -32,6 +32,7 @@ LIST = click.option(
 )
 YES = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 NOTED = 20_000  # devices, whose keys take more than a second or two
+ENROLMENT_BYTES = 160  # of a row of evidence on the wire, and what its batch takes beside
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
@@ -113,6 +114,7 @@ async def _register(program: Program, path: Path, uri: str) -> dict[str, Any]:
     from freehold.cli.fleet_chain import fleets_of, nodes_of, read_fleets, send_list
     from freehold.cli.fleet_files import check_signatures, read_list
     from freehold.cli.wallets import open_wallet
+    from freehold.oracle.quotas import QUOTAS, Standing
     from freehold.protocol.errors import Refused
 
     key = open_wallet(program).key
@@ -120,6 +122,12 @@ async def _register(program: Program, path: Path, uri: str) -> dict[str, Any]:
         domain = connection.network.domain
         devices = read_list(path, domain)
         check_signatures(devices, domain)
+        most = QUOTAS[Standing.BONDED].size // ENROLMENT_BYTES
+        if len(devices) > most:
+            program.warn(
+                f"members take about {most} rows of one node in an epoch, and a fleet is enrolled in one: "
+                f"{len(devices)} devices can be proven, and are not paid; make several fleets of them"
+            )
         nodes = await nodes_of(connection, key.address)
         if not nodes:
             raise Refused(

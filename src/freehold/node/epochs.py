@@ -71,7 +71,7 @@ class EpochLoop:
         self._sent = 0
         self._closing = 0
         self._vouchers: dict[Hash, int] = {}
-        self._gathering: Hash | None = None
+        self._gathering: tuple[int, Hash] | None = None  # what the providers have answered last
         self._gathered: dict[str, int] = {}
         self._gathered_at = 0.0
         self.epoch = 0
@@ -152,15 +152,14 @@ class EpochLoop:
             for kind, table in (await provider.prove(context)).items():
                 await self._certify(kind, table)
         self._proven[open_epoch.epoch] = open_epoch.beacon
+        self._gathering, self._gathered = (open_epoch.epoch, open_epoch.beacon), {}
         if len(self._proven) > PROVEN_KEPT:
             del self._proven[min(self._proven)]
 
     async def _gather(self, open_epoch: OpenEpoch) -> None:
         """What has come to the providers since they answered: whole batches at once, less than that now and then."""
-        if open_epoch.beacon is None or self._proven.get(open_epoch.epoch) != open_epoch.beacon:
+        if self._gathering != (open_epoch.epoch, open_epoch.beacon):
             return
-        if self._gathering != open_epoch.beacon:
-            self._gathering, self._gathered = open_epoch.beacon, {}
         now = asyncio.get_running_loop().time()
         is_due = now >= self._gathered_at + open_epoch.parameters.epoch_length / PIECES
         for provider in self._providers.values():

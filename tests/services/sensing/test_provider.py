@@ -31,6 +31,7 @@ from freehold.protocol.typed import keccak
 from freehold.protocol.units import Address, Hash
 from freehold.protocol.verdicts import GOOD, KNOWN, WRONG_EPOCH, WRONG_SIGNATURE
 from freehold.services.seam import LiveFleet, ProviderContext
+from freehold.services.sensing import roster
 from freehold.services.sensing.device import OpenEpoch, derive_keys, read_open, send_reports, sign_devices, sign_reports
 from freehold.services.sensing.provider import SensingProvider
 from freehold.services.sensing.score import SensingJudge
@@ -46,6 +47,7 @@ KEYS = list(derive_keys(b"secret", 10))
 DEVICES = sign_devices(KEYS, OWNER, 5, DOMAIN)
 FLEET = Hash(keccak(bytes([1])))
 JUDGE = SensingJudge()
+PARTS = ((0, 6), (6, 9), (9, 10))  # fleets of six, three and one
 
 
 def opened_epoch(epoch: int = 7) -> Context:
@@ -285,5 +287,27 @@ def test_one_key_in_two_fleets_reports_once(tmp_path: Path) -> None:
                 context._replace(fleets=(fleet_of(1, list(DEVICES)), fleet_of(2, list(part)))),
             )
             assert sorted(v.reason for v in twice) == [GOOD] * 10 + [KNOWN] * 2
+
+    asyncio.run(scenario())
+
+
+def test_fleets_are_enrolled_some_at_a_time_each_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roster, "ENROLLED_AT_ONCE", 5)
+
+    async def scenario() -> None:
+        async with Sensing(tmp_path) as world:
+            parts = {Hash(keccak(bytes([i + 1]))): DEVICES.take(range(*ends)) for i, ends in enumerate(PARTS)}
+            for fleet, devices in parts.items():
+                world.chain[fleet] = LiveFleet(devices.root, len(devices))
+                await world.put(devices, fleet)
+            sent = []
+            for epoch in (6, 7, 8):
+                await world.provider.prove(opened_epoch(epoch))
+                rows = (await world.provider.collect())[ENROLMENT]
+                sent.append([row.fleet for row in rows])
+                for fleet in set(sent[-1]):
+                    assert sent[-1].count(fleet) == len(parts[fleet])
+            fleets = list(parts)
+            assert [list(dict.fromkeys(names)) for names in sent] == [[fleets[0]], [fleets[1], fleets[2]], [fleets[2]]]
 
     asyncio.run(scenario())

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from freehold.protocol.errors import EpochClosed, FreeholdError, NotFound, Unavailable, WrongSignature
 from freehold.protocol.fleets import FleetDevice
+from freehold.protocol.hashing import Bytes
 from freehold.protocol.keys import are_signed_by
 from freehold.protocol.tables import Table
 from freehold.protocol.typed import Domain
@@ -141,14 +142,19 @@ class Inbox:
         """Which of these rows are of devices that have not reported, the first of each. What is on its way to the disk
         is waited for: only then it is known."""
         devices = reports.column("device")[rows]
-        places = self._roster.find(devices)
-        if (self._marks[places] == COMING).any() and self._writes:
+        if (self._marks_of(devices) == COMING).any() and self._writes:
             await asyncio.wait(list(self._writes))
-            places = self._roster.find(devices)
         first = np.zeros(len(rows), bool)
-        first[np.unique(places, return_index=True)[1]] = True
-        fresh: NDArray[np.int64] = rows[first & (places >= 0) & (self._marks[places] == NOBODY)]
+        first[np.unique(self._roster.find(devices), return_index=True)[1]] = True
+        fresh: NDArray[np.int64] = rows[first & (self._marks_of(devices) == NOBODY)]
         return fresh
+
+    def _marks_of(self, devices: Bytes) -> NDArray[np.uint8]:
+        """(n,): each device's mark; one whose fleet has gone meanwhile has nothing to report."""
+        places = self._roster.find(devices)
+        marks = np.full(len(places), KEPT, np.uint8)
+        marks[places >= 0] = self._marks[places[places >= 0]]
+        return marks
 
     async def _keep(self, opened: Open, reports: Table[DeviceReport]) -> int:
         """Keep those that nobody was quicker to hand in; how many."""

@@ -88,8 +88,8 @@ class SensingProvider:
         return {}
 
     async def collect(self) -> Mapping[str, Table[Any]]:
-        """The lists of fleets that the committed state does not have."""
-        return {ENROLMENT: self._roster.enrolments()}
+        """The lists of fleets that the committed state does not have, some in each epoch."""
+        return {ENROLMENT: self._roster.enrolments(self._epoch)}
 
     async def gather(self, already: Mapping[str, int]) -> Mapping[str, Table[Any]]:
         """The reports that came in since."""

@@ -25,6 +25,7 @@ from freehold.services.sensing.terms import Enrolment
 FLEETS = """
 CREATE TABLE fleets (fleet BLOB PRIMARY KEY, enrolled INTEGER NOT NULL, devices BLOB NOT NULL);
 """
+ENROLLED_AT_ONCE = 20_000  # devices of several fleets, 3 MB: their reports need room in a node's quota too
 WATCHED = 4  # devices of a fleet, of which one in the committed state shows that the fleet is
 
 
@@ -76,9 +77,17 @@ class Roster:
         """(n,): each device's position in `devices`, -1 for one of no fleet."""
         return self._lookup.find(devices)
 
-    def enrolments(self) -> Table[Enrolment]:
-        """The rows of all fleets that no committed state has yet."""
-        return Table.concat(Enrolment, [enrolments_of(fleet, entry.devices) for fleet, entry in self._waiting()])
+    def enrolments(self, turn: int) -> Table[Enrolment]:
+        """The rows of fleets that no committed state has yet: of one at least, of others while they are few. Every
+        `turn` begins with another, so that one that cannot come in does not stand before the rest."""
+        waiting = list(self._waiting())
+        start = turn % len(waiting) if waiting else 0
+        chosen: list[Table[Enrolment]] = []
+        for fleet, entry in waiting[start:] + waiting[:start]:
+            if chosen and sum(map(len, chosen)) + len(entry.devices) > ENROLLED_AT_ONCE:
+                break
+            chosen.append(enrolments_of(fleet, entry.devices))
+        return Table.concat(Enrolment, chosen)
 
     def watched(self, turn: int) -> list[Address]:
         """Devices that show whether those fleets have come in: other ones every `turn`, since one may be revoked."""
