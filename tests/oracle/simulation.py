@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from freehold.oracle.chain_view import Start
 from freehold.oracle.committed import Committed
 from freehold.oracle.effects import (
     Accuse,
@@ -127,7 +128,7 @@ class Host:
 
     def __init__(self, world: World, index: int) -> None:
         self.world, self.index, self.key = world, index, KEYS[index]
-        self.setup = Setup(self.key, DOMAIN, START, {}, TIMING)
+        self.setup = Setup(self.key, DOMAIN, world.start, {}, TIMING)
         self.disk: dict[tuple[str, str], Record] = {}
         self.batches: dict[Hash, tuple[Batch, bytes]] = {}
         self.bundles: dict[int, Bundle] = {}
@@ -146,6 +147,8 @@ class Host:
         return self.member is not None
 
     def start(self) -> None:
+        if self.member is not None:
+            return
         records = [(r, self.batches[Hash(r.key)][0] if r.kind == BATCH else None) for r in self.disk.values()]
         self.member = Member(self.setup, self.states[max(self.states)] if self.states else None, records)
         self._fed = self.member.chain.block.number
@@ -165,8 +168,12 @@ class Host:
         if until > self._fed:
             blocks, self._fed = final[self._fed : until], until
             self.handle(ChainAdvanced(tuple(blocks)))
-        self.handle(Tick(self.world.now))
+        self.handle(Tick(self.clock()))
         self.world.after(TICK, lambda: self._tick(life))
+
+    def clock(self) -> int:
+        """Milliseconds, as this member's own clock shows them."""
+        return self.world.now
 
     def handle(self, event: Event) -> None:
         if self.member is None:
@@ -361,12 +368,13 @@ class World:
         load: int = 6,
         hosts: int = len(MEMBERS),
         retention: int = 1000,
+        start: Start = START,
     ) -> None:
         self.seed, self.faults, self.target, self.retention = seed, faults, target, retention
-        self.random = random.Random(seed)
+        self.random, self.start = random.Random(seed), start
         self.now = 0
         self.is_calm = False
-        self.chain = FakeChain(DOMAIN)
+        self.chain = FakeChain(DOMAIN, start)
         self.chain.corrupt = self._lie
         self.lies: set[int] = set()
         self.batches: dict[Hash, Batch] = {}

@@ -639,9 +639,11 @@ class Member:
 
     def _forget(self, epoch: int) -> list[Record]:
         """Delete what was said about attempts that are over: the chain has taken one, and if that is revoked, signs
-        the next. Observations are needed again then, so they stay until the epoch is final for good."""
+        the next. Observations are needed again then, so they stay until the epoch is final for good. What was said
+        about an attempt still to come stays too: where old blocks are read again, the chain goes on to revoke this one.
+        """
         records = []
-        for over in [key for key in self._said if key[0] <= epoch]:
+        for over in [key for key in self._said if key[0] <= epoch and self._is_over(*key)]:
             records += self._said.pop(over).forget()
         final = min(epoch, max(self.chain.active, self.chain.epoch - 1 - PENDING))
         for e in [e for e in self._observed if e <= final]:
@@ -650,3 +652,6 @@ class Member:
             del self._floors[e]
             records.append(Record(REVOKED, str(e), e, None))
         return records
+
+    def _is_over(self, epoch: int, attempt: int) -> bool:
+        return epoch <= self.chain.active or attempt <= self.chain.attempt_of(epoch)
