@@ -11,15 +11,37 @@ import pytest
 from freehold.oracle.chain_records import Accepted
 from freehold.oracle.chain_view import AcceptedEpoch
 from freehold.oracle.watch import make_answer
-from freehold.oracle.watching import Demand, choose_demands, examine, find_contradiction, is_claimed
+from freehold.oracle.watching import (
+    Demand,
+    Finding,
+    Shown,
+    choose_demands,
+    contradict_answer,
+    examine,
+    find_contradiction,
+    is_claimed,
+)
 from freehold.protocol.bundle import Bundle
-from freehold.protocol.disputes import COUNT, DEMAND_LEAF, DEMAND_VERDICT, SHRANK
+from freehold.protocol.disputes import (
+    COUNT,
+    DEMAND_LEAF,
+    DEMAND_VERDICT,
+    OPENING,
+    SHRANK,
+    answer_leaf,
+    answer_verdict,
+    find_wrong_verdict,
+    index_at,
+    path_of,
+)
+from freehold.protocol.epoch import Settlement
 from freehold.protocol.errors import NotFound, ReplayMismatch
 from freehold.protocol.messages import Report
 from freehold.protocol.state import AccountState, State
 from freehold.protocol.tables import Table
 from freehold.protocol.typed import Domain, keccak
-from freehold.protocol.units import Hash
+from freehold.protocol.units import Address, Hash
+from freehold.protocol.verdicts import SILENT, Verdict
 from freehold.services.judging import JUDGES
 from tests.protocol.world import DOMAIN, World, busy_world
 
@@ -114,6 +136,78 @@ def test_what_cannot_be_seen_is_demanded(world: World) -> None:
     answered = make_answer(finding, *verdicts[0])
     assert any(bytes(node) in answered.shown for node in nodes)
     assert answered.backing
+
+
+def test_a_leaf_that_an_answer_shows_to_have_shrunk_is_proven(world: World) -> None:
+    """The same proof as from the whole state, and none from a leaf that stayed or that is new."""
+    report, state = stolen(world)
+    bundle = world.bundles[3]
+    finding = examine(accepted(bundle, report), bundle, JUDGES, DOMAIN)
+
+    def contradict(position: int) -> Any:
+        demand = Demand(DEMAND_LEAF, position)
+        return contradict_answer(finding, Shown(demand, answer_leaf(state.accounts.rows, position).shown), JUDGES)
+
+    assert contradict(0) == find_contradiction(finding, state)
+    assert [contradict(i) for i in range(1, len(state.accounts))] == [None] * (len(state.accounts) - 1)
+    places = 1 << (len(state.accounts) - 1).bit_length()
+    assert [contradict(i) for i in range(len(state.accounts), places)] == [None] * (places - len(state.accounts))
+    honest = answer_leaf(finding.settlement.state.accounts.rows, 0).shown
+    assert contradict_answer(finding, Shown(Demand(DEMAND_LEAF, 0), honest), JUDGES) is None
+
+
+def claimed_silent(world: World) -> tuple[Finding, Settlement, Demand]:
+    """Epoch 4 where the first good opening is called silent, and what to demand of it."""
+    truth, bundle = world.settlements[3], world.bundles[3]
+    demand = choose_demands(examine(accepted(bundle, stolen(world)[0]), bundle, JUDGES, DOMAIN), stolen(world)[1])[0]
+    rows = list(truth.verdicts)
+    at = index_at(len(rows), demand.position)
+    rows[at] = msgspec.structs.replace(rows[at], reason=SILENT, measure=0)
+    verdicts = Table.of(Verdict, rows)
+    report = msgspec.structs.replace(truth.report, verdicts_root=verdicts.root)
+    lied = Settlement(**{**vars(truth), "verdicts": verdicts, "report": report})
+    return examine(accepted(bundle, report), bundle, JUDGES, DOMAIN), lied, demand
+
+
+def test_a_good_opening_that_an_answer_calls_silent_is_proven(world: World) -> None:
+    """The same proof as from the whole table of verdicts, and none from a verdict that is right."""
+    finding, lied, demand = claimed_silent(world)
+    shown = answer_verdict(lied, finding.bundle, demand.position, JUDGES).shown
+    proof = contradict_answer(finding, Shown(demand, shown), JUDGES)
+    assert proof is not None
+    assert proof.kind == OPENING
+    assert proof == find_wrong_verdict(lied.verdicts, finding.settlement, finding.bundle, JUDGES)
+    paths = {path_of(len(lied.verdicts), i) for i in range(len(lied.verdicts))} - {demand.position}
+    for path in paths:
+        other = Shown(Demand(DEMAND_VERDICT, path), answer_verdict(lied, finding.bundle, path, JUDGES).shown)
+        assert contradict_answer(finding, other, JUDGES) is None
+
+
+@pytest.mark.parametrize(
+    "changes", [{"node": Address(bytes(20))}, {"service": "compute"}, {"subject": Hash(bytes(32))}]
+)
+def test_a_shown_verdict_on_something_else_proves_nothing(world: World, changes: dict[str, Any]) -> None:
+    """The contract would refuse it, and that would cost the bond."""
+    finding, lied, demand = claimed_silent(world)
+    rows = list(lied.verdicts)
+    at = index_at(len(rows), demand.position)
+    rows[at] = msgspec.structs.replace(rows[at], **changes)
+    verdicts = Table.of(Verdict, rows)
+    other = Settlement(**{**vars(lied), "verdicts": verdicts})
+    shown = answer_verdict(other, finding.bundle, demand.position, JUDGES).shown
+    assert contradict_answer(finding, Shown(demand, shown), JUDGES) is None
+    assert find_wrong_verdict(verdicts, finding.settlement, finding.bundle, JUDGES) is None
+
+
+def test_an_answer_need_not_be_written_as_we_would(world: World) -> None:
+    """Texts that are not UTF-8 and padding that is not zero pass the contract: the proof is built all the same."""
+    finding, lied, demand = claimed_silent(world)
+    shown = answer_verdict(lied, finding.bundle, demand.position, JUDGES).shown
+    odd = shown.replace(b"silent".ljust(32, b"\x00"), b"\xff\xfe\xfd\xfc\xfb\xfa".ljust(32, b"\x01"))
+    assert odd != shown
+    proof = contradict_answer(finding, Shown(demand, odd), JUDGES)
+    assert proof is not None
+    assert b"\xff\xfe\xfd\xfc\xfb\xfa" in proof.evidence
 
 
 def test_demands_are_answered_from_what_was_settled(world: World) -> None:

@@ -88,6 +88,20 @@ class Court:
         log.warning("epoch %d: nobody answered, and the report is revoked", report.epoch)
         return True
 
+    async def end_hold(self, epoch: int, report: Hash, challenger: Address) -> bool:
+        """End somebody's hold of a report once its time has passed: else it would last. True when there is none."""
+        if await self._oracle.report_hash(epoch) != report:
+            return True
+        hold = await self.disputes.hold_of(report, challenger)
+        if hold.kind not in (CHALLENGE, ANSWERED):
+            return hold.kind == NOTHING
+        head = await self._rpc.header()
+        if head is None or head.timestamp <= hold.deadline:
+            return False
+        await self._sender.transact(self.disputes.forfeit(report, challenger))
+        log.info("epoch %d: the hold of %s has ended", epoch, challenger)
+        return True
+
     async def slash(self, report: Report, signers: int, signatures: bytes) -> None:
         """Take the bonds of those who signed a report that was proven wrong, if nobody has yet."""
         if not signatures or not any((await self.disputes.proven(report.struct_hash())).challenger):

@@ -26,7 +26,16 @@ from freehold.oracle.chain_records import FinalBlock, Revoked
 from freehold.oracle.chain_view import AcceptedEpoch, ChainView, Start
 from freehold.oracle.court import ANSWERED, CHALLENGE, NOTHING, Court
 from freehold.oracle.store import decode_state
-from freehold.oracle.watching import Finding, choose_demands, examine, find_contradiction, is_claimed
+from freehold.oracle.watching import (
+    Demand,
+    Finding,
+    Shown,
+    choose_demands,
+    contradict_answer,
+    examine,
+    find_contradiction,
+    is_claimed,
+)
 from freehold.protocol.beacon import Block
 from freehold.protocol.bundle import decode_bundle
 from freehold.protocol.disputes import DEMAND_LEAF, Answer, answer_leaf, answer_verdict
@@ -47,8 +56,16 @@ class Seen(NamedTuple):
 
     epoch: int
     attempt: int
-    what: str  # verified, contested, withheld, challenged, demanded, revoked
+    what: str  # verified, contested, withheld, challenged, demanded, answered, revoked
     why: str
+
+
+class Holding(NamedTuple):
+    """Somebody's challenge or answered demand, which keeps a report pending."""
+
+    epoch: int
+    report: Hash
+    challenger: Address
 
 
 class Watcher:
@@ -74,6 +91,9 @@ class Watcher:
         self._tell, self._from = tell, from_epoch
         self._queue: asyncio.Queue[AcceptedEpoch] = asyncio.Queue()
         self._findings: OrderedDict[Hash, Finding] = OrderedDict()
+        self._asked: dict[Hash, Demand] = {}  # this watcher's last demand, by report
+        self._shown: dict[Hash, Shown] = {}  # and what was answered to it
+        self._holds: set[Holding] = set()  # that somebody has to end once their time has passed
         self.verified = 0
 
     async def run(self) -> None:
@@ -82,7 +102,8 @@ class Watcher:
             tasks.create_task(self._feed.run(self.chain.block, self._on_block))
             tasks.create_task(self._examine_all())
             if self._court is not None:
-                tasks.create_task(self._answer_all(self._court))
+                tasks.create_task(self._follow_disputes(self._court))
+                tasks.create_task(self._end_holds(self._court))
 
     def _on_block(self, final: FinalBlock) -> None:
         for happened in self.chain.process_block(final):
@@ -151,12 +172,18 @@ class Watcher:
             return None
 
     async def _dispute(self, court: Court, finding: Finding) -> None:
-        """Until the report is gone or nothing is left to try: a challenge if there is a proof, else demands."""
+        """Until the report is gone or nothing is left to try: a challenge if there is a proof, else demands, whose
+        answers may be the proof."""
         report, before = finding.report, finding.accepted.previous
         claimed = await self._claimed(finding)
         contradiction = find_contradiction(finding, claimed)
         demands = [] if contradiction is not None else choose_demands(finding, claimed)
         while await court.is_current(report) and self.chain.active < report.epoch:
+            answered = self._shown.pop(report.struct_hash(), None)
+            if answered is not None:
+                contradiction = contradiction or contradict_answer(finding, answered, JUDGES)
+                what = "nothing" if contradiction is None else f"a contradiction of kind {contradiction.kind}"
+                self._tell(Seen(report.epoch, report.attempt, "answered", f"it shows {what}"))
             try:
                 kind = await court.hold_kind(report)
                 if contradiction is not None and kind in (NOTHING, CHALLENGE, ANSWERED):
@@ -166,18 +193,19 @@ class Watcher:
                     demand = demands.pop(0)
                     await court.demand(report, demand)
                     self._tell(Seen(report.epoch, report.attempt, "demanded", f"kind {demand.kind}"))
-                elif kind not in (NOTHING, CHALLENGE, ANSWERED):
-                    await court.expire(before, report)
-                elif not demands:
+                elif kind == NOTHING:
                     return
+                elif kind not in (CHALLENGE, ANSWERED):
+                    await court.expire(before, report)
             except ChainError as error:
                 log.warning("epoch %d: %s", report.epoch, error.message)
             await asyncio.sleep(self._poll)
         accepted = finding.accepted.accepted
         await court.slash(report, accepted.signers, accepted.signatures)
 
-    async def _answer_all(self, court: Court) -> None:
-        """Answer what others demand of reports that follow: it pays, and keeps them from being revoked."""
+    async def _follow_disputes(self, court: Court) -> None:
+        """Answer what others demand of reports that follow: it pays, and keeps them from being revoked. Take note of
+        what is answered to this watcher, and of every hold that will have to be ended."""
         follower = Follower(
             self._rpc,
             [court.disputes],
@@ -186,12 +214,35 @@ class Watcher:
         )
         async for batch in follower.run(self._network.deployment_block):
             for event in batch.events:
-                if isinstance(event.value, disputes_abi.Demanded):
-                    await self._answer(court, event.value)
+                happened = event.value
+                if isinstance(happened, disputes_abi.Demanded):
+                    await self._on_demanded(court, happened)
+                elif isinstance(happened, disputes_abi.Answered | disputes_abi.Committed):
+                    report, challenger = Hash(happened.report_hash), Address(happened.challenger)
+                    self._holds.add(Holding(happened.epoch, report, challenger))
+                    if isinstance(happened, disputes_abi.Answered) and challenger == court.challenger:
+                        self._shown[report] = Shown(self._asked[report], happened.shown)
+
+    async def _on_demanded(self, court: Court, demanded: disputes_abi.Demanded) -> None:
+        if Address(demanded.challenger) == court.challenger:
+            self._asked[Hash(demanded.report_hash)] = Demand(demanded.kind, demanded.position)
+        else:
+            await self._answer(court, demanded)
+
+    async def _end_holds(self, court: Court) -> None:
+        """End every hold whose time has passed, whoever opened it: a report stays pending until somebody does."""
+        while True:
+            for hold in list(self._holds):
+                try:
+                    if hold.epoch <= self.chain.active or await court.end_hold(*hold):
+                        self._holds.discard(hold)
+                except (ChainError, OSError) as error:
+                    log.warning("epoch %d: a hold does not end: %s", hold.epoch, error)
+            await asyncio.sleep(self._poll)
 
     async def _answer(self, court: Court, demanded: disputes_abi.Demanded) -> None:
         finding = await self._wait_for(Hash(demanded.report_hash))
-        if finding is None or finding.difference or Address(demanded.challenger) == court.challenger:
+        if finding is None or finding.difference:
             return
         try:
             answer = make_answer(finding, demanded.kind, demanded.position)

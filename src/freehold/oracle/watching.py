@@ -3,6 +3,7 @@
     examine             settle the epoch anew from a bundle that the chain vouches for, and compare
     find_contradiction  what the Disputes contract can judge by itself: a fallen count or total, a wrong sum, an opening
     choose_demands      what to ask for on chain where the contradiction cannot be seen from here
+    contradict_answer   what the answer to a demand proves wrong
 
 A bundle is believed only as far as the chain names it: the anchor is the watcher's own fold of the chain, the state
 before is the one that the accepted report before commits to, the manifest is the one that the report names. So members
@@ -24,6 +25,8 @@ from freehold.protocol.disputes import (
     Contradiction,
     find_fallen_count,
     find_shrunk,
+    find_shrunk_shown,
+    find_wrong_verdict_shown,
     path_of,
 )
 from freehold.protocol.epoch import Settlement, check_manifest, settle
@@ -65,6 +68,13 @@ class Demand(NamedTuple):
     position: int
 
 
+class Shown(NamedTuple):
+    """What an answer showed on chain for a demand. The contract has checked that the report commits to it."""
+
+    demand: Demand
+    shown: bytes
+
+
 def examine(accepted: AcceptedEpoch, bundle: Bundle, judges: Mapping[str, Judge], domain: Domain) -> Finding:
     """Settle the accepted epoch from this bundle. ReplayMismatch where the bundle is not what the chain names."""
     report = accepted.accepted.report
@@ -101,6 +111,14 @@ def find_contradiction(finding: Finding, claimed: State | None) -> Contradiction
     if not is_claimed(claimed, report):
         return None
     return find_shrunk(finding.bundle.state.accounts.rows, claimed.accounts.rows)
+
+
+def contradict_answer(finding: Finding, answer: Shown, judges: Mapping[str, Judge]) -> Contradiction | None:
+    """What an answer to a demand proves wrong by itself: a leaf that shrank, or a good opening called otherwise."""
+    (kind, position), shown = answer
+    if kind == DEMAND_LEAF:
+        return find_shrunk_shown(finding.bundle.state.accounts.rows, finding.report, position, shown)
+    return find_wrong_verdict_shown(shown, position, finding.settlement, finding.bundle, judges)
 
 
 def is_claimed(state: State, report: Report) -> bool:

@@ -2,9 +2,9 @@
 
 A watcher knows what a report should have been (its own settlement) and what it is said to be: accounts, the stated
 nodes of their tree, verdicts. The `find_*` functions compare the two and build the proof of the first contradiction, or
-return None; `answer_*` build what a demand asks for. The contract checks every claim against the report, and refuses
-one that the report does not commit to, which costs the bond. So a watcher compares the claim's roots with the report's
-first.
+return None; `find_*_shown` do so with what an answer showed on chain; `answer_*` build what a demand asks for. The
+contract checks every claim against the report, and refuses one that the report does not commit to, which costs the
+bond. So a watcher compares the claim's roots with the report's first.
 
 A verdict is placed by its path from the root down (bit i is the side at the i-th branching), because a report names no
 count of its verdicts; so is a certificate in its observation.
@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from eth_abi.abi import encode
+from eth_abi.abi import decode, encode
 
 from freehold.protocol.batches import Batch
 from freehold.protocol.bundle import Bundle
@@ -37,6 +37,8 @@ DEMAND_LEAF, DEMAND_VERDICT = 1, 2  # kinds of demand
 OPENING_SERVICE, OPENING_KIND = "storage", "storage.proof"  # whose openings the contract knows
 
 _LEAF = "(address,uint96,uint96,uint96)"
+_SHOWN_LEAF = f"({_LEAF},bytes)"
+_SHRUNK = f"(uint64,{_LEAF},bytes,bool,{_LEAF},bytes)"
 _SIGHTING = (
     "(bytes32[],uint32,bytes32,uint96,bytes32,bytes32,address,uint64,bytes32[],uint64,uint32,bytes32,"
     "address,uint32,bytes32,uint32,bytes32[])"
@@ -78,17 +80,17 @@ def find_shrunk(before: Sequence[AccountState], claimed: Sequence[AccountState |
     place that is empty.
     """
     for old, new in zip(before, claimed, strict=False):
-        if new is None or old.account != new.account or _has_fallen(old, new):
+        if new is None or old.account != new.account or _has_fallen(old.leaf().sums, new.leaf().sums):
             old_tree, new_tree = _tree(before), _tree(claimed)
             new_leaf = _leaf(new) if new else (ZERO_ADDRESS, 0, 0, 0)
             parts = (_leaf(old), _siblings(old_tree.proof(old.index)), new is None, new_leaf)
             values = (old.index, *parts, _siblings(new_tree.proof(old.index)))
-            return Contradiction(SHRANK, encode([f"(uint64,{_LEAF},bytes,bool,{_LEAF},bytes)"], [values]))
+            return Contradiction(SHRANK, encode([_SHRUNK], [values]))
     return None
 
 
-def _has_fallen(old: AccountState, new: AccountState) -> bool:
-    return any(now < then for now, then in zip(new.leaf().sums, old.leaf().sums, strict=True))
+def _has_fallen(old: Sequence[int], new: Sequence[int]) -> bool:
+    return any(now < then for now, then in zip(new, old, strict=True))
 
 
 def _tree(accounts: Sequence[AccountState | None]) -> SumTree:
@@ -125,7 +127,21 @@ def answer_leaf(accounts: Sequence[AccountState], position: int) -> Answer:
         raise NotFound(f"the accounts tree has no position {position}")
     proof = _siblings(_tree([*accounts, *[None] * (position + 1 - len(accounts))]).proof(position))
     leaf = _leaf(accounts[position]) if position < len(accounts) else (ZERO_ADDRESS, 0, 0, 0)
-    return Answer(encode([f"({_LEAF},bytes)"], [(leaf, proof)]))
+    return Answer(encode([_SHOWN_LEAF], [(leaf, proof)]))
+
+
+def find_shrunk_shown(
+    before: Sequence[AccountState], report: Report, position: int, shown: bytes
+) -> Contradiction | None:
+    """SHRANK: the leaf that `report` was shown to have at `position` against the accounts `before` it."""
+    if position >= min(len(before), report.accounts):
+        return None
+    account, *sums, proof = decode(["address", "uint96", "uint96", "uint96", "bytes"], _tail(shown), strict=False)
+    old = before[position]
+    if Address(account) == old.account and not _has_fallen(old.leaf().sums, sums):
+        return None
+    values = (position, _leaf(old), _siblings(_tree(before).proof(position)), False, (account, *sums), proof)
+    return Contradiction(SHRANK, encode([_SHRUNK], [values]))
 
 
 def _leaf(row: AccountState) -> tuple[Address, int, int, int]:
@@ -170,15 +186,50 @@ def find_wrong_verdict(
 
     `settlement` is what the bundle's evidence comes to.
     """
-    good = {v.subject for v in settlement.verdicts if _is_good_opening(v)}
+    good = _good_openings(settlement)
     for index, verdict in enumerate(claimed):
-        is_of_opening = verdict.service == OPENING_SERVICE and verdict.kind == OPENING_KIND
-        if is_of_opening and verdict.reason != GOOD and verdict.subject in good:
-            backing = _find_backing(verdict, bundle, judges)
+        truth = good.get(verdict.subject)
+        if truth is not None and _same_opening(verdict, truth) and verdict.reason != GOOD:
+            backing = _find_backing(truth, bundle, judges)
             row = (_abi_value(verdict), path_of(len(claimed), index), _row_proof(claimed, index), backing.value)
             types = f"({_abi_type(Verdict)},uint64,bytes32[],{backing.type})"
             return Contradiction(OPENING, encode([types], [row]))
     return None
+
+
+def find_wrong_verdict_shown(
+    shown: bytes, path: int, settlement: Settlement, bundle: Bundle, judges: Mapping[str, Judge]
+) -> Contradiction | None:
+    """OPENING: the verdict that an answer showed at `path`, where it is wrong in the way of `find_wrong_verdict`.
+
+    Its texts stay bytes, and padding is not looked at: whoever answered need not have written it as we would.
+    """
+    verdict_type = _abi_type(Verdict).replace("string", "bytes")
+    row = _tail(shown)
+    values = decode(verdict_type[1:-1].split(","), _tail(row), strict=False)
+    _, siblings = decode(["bytes32", "bytes32[]"], row, strict=False)
+    _, service, kind, subject, _, node, reason, _ = values
+    truth = _good_openings(settlement).get(subject)
+    if truth is None or (service, kind) != (truth.service.encode(), truth.kind.encode()):
+        return None
+    if Address(node) != truth.node or reason == GOOD.encode():
+        return None
+    backing = _find_backing(truth, bundle, judges)
+    types = f"({verdict_type},uint64,bytes32[],{backing.type})"
+    return Contradiction(OPENING, encode([types], [(values, path, siblings, backing.value)]))
+
+
+def _tail(data: bytes) -> bytes:
+    """The dynamic value whose offset is the first word of the ABI's data: eth_abi is lenient at the top level alone."""
+    return data[int.from_bytes(data[:32]) :]
+
+
+def _same_opening(verdict: Verdict, truth: Verdict) -> bool:
+    return (verdict.service, verdict.kind, verdict.node) == (truth.service, truth.kind, truth.node)
+
+
+def _good_openings(settlement: Settlement) -> dict[Hash, Verdict]:
+    return {v.subject: v for v in settlement.verdicts if _is_good_opening(v)}
 
 
 def answer_verdict(settlement: Settlement, bundle: Bundle, path: int, judges: Mapping[str, Judge]) -> Answer:
