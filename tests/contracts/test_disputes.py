@@ -26,12 +26,16 @@ from freehold.protocol.disputes import (
     commitment_of,
     find_fallen_count,
     find_shrunk,
+    find_shrunk_shown,
     find_wrong_sum,
+    find_wrong_verdict_shown,
+    path_of,
 )
 from freehold.protocol.errors import NotFound
 from freehold.protocol.merkle import ACCOUNTS
 from freehold.protocol.messages import Report
 from freehold.protocol.units import Address, Hash
+from freehold.protocol.verdicts import SILENT
 from freehold.services.judging import JUDGES
 from tests.contracts.budgets import budget
 from tests.contracts.disputing import (
@@ -597,7 +601,9 @@ def answered_demand(world: World, challenger: Challenger) -> tuple[Report, Repor
 
 
 def test_who_demanded_challenges_over_its_answered_demand(world: World, challenger: Challenger) -> None:
-    before, report, found = answered_demand(world, challenger)
+    before, report, _ = answered_demand(world, challenger)
+    (event,) = logs_of(world.disputes, "Answered")
+    found = find_shrunk_shown(states_of(BEFORE), report, event.position, event.shown)
     wait(5)
     ends = challenger.hold(report).deadline
     challenger.commit(report, found)
@@ -684,6 +690,31 @@ def test_verdicts_are_demanded_by_path(world: World, challenger: Challenger) -> 
             answer(world, report, other, (shown.shown, b""), answerer)
         answer(world, report, other, shown, answerer)
         assert world.token.balanceOf(answerer) == world.settings.dispute_bond
+
+
+@pytest.mark.parametrize("padding", [b"\x00", b"\x01"])
+def test_a_demanded_verdict_that_is_wrong_is_proven_from_its_answer(
+    world: World, challenger: Challenger, padding: bytes
+) -> None:
+    """All that the challenger has of the quorum's verdicts is the one in the event, however it was encoded."""
+    wrong, verdicts = claim()
+    honest, bundle = settled().settlements[-1], settled().bundles[-1]
+    at = next(i for i, verdict in enumerate(verdicts) if verdict.reason == SILENT)
+    world.register(boa.env.generate_address(), next(k for k in settled().nodes if k.address == verdicts.rows[at].node))
+    world.post()
+    before = world.post()
+    report = world.post(epoch=3, manifest=wrong.manifest, verdicts_root=wrong.verdicts_root, view=wrong.view)
+    challenger.demand(report, DEMAND_VERDICT, path_of(len(verdicts), at))
+    lied = type(honest)(**{**vars(honest), "verdicts": verdicts})
+    given = answer_verdict(lied, bundle, path_of(len(verdicts), at), JUDGES)
+    shown = given.shown.replace(b"silent".ljust(32, b"\x00"), b"silent".ljust(32, padding))
+    answer(world, report, challenger, (shown, b""), boa.env.generate_address())
+    (event,) = logs_of(world.disputes, "Answered")
+    found = find_wrong_verdict_shown(event.shown, event.position, honest, bundle, JUDGES)
+    assert found is not None
+    challenger.challenge(before, report, found)
+    assert world.ledger.posted_epoch() == 2
+    assert world.disputes.proven(report.struct_hash())[0] == challenger.address
 
 
 # --- Freeze and pause
