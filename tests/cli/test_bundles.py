@@ -14,6 +14,7 @@ from freehold.market.quorum import Quorum
 from freehold.protocol.bundle import encode_bundle
 from freehold.protocol.errors import FreeholdError, NotFound, ReplayMismatch, Unavailable
 from freehold.protocol.typed import Domain
+from freehold.protocol.units import Address
 from tests.protocol.world import ADDRESSES, DOMAIN, World, busy_world
 
 NETWORK: Any = SimpleNamespace(domain=DOMAIN, member_addresses=ADDRESSES)
@@ -96,6 +97,19 @@ def test_a_bundle_of_another_network_is_refused(world: World, network: Any, firs
     with pytest.raises(ReplayMismatch) as caught:
         check_bundle(encode_bundle(world.bundles[2]), 3, network, None)
     assert caught.value.details["first"] == first
+
+
+def test_the_network_file_may_list_members_that_are_to_come(world: World) -> None:
+    """Offline the file vouches for its members, as long as liars among those listed are no quorum of the epoch's."""
+    data, to_come = encode_bundle(world.bundles[2]), [Address(bytes([i]) * 20) for i in range(4)]
+    for count in (1, 2):
+        listed: Any = SimpleNamespace(domain=DOMAIN, member_addresses=(*ADDRESSES, *to_come[:count]))
+        assert check_bundle(data, 3, listed, None).data == data
+    strangers: Any = SimpleNamespace(domain=DOMAIN, member_addresses=(*ADDRESSES, *to_come))
+    with pytest.raises(ReplayMismatch) as caught:
+        check_bundle(data, 3, strangers, None)
+    assert caught.value.details["first"] == "members"
+    assert check_bundle(data, 3, strangers, accepted(world)).data == data  # the chain vouches for more than the file
 
 
 def test_a_file_that_differs_from_the_chain_is_refused(world: World, other: bytes) -> None:

@@ -146,3 +146,16 @@ async def posted_after(network: RealNetwork, epochs: int) -> int:
     target = await network.ledger.posted_epoch() + epochs
     await network.wait_for_epoch(target)
     return target
+
+
+async def pass_time(network: RealNetwork, time: int) -> None:
+    """Blocks of a second each until the newest has this time: nobody does anything meanwhile."""
+    async with asyncio.timeout(DEADLINE):
+        while (left := time - await chain_time(network)) > 0:
+            await network.rpc.call("anvil_mine", [hex(left), "0x1"])
+
+
+async def chain_time(network: RealNetwork) -> int:
+    header = await network.rpc.header("latest")
+    assert header is not None
+    return header.timestamp

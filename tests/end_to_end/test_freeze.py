@@ -21,8 +21,10 @@ from tests.end_to_end.levers import (
     VoucherLease,
     Watching,
     ask,
+    chain_time,
     freehold,
     keep_wallets,
+    pass_time,
     posted_after,
     register_node,
 )
@@ -31,7 +33,7 @@ from tests.oracle.real_network import DEADLINE, MEMBERS, SETTINGS, RealNetwork, 
 
 # The window is longer than the silence that freezes: so reports are still pending when it does.
 SHORT = SETTINGS._replace(epoch_length=10, answering_window=4, dispute_window=100)
-PARAMETERS = msgspec.structs.replace(SHORT.parameters(), freeze_lengths=4, thaw_epochs=3)
+PARAMETERS = msgspec.structs.replace(SHORT.parameters(), freeze_lengths=4, thaw_epochs=6)
 # Credits of the one lease: settled by reports, the first voucher since, the lock, and what was signed beyond it.
 SETTLED, FIRST, LOCK, SIGNED = 10 * ONE, 30 * ONE, 50 * ONE, 80 * ONE
 BOND, SPARE = 500 * ONE, 100 * ONE
@@ -227,16 +229,3 @@ async def check_sums(network: RealNetwork, state: State) -> None:
 
 async def burned(network: RealNetwork) -> int:
     return await Credits(network.rpc, network.network.contracts["credits"]).total_burned()
-
-
-async def pass_time(network: RealNetwork, time: int) -> None:
-    """Blocks of a second each until the newest has this time: nobody does anything meanwhile."""
-    async with asyncio.timeout(DEADLINE):
-        while (left := time - await chain_time(network)) > 0:
-            await network.rpc.call("anvil_mine", [hex(left), "0x1"])
-
-
-async def chain_time(network: RealNetwork) -> int:
-    header = await network.rpc.header("latest")
-    assert header is not None
-    return header.timestamp

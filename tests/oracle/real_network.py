@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,20 @@ class RealNetwork:
 
     def __init__(self, directory: Path, network: Network, rpc: Rpc, dial: Dial) -> None:
         self.directory, self.network, self.rpc, self.dial = directory, network, rpc, dial
-        self.urls = [""] * len(MEMBERS)
+        self.secrets, self.urls = list(MEMBERS), [""] * len(MEMBERS)
         self.running: dict[int, tuple[asyncio.Event, asyncio.Task[None]]] = {}
         self.sender = Sender(rpc, TREASURY)
         self.ledger = Ledger(rpc, network.contracts["ledger"])
+
+    def enlist(self, secret: bytes) -> int:
+        """List one more member in the network file, before any set has it; its position."""
+        key = Key(secret)
+        members = (*self.network.members, MemberRecord(key.address, key.public, ""))
+        self.network = replace(self.network, members=members)
+        self.secrets.append(secret)
+        self.urls.append("")
+        self.save()
+        return len(self.urls) - 1
 
     async def start(self, i: int) -> None:
         home = self.directory / f"member-{i}"
@@ -61,7 +72,7 @@ class RealNetwork:
             home,
         )
         stopping = asyncio.Event()
-        task = asyncio.create_task(process.run(config, stopping, Key(MEMBERS[i])))
+        task = asyncio.create_task(process.run(config, stopping, Key(self.secrets[i])))
         self.running[i] = (stopping, task)
         await until(lambda: ready.exists() or task.done())
         if task.done():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,10 +20,12 @@ from freehold.cli.reports import find_accepted
 from freehold.client.collect import read_state
 from freehold.market.network import Network
 from freehold.protocol.bundle import Bundle, decode_bundle, first_difference, replay
+from freehold.protocol.certificates import faults
 from freehold.protocol.epoch import Settlement
 from freehold.protocol.errors import NotFound, ReplayMismatch
 from freehold.protocol.messages import Report
 from freehold.protocol.state import State
+from freehold.protocol.units import Address
 from freehold.services.judging import JUDGES
 
 PUBLISH_SECONDS = 10.0
@@ -48,8 +51,7 @@ def check_bundle(data: bytes, number: int | None, network: Network | None, accep
         raise ReplayMismatch(f"report.epoch: the bundle is of epoch {report.epoch}, not {number}", first="report.epoch")
     if network is not None and bundle.domain != network.domain:
         raise ReplayMismatch("domain: the bundle is of another network than the network file", first="domain")
-    known = [one.members for one in bundle.anchor.membership]
-    if network is not None and tuple(network.member_addresses) not in known:
+    if network is not None and accepted is None and not is_listed(bundle.anchor.members, network):
         raise ReplayMismatch("members: the bundle names others than the network file", first="members")
     if accepted is not None and accepted.report_hash != report.struct_hash():
         theirs = Report(**accepted.report._asdict())
@@ -57,6 +59,13 @@ def check_bundle(data: bytes, number: int | None, network: Network | None, accep
         ours, chains = (getattr(r, name, r.struct_hash()) for r in (report, theirs))
         raise ReplayMismatch(f"report.{name}: recomputed {ours}, on chain {chains}", first=f"report.{name}")
     return Checked(data, bundle, settlement)
+
+
+def is_listed(members: Sequence[Address], network: Network) -> bool:
+    """Whether the file alone vouches for these members: it lists them all, and they are so many that no quorum of them
+    are liars, where at most f of those listed are."""
+    listed = set(network.member_addresses)
+    return set(members) <= listed and len(members) > 2 * faults(len(listed))
 
 
 async def get_accepted(connection: Connection, number: int) -> ReportAccepted:

@@ -43,10 +43,12 @@ def claim(program: Program, who: str, wallet: str | None, bundle: Path | None) -
 
 
 async def _claim(program: Program, account: Address, wallet: str | None, bundle: Path | None) -> dict[str, Any]:
+    from freehold.cli.amounts import format_seconds
     from freehold.cli.bundles import read_kept_state
     from freehold.cli.client import open_client
     from freehold.cli.connection import connect
     from freehold.cli.reports import get_report
+    from freehold.cli.signing import chain_time
     from freehold.protocol.errors import NotFound
 
     async with connect(program) as connection, open_client(program, wallet) as client:
@@ -55,6 +57,9 @@ async def _claim(program: Program, account: Address, wallet: str | None, bundle:
         due = await connection.ledger.due_epoch()
         if due == 0:
             return facts | {"why": "no report is active yet; they become active after the dispute window"}
+        left = await connection.ledger.paused_until() - await chain_time(connection)
+        if left > 0:
+            return facts | {"epoch": due, "why": f"the guardian has paused claims, for {format_seconds(left)} more"}
         before = await connection.token.balance_of(payout)
         kept = None if bundle is None else await read_kept_state(bundle, await get_report(connection, due))
         try:
