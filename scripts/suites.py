@@ -1,13 +1,13 @@
 """Runs the project's suites one after another, each within its time budget.
 
-    python scripts/suites.py lint | unit | contracts | end-to-end | servers | fuzz | soak ...
+    python scripts/suites.py lint | unit | quorum | chain | contracts | end-to-end | servers | fuzz | soak ...
 
 A suite is a few commands that share one budget: lint's tools, or pytest over the directories named in SUITES. Tests
-that touch nothing but memory and their own temporary directory (PURE) run in parallel; all others run one at a time.
-A suite fails if a command fails or if it took longer than its budget; at twice the budget it is stopped.
-FREEHOLD_TEST_SLOW multiplies every budget and deadline (3 on a machine three times slower).
+that touch nothing but memory and their own temporary directory (PURE, SIMULATED, contracts) run in parallel; all
+others run one at a time. A suite fails if a command fails or if it took longer than its budget; at twice the budget it
+is stopped. FREEHOLD_TEST_SLOW multiplies every budget and deadline (3 on a machine three times slower).
 
-Invariant: a test file under tests/ belongs to exactly one of unit, contracts, end-to-end and servers.
+Invariant: a test file under tests/ belongs to exactly one of unit, quorum, chain, contracts, end-to-end and servers.
 """
 
 from __future__ import annotations
@@ -27,8 +27,11 @@ SLOW = float(os.environ.get("FREEHOLD_TEST_SLOW", "1"))
 TEST_DEADLINE = 60  # seconds for one test that names none of its own
 STOP_GRACE = 20  # seconds for pytest to end its fixtures once interrupted
 
-PURE = ("protocol", "fuzz", "market", "services", "tooling", "docs", "cli", "store", "oracle/test_simulation.py")
-APART = ("contracts", "end_to_end", "servers")
+PURE = ("protocol", "fuzz", "market", "services", "tooling", "docs", "cli", "store")
+# Whole quorums over a net, clocks and disks of their own: as pure, and most of what takes long.
+SIMULATED = tuple(f"oracle/test_{name}.py" for name in ("simulation", "membership", "byzantine", "exhaustive"))
+CHAIN = ("chain", "local")  # a real local chain each
+APART = ("contracts", "end_to_end", "servers", "oracle", *CHAIN)
 WITHOUT_COMPILER = ("-p", "no:boa_test")  # titanoboa's plugin loads Vyper into every worker
 NO_TESTS = 5  # pytest's exit code where nothing was collected
 
@@ -66,8 +69,13 @@ def get_unit_commands() -> Iterator[Command]:
     if pure:
         yield build_pytest(pure, "-n", "2", *WITHOUT_COMPILER)
     if rest:
-        ignored = [f"--ignore=tests/{name}" for name in pure if "/" in name]
-        yield build_pytest(rest, *ignored, *WITHOUT_COMPILER)
+        yield build_pytest(rest, *WITHOUT_COMPILER)
+
+
+def get_quorum_commands() -> Iterator[Command]:
+    simulated = [name for name in SIMULATED if (TESTS / name).exists()]
+    yield build_pytest(simulated, "-n", "2", *WITHOUT_COMPILER)
+    yield build_pytest(["oracle"], *(f"--ignore=tests/{name}" for name in simulated), *WITHOUT_COMPILER)
 
 
 def is_tests(path: Path) -> bool:
@@ -97,7 +105,9 @@ def get_soak_commands() -> Iterator[Command]:
 SUITES = {
     "lint": Suite(60, get_lint_commands),
     "unit": Suite(120, get_unit_commands),
-    "contracts": Suite(120, lambda: get_directory_commands("contracts")),
+    "quorum": Suite(120, get_quorum_commands),
+    "chain": Suite(120, lambda: iter([build_pytest(list(CHAIN), *WITHOUT_COMPILER)])),
+    "contracts": Suite(120, lambda: get_directory_commands("contracts", "-n", "2")),
     "end-to-end": Suite(300, lambda: get_directory_commands("end_to_end", *WITHOUT_COMPILER)),
     "servers": Suite(300, lambda: get_directory_commands("servers", *WITHOUT_COMPILER)),
     "fuzz": Suite(3600, get_fuzz_commands),
