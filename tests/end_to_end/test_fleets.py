@@ -11,14 +11,12 @@ from typing import Any
 import pytest
 
 from freehold.protocol.units import ONE
-from tests.conftest import SLOW
 from tests.end_to_end.network import DEADLINE, RunningNetwork, get_json, wait_for
 
-pytestmark = pytest.mark.timeout(120 * SLOW)
+pytestmark = pytest.mark.timeout(240)
 
 DEVICES = 200
 COVERAGE, MEMBERS = 10 * ONE, 5 * ONE  # of an epoch's schedule of 100 tokens
-SETTINGS = {"dispute_window": 6}
 
 
 @pytest.fixture(scope="module")
