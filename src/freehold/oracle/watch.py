@@ -187,7 +187,8 @@ class Watcher:
             try:
                 kind = await court.hold_kind(report)
                 if contradiction is not None and kind in (NOTHING, CHALLENGE, ANSWERED):
-                    if not await court.challenge(before, report, contradiction):
+                    await court.challenge(before, report, contradiction)
+                    if kind != CHALLENGE:
                         self._tell(Seen(report.epoch, report.attempt, "challenged", f"kind {contradiction.kind}"))
                 elif kind == NOTHING and demands:
                     demand = demands.pop(0)
