@@ -112,6 +112,7 @@ async def pause(network: RealNetwork) -> None:
     until = (await ask(network, "pause", str(PAUSE), "--yes", "--wallet", "guardian"))["paused_until"]
     active, posted = await ledger.active_epoch(), await ledger.posted_epoch()
     assert "paused" in (await ask(network, *claim))["why"]
+    assert any("paused" in problem for problem in (await freehold(network, "status")).envelope["data"]["problems"])
     await network.wait_for_epoch(posted + 2)
     await network.buy_credits(10 * ONE)
     assert await ledger.active_epoch() == active

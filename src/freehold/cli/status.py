@@ -92,7 +92,14 @@ async def _chain(connection: Connection) -> dict[str, Any]:
     while stale and time.monotonic() < until:
         await asyncio.sleep(0.2)
         stale = await connection.rpc.block_number() == head.number
-    return facts | {"healthy": True, "why": "", "block": head.number, "age": age, "stale": stale}
+    return facts | {
+        "healthy": True,
+        "why": "",
+        "block": head.number,
+        "time": head.timestamp,
+        "age": age,
+        "stale": stale,
+    }
 
 
 async def _nodes(connection: Connection, names: dict[str, dict[str, str]]) -> list[tuple[str, str, str, str]]:
@@ -125,6 +132,7 @@ async def _epoch(connection: Connection) -> dict[str, Any]:
     ledger = connection.ledger
     posted, due = await ledger.posted_epoch(), await ledger.due_epoch()
     facts: dict[str, Any] = {"open": posted + 1, "posted": posted, "active": due}
+    facts["frozen_at"], facts["paused_until"] = await ledger.frozen_at(), await ledger.paused_until()
     facts["price"] = str(await connection.credits.price())
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
@@ -147,4 +155,8 @@ def _problems(processes: list[dict[str, Any]], chain: dict[str, Any], epoch: Any
     down = sum(not p["healthy"] for p in members)
     if epoch and 3 * down >= len(members):
         problems.append(f"{down} of {len(members)} members are down: epochs stop until a quorum is back")
+    if epoch and epoch["frozen_at"]:
+        problems.append("the network is frozen, until its members report: `freehold collect` is the way out")
+    if epoch and epoch["paused_until"] > chain["time"]:
+        problems.append(f"the guardian has paused claims and activation, for {epoch['paused_until'] - chain['time']} s")
     return problems

@@ -52,7 +52,7 @@ async def _why(program: Program, subject: Address, epoch: int | None, given: byt
         if given is None:
             checked = await fetch_bundle(connection, epoch or await latest_epoch(connection))
         else:
-            number = check_bundle(given, epoch, connection.network, None).settlement.report.epoch
+            number = check_bundle(given, epoch, None, None).settlement.report.epoch
             checked = check_bundle(given, number, connection.network, await get_accepted(connection, number))
         explained = explain(checked, subject)
         return explained | {"chain": await _on_chain(connection, explained)}
