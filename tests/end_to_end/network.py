@@ -178,12 +178,12 @@ class RunningNetwork:
         """The data of a command that must succeed."""
         return self.run(*arguments, "--json", **environment).data
 
-    def launch(self, *arguments: str) -> subprocess.Popen[str]:
+    def launch(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """A command that is left running."""
         command = [sys.executable, "-m", "freehold.cli.main", *arguments]
         return subprocess.Popen(
-            command, env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True,
+            command, env=self.environment | environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
     def urls(self) -> dict[str, str]:
