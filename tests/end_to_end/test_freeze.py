@@ -131,6 +131,9 @@ async def collect(network: RealNetwork, state: State, lease: VoucherLease, bundl
     before, revenue = await token.balance_of(OPERATOR.address), await emission.total_revenue()
     left, basis, total = client.paid_in - client.spent, client.burned - client.released, 0
     node = ("collect", "--node", str(await lease.keep(FIRST)), "--yes", "--wallet", "anybody")
+    nobody = await freehold(network, *node)
+    assert nobody.error["code"] == "unavailable"
+    assert "--bundle" in nobody.error["hint"]
     for amount, given in ((FIRST, ("--bundle", str(bundle))), (SIGNED, ())):
         if not given:
             await lease.keep(amount)

@@ -11,10 +11,11 @@ from freehold.cli.output import Command, Program, confirm, print_table
 
 if TYPE_CHECKING:
     from freehold.cli.connection import Connection
-    from freehold.protocol.messages import Voucher
+    from freehold.client.collect import ClientRows
+    from freehold.protocol.messages import Report, Voucher
     from freehold.protocol.units import Address
 
-NO_MEMBER = "Where no member answers, give a --bundle that somebody kept of the active epoch or the next."
+NO_MEMBER = "Give a --bundle of the active epoch or the next: anybody may have kept one."
 YES = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 
 
@@ -163,8 +164,8 @@ async def _collect(program: Program, configs: list[Path], bundle: Path | None, y
     from freehold.cli.connection import connect
     from freehold.cli.reports import get_report
     from freehold.cli.signing import open_sender
-    from freehold.client.collect import Collecting, KeptState, ask_rows, check_open
-    from freehold.protocol.errors import NotFound, Unavailable
+    from freehold.client.collect import Collecting, KeptState, check_open
+    from freehold.protocol.errors import ChainError, NotFound
 
     async with connect(program) as connection:
         await check_open(connection.rpc, connection.ledger)
@@ -177,17 +178,32 @@ async def _collect(program: Program, configs: list[Path], bundle: Path | None, y
             confirm(program, question, yes=yes)
         paid: list[dict[str, Any]] = []
         for voucher, client in held:
+            rows = kept.rows_of(client) if kept else await _ask_rows(connection, report, client)
             try:
-                rows = kept.rows_of(client) if kept else await ask_rows(connection.quorum, report, client)
                 outcome = await collecting.collect(voucher, rows)
             except NotFound as error:  # a lease that no report has: the others are still paid
                 program.warn(error.message)
                 continue
-            except Unavailable as error:
-                raise Unavailable(error.message, hint=error.advice or NO_MEMBER) from None
+            except ChainError as error:  # what was paid until now is still told
+                program.warn(f"lease {voucher.lease}, and what would have come after it: {error.message}")
+                program.exit_code = 1
+                break
             paid.append({name: None if v is None else str(v) for name, v in outcome._asdict().items()})
         tokens = sum(int(one["tokens"]) for one in paid)
         return {"epoch": report.epoch, "tokens": str(tokens), "vouchers": paid}
+
+
+async def _ask_rows(connection: Connection, report: Report, client: Address) -> ClientRows:
+    """A client's rows from any member. Unavailable, with the other way to have them, where none shows good ones."""
+    from freehold.client.collect import ask_rows
+    from freehold.protocol.errors import FreeholdError, Unavailable
+
+    try:
+        return await ask_rows(connection.quorum, report, client)
+    except FreeholdError as error:
+        raise Unavailable(
+            f"no member shows the state of epoch {report.epoch}: {error.message}", hint=NO_MEMBER
+        ) from None
 
 
 async def _read_vouchers(connection: Connection, path: Path) -> list[tuple[Voucher, Address]]:
