@@ -65,7 +65,7 @@ def test_a_line_that_is_wrong_is_found(arguments: tuple[str, ...], is_whole: boo
 
 def test_the_story_has_its_steps() -> None:
     steps = [words[0] for words in get_story()]
-    assert steps == ["status", "cp", "ls", "cp", "operator", "epoch", "epoch", "why", "epoch", "claim"]
+    assert steps == ["status", "cp", "ls", "cp", "operator", "epoch", "epoch", "why", "epoch", "claim", "watch"]
 
 
 @pytest.mark.parametrize(("page", "name", "places"), NAMED, ids=[f"{page.name}: {name}" for page, name, _ in NAMED])

@@ -126,6 +126,12 @@ def test_claimed_tokens_arrive(network: RunningNetwork, paid: dict[str, Any]) ->
     assert int(network.ask("operator", "list")["operators"][index_of(holder)]["claimed"]) == int(claimed["claimed"])
 
 
+def test_a_watcher_verifies_every_epoch(network: RunningNetwork, paid: dict[str, Any]) -> None:
+    done = network.run("watch", "--until", str(paid["epoch"]), "--json")
+    assert done.data == {"verified": paid["epoch"], "contested": 0, "epochs": []}
+    assert done.stderr.count(": verified") == paid["epoch"]
+
+
 def tokens_of(network: RunningNetwork, name: str) -> int:
     (row,) = network.ask("wallet", "show", name)
     return int(row["tokens"])
