@@ -40,14 +40,24 @@ def keep_wallets(directory: Path, **secrets: bytes) -> None:
 
 async def freehold(network: RealNetwork, *arguments: str) -> Outcome:
     """A command, run against the network beside the members that run in this loop."""
-    file = str(network.directory / "network.json")
-    given = (*arguments, "--network", file, "--json")
+    return await _invoke(network, *arguments, "--json")
+
+
+async def _invoke(network: RealNetwork, *arguments: str) -> Outcome:
+    given = (*arguments, "--network", str(network.directory / "network.json"))
     return await asyncio.to_thread(invoke, network.directory, *given, FREEHOLD_PASSPHRASE=PASSPHRASE)
 
 
 async def ask(network: RealNetwork, *arguments: str) -> Any:
     """The data of a command that must succeed."""
     return (await freehold(network, *arguments)).data
+
+
+async def read(network: RealNetwork, *arguments: str) -> str:
+    """What people read of a command that must succeed."""
+    outcome = await _invoke(network, *arguments)
+    assert outcome.code == 0, outcome
+    return outcome.stdout
 
 
 async def register_node(network: RealNetwork) -> None:

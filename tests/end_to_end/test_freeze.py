@@ -26,6 +26,7 @@ from tests.end_to_end.levers import (
     keep_wallets,
     pass_time,
     posted_after,
+    read,
     register_node,
 )
 from tests.local.chains import key
@@ -72,7 +73,8 @@ async def prepare(network: RealNetwork) -> VoucherLease:
     await posted_after(network, 2)  # the anchor of the open epoch knows the node and the credits
     lease = VoucherLease(network, LOCK, await chain_time(network) + 100_000)
     await network.wait_for_epoch(await lease.open(SETTLED))
-    await ask(network, "members", "bond", str(SPARING.address), "100", "--yes", "--wallet", "treasury")
+    bonded = await read(network, "members", "bond", str(SPARING.address), "100", "--yes", "--wallet", "treasury")
+    assert bonded == f"{SPARING.address} has bonded 600 tokens\n"
     return lease
 
 
@@ -103,6 +105,7 @@ async def freeze(network: RealNetwork, last: int) -> None:
     await pass_time(network, told["activates_at"])
     told = await ask(network, "freeze", "--yes", "--wallet", "anybody")
     assert (told["did"], told["active"], told["pending"]) == (False, last, 0)
+    assert f"epoch {last} is active" in await read(network, "freeze", "--yes", "--wallet", "anybody")
     assert any("frozen" in problem for problem in (await freehold(network, "status")).envelope["data"]["problems"])
 
 
@@ -147,9 +150,9 @@ async def collect(network: RealNetwork, state: State, lease: VoucherLease, bundl
         left, basis, total = left - credits, basis - released, total + tokens
         assert await token.balance_of(OPERATOR.address) == before + total
         assert await network.ledger.uncounted() == total == await emission.total_revenue() - revenue
-        again = await ask(network, *node, *given)
-        limit = "voucher" if given else "lock"
-        assert (again["tokens"], again["vouchers"][0]["why"]) == ("0", f"all that its {limit} covers is paid")
+        again = await read(network, *node, *given)
+        assert f"all that its {'voucher' if given else 'lock'} covers is paid" in again
+        assert again.endswith(f"\n0 tokens were paid, on the state of epoch {state.epoch.epoch}\n")
     return total
 
 
@@ -169,13 +172,16 @@ async def thaw(network: RealNetwork) -> None:
     members = Members(network.rpc, network.network.contracts["members"])
     too_much = await freehold(network, "members", "thaw", "101", "--yes", "--wallet", "sparing")
     assert "100 can thaw" in too_much.error["message"]
+    before = await network.ledger.nominal_epoch()
     begun = await ask(network, "members", "thaw", "100", "--yes", "--wallet", "sparing")
-    assert begun["ends"] == await network.ledger.nominal_epoch() + PARAMETERS.thaw_epochs
+    after = await network.ledger.nominal_epoch()
+    assert before <= begun["ends"] - PARAMETERS.thaw_epochs <= after
     early = await freehold(network, "members", "withdraw", "--wallet", "sparing")
     assert early.error["details"]["ends"] == begun["ends"]
     await pass_time(network, await chain_time(network) + PARAMETERS.thaw_epochs * PARAMETERS.epoch_length)
     assert await network.ledger.nominal_epoch() >= begun["ends"]
-    assert (await ask(network, "members", "withdraw", "--wallet", "sparing"))["withdrawn"] == str(SPARE)
+    withdrawn = await read(network, "members", "withdraw", "--wallet", "sparing")
+    assert withdrawn == f"{SPARE // ONE} tokens are back at {SPARING.address}\n"
     assert (await members.position(SPARING.address)).bond == BOND
 
 

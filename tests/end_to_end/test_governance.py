@@ -15,7 +15,7 @@ from freehold.protocol.keys import Key
 from freehold.protocol.shares import MEMBERS_SERVICE
 from freehold.protocol.units import ONE, Address
 from freehold.services.judging import JUDGES
-from tests.end_to_end.levers import Watching, ask, chain_time, freehold, keep_wallets, pass_time
+from tests.end_to_end.levers import Watching, ask, chain_time, freehold, keep_wallets, pass_time, read
 from tests.local.chains import key
 from tests.oracle.real_network import DEADLINE, MEMBERS, SETTINGS, RealNetwork, real_network
 
@@ -93,9 +93,14 @@ async def schedule_member(network: RealNetwork, after: int) -> int:
     await ask(network, "members", "bond", str(newcomer.address), str(BOND // ONE), "--yes", "--wallet", "stranger")
     stranger = await freehold(network, *given, "--wallet", "stranger")
     assert stranger.error["details"]["holder"] == shown["governor"]
-    await ask(network, *given, "--wallet", "governor")
+    scheduled = await read(network, *given, "--wallet", "governor")
+    assert scheduled == f"from epoch {joins} on, 3 of 4 members sign\n"
     shown = await ask(network, "members", "show")
     assert [one["members"] for one in shown["sets"]][-1] == chosen
+    assert f"from epoch {joins} (to come), 3 of 4 sign:\n  {chosen[0]}" in await read(network, "members", "show")
+    table = (await read(network, "parameters", "show")).splitlines()
+    assert table[0].split() == ["PARAMETER", "FROM", "EPOCH", "1", "FROM", "EPOCH", str(after)]
+    assert ["tau", str(PARAMETERS.tau), str(CHANGES["tau"])] in [line.split() for line in table]
     return int(joins)
 
 
@@ -121,7 +126,7 @@ async def pause(network: RealNetwork) -> None:
     assert int((await ask(network, *claim))["claimed"]) > 0
     assert await ledger.active_epoch() > active
     assert "too recent" in (await freehold(network, "pause", "60", "--yes", "--wallet", "guardian")).error["message"]
-    assert (await ask(network, "unpause", "--wallet", "guardian"))["paused_until"] == until
+    assert await read(network, "unpause", "--wallet", "guardian") == "nothing is paused\n"
 
 
 async def find_newcomer(network: RealNetwork, joins: int) -> int:
