@@ -41,7 +41,7 @@ def fleet_world(devices: Table[FleetDevice], covered: int) -> World:
     )
     parameters = msgspec.structs.replace(PARAMETERS, coverage_share=100_000, member_share=50_000)
     world = World((), (NODE,), parameters=parameters, fleets=(fleet,))
-    world.settle([make_batch(ENROLMENT, enrolments_of(fleet.fleet, devices), NODE, DOMAIN)])
+    world.settle([make_batch(ENROLMENT, enrolments_of(fleet.fleet, devices, NODE.address), NODE, DOMAIN)])
     return world
 
 

@@ -18,6 +18,7 @@ from freehold.services.sensing.terms import ENROLMENT, REPORT, DeviceReport, Dev
 from tests.protocol.world import DOMAIN, PARAMETERS, key, signed
 
 OPERATOR = Address(bytes(19) + b"\x01")
+NODE = Address(bytes(19) + b"\x21")
 DEVICES = [key(3000 + i) for i in range(12)]
 
 
@@ -40,9 +41,9 @@ def fleet_of(number: int, rows: list[FleetDevice], bond: int = 10**18) -> FleetR
     return FleetRecord(fleet=keccak(bytes([number])), operator=OPERATOR, root=root, count=len(rows), bond=bond)
 
 
-def enrolments(fleet: FleetRecord, rows: list[FleetDevice]) -> list[Enrolment]:
+def enrolments(fleet: FleetRecord, rows: list[FleetDevice], node: Address = NODE) -> list[Enrolment]:
     return [
-        Enrolment(fleet=fleet.fleet, index=i, **{name: getattr(row, name) for name in row.__struct_fields__})
+        Enrolment(node=node, fleet=fleet.fleet, index=i, **{name: getattr(row, name) for name in row.__struct_fields__})
         for i, row in enumerate(rows)
     ]
 

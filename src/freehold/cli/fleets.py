@@ -32,7 +32,7 @@ LIST = click.option(
 )
 YES = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 NOTED = 20_000  # devices, whose keys take more than a second or two
-ENROLMENT_BYTES = 160  # of a row of evidence on the wire, and what its batch takes beside
+ENROLMENT_BYTES = 180  # of a row of evidence on the wire, and what its batch takes beside
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
 

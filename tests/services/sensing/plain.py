@@ -103,11 +103,11 @@ def judge_fleet(rows: list[Enrolment], fleet: FleetRecord | None, context: Conte
 
 def judge_enrolments(rows: Iterable[Enrolment], context: Context) -> list[str]:
     rows, fleets = list(rows), {fleet.fleet: fleet for fleet in context.fleets}
-    groups: defaultdict[Hash, list[int]] = defaultdict(list)
+    groups: defaultdict[tuple[Hash, Address], list[int]] = defaultdict(list)
     for i, row in enumerate(rows):
-        groups[row.fleet].append(i)
+        groups[row.fleet, row.node].append(i)
     reasons = [""] * len(rows)
-    for fleet, own in groups.items():
+    for (fleet, _), own in groups.items():
         for i, reason in zip(own, judge_fleet([rows[i] for i in own], fleets.get(fleet), context), strict=True):
             reasons[i] = reason
     known = {row.device for row in context.state}

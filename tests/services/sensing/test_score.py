@@ -14,7 +14,7 @@ from freehold.protocol.state import DeviceChange
 from freehold.protocol.tables import Table
 from freehold.protocol.typed import keccak
 from freehold.protocol.units import Address, Hash
-from freehold.protocol.verdicts import GOOD
+from freehold.protocol.verdicts import GOOD, KNOWN
 from freehold.services.sensing.score import SensingJudge
 from freehold.services.sensing.terms import (
     REVOKED_DEVICE,
@@ -81,7 +81,9 @@ def test_columns_and_plain_loops_agree(seed: int) -> None:
         elif fault < 0.4:
             row = msgspec.structs.replace(row, device_signature=DEVICES[0].sign(row, DOMAIN))
         reports.append(row)
-    shown = [row for i in range(3) if i not in known for row in enrolments(fleets[i], lists[i])]
+    nodes = [Address(bytes(19) + bytes([0x20 + i])) for i in range(2)]
+    unknown = [i for i in range(3) if i not in known]
+    shown = [row for node in nodes for i in unknown for row in enrolments(fleets[i], lists[i], node)]
     if shown and draw.random() < 0.3:
         shown.pop(draw.randrange(len(shown)))
     draw.shuffle(shown)
@@ -96,6 +98,16 @@ def test_a_fleet_comes_in_whole_or_not_at_all() -> None:
     assert set(compare(context, rows_of([], shown[:-1]))) == {WRONG_FLEET_ROOT}
     moved = msgspec.structs.replace(shown[0], owner=Address(bytes(19) + b"\x07"))
     assert set(compare(context, rows_of([], [moved, *shown[1:]]))) == {WRONG_FLEET_ROOT}
+
+
+def test_what_others_show_of_a_fleet_does_not_keep_it_out() -> None:
+    rows, stranger = listed(DEVICES[:4]), Address(bytes(19) + b"\x66")
+    fleet = fleet_of(1, rows)
+    junk = enrolments(fleet, listed(DEVICES[4:5]), stranger)
+    context = context_of([fleet], [])
+    assert compare(context, rows_of([], [*junk, *enrolments(fleet, rows)])) == [WRONG_FLEET_ROOT, *[GOOD] * 4]
+    twice = [*enrolments(fleet, rows, stranger), *enrolments(fleet, rows)]
+    assert compare(context, rows_of([], twice)) == [*[GOOD] * 4, *[KNOWN] * 4]
 
 
 def test_the_bond_covers_so_many_devices_and_no_more() -> None:

@@ -144,16 +144,22 @@ def tally_reports(devices: Bytes, tables: Iterable[Table[DeviceReport]], context
 
 
 def judge_enrolments(rows: Table[Enrolment], context: Context, known: Lookup) -> Codes:
-    """Each row's code: a fleet counts when its rows are exactly those that its root on chain commits to."""
+    """Each row's code: a fleet counts when a node shows exactly the rows that its root on chain commits to.
+
+    Each node's rows are judged by themselves: a row more, from whomever, would keep a fleet out otherwise.
+    """
     codes = np.full(len(rows), CODE[UNKNOWN_FLEET], np.uint8)
     if not len(rows):
         return codes
     fleets = {bytes(fleet.fleet): fleet for fleet in context.fleets}
     values, group = distinct_cells(rows.column("fleet"))
-    for i, value in enumerate(values):
-        fleet = fleets.get(value)
+    nodes, sender = distinct_cells(rows.column("node"))
+    lists = group * len(nodes) + sender
+    by_list = np.argsort(lists, kind="stable")
+    shown, starts = np.unique(lists[by_list], return_index=True)
+    for one, own in zip(shown.tolist(), np.split(by_list, starts[1:]), strict=True):
+        fleet = fleets.get(values[one // len(nodes)])
         if fleet is not None:
-            own = np.flatnonzero(group == i)
             codes[own] = _judge_fleet(rows.take(own), fleet, context)
     good = np.flatnonzero(codes == CODE[GOOD])
     again = known.find(rows.column("device")[good]) >= 0

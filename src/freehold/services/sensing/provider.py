@@ -89,7 +89,7 @@ class SensingProvider:
 
     async def collect(self) -> Mapping[str, Table[Any]]:
         """The lists of fleets that the committed state does not have, some in each epoch."""
-        return {ENROLMENT: self._roster.enrolments(self._epoch)}
+        return {ENROLMENT: self._roster.enrolments(self._epoch, self._context.key.address)}
 
     async def gather(self, already: Mapping[str, int]) -> Mapping[str, Table[Any]]:
         """The reports that came in since."""

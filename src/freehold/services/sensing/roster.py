@@ -77,16 +77,16 @@ class Roster:
         """(n,): each device's position in `devices`, -1 for one of no fleet."""
         return self._lookup.find(devices)
 
-    def enrolments(self, turn: int) -> Table[Enrolment]:
-        """The rows of fleets that no committed state has yet: of one at least, of others while they are few. Every
-        `turn` begins with another, so that one that cannot come in does not stand before the rest."""
+    def enrolments(self, turn: int, node: Address) -> Table[Enrolment]:
+        """The rows that `node` shows of fleets that no committed state has yet: of one at least, of others while they
+        are few. Every `turn` begins with another, so that one that cannot come in does not stand before the rest."""
         waiting = list(self._waiting())
         start = turn % len(waiting) if waiting else 0
         chosen: list[Table[Enrolment]] = []
         for fleet, entry in waiting[start:] + waiting[:start]:
             if chosen and sum(map(len, chosen)) + len(entry.devices) > ENROLLED_AT_ONCE:
                 break
-            chosen.append(enrolments_of(fleet, entry.devices))
+            chosen.append(enrolments_of(fleet, entry.devices, node))
         return Table.concat(Enrolment, chosen)
 
     def watched(self, turn: int) -> list[Address]:
@@ -112,7 +112,8 @@ class Roster:
         self._lookup = Lookup(self.devices)
 
 
-def enrolments_of(fleet: Hash, devices: Table[FleetDevice]) -> Table[Enrolment]:
-    """A fleet's list as evidence."""
-    columns: dict[str, Any] = {"fleet": fleet, "index": np.arange(len(devices), dtype="<u4"), **devices.columns}
+def enrolments_of(fleet: Hash, devices: Table[FleetDevice], node: Address) -> Table[Enrolment]:
+    """A fleet's list as evidence that `node` sends."""
+    index = np.arange(len(devices), dtype="<u4")
+    columns: dict[str, Any] = {"node": node, "fleet": fleet, "index": index, **devices.columns}
     return Table.from_columns(Enrolment, columns, len(devices))

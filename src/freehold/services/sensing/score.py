@@ -43,7 +43,7 @@ class SensingJudge:
 
     name = NAME
     kinds: Mapping[str, type[Message]] = {ENROLMENT: Enrolment, REPORT: DeviceReport}
-    sender_fields: Mapping[str, str] = {}
+    sender_fields: Mapping[str, str] = {ENROLMENT: "node"}
     streamed: frozenset[str] = frozenset({REPORT})
     state_kind: type[Message] = DeviceState
     obligation_kind: type[Message] = Duty

@@ -24,8 +24,12 @@ UNCOUNTED = "uncounted"  # a good report beyond what its operator's bond covers:
 
 
 class Enrolment(Message, frozen=True):
-    """Device `index` of a fleet, as its root commits to it: `device_signature` is over the FleetDevice."""
+    """Device `index` of a fleet, as its root commits to it: `device_signature` is over the FleetDevice.
 
+    `node` shows it: what others show of the fleet is no part of its list.
+    """
+
+    node: Address
     fleet: Hash
     index: Uint32
     device: Address
