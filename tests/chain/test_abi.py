@@ -142,8 +142,8 @@ def test_any_bytes_are_an_event_or_a_typed_error(data: bytes) -> None:
     ("answer", "expected"),
     [
         (
-            "0x" + encode(["(bytes32,uint96,uint96,uint64)"], [(b"\x07" * 32, 1, 2, 3)]).hex(),
-            Pending(Hash(b"\x07" * 32), 1, 2, 3),
+            "0x" + encode(["(bytes32,uint96,uint96,uint64,uint32)"], [(b"\x07" * 32, 1, 2, 3, 4)]).hex(),
+            Pending(Hash(b"\x07" * 32), 1, 2, 3, 4),
         ),
         ("0x", None),
         ("0x1234", None),
