@@ -242,6 +242,7 @@ class Node:
                 files=Blobs(self.folder / "blobs", self._settings.get("allowance", 1 << 30)),
                 open_sql=lambda migrations: Database(self.folder / "storage.sqlite", migrations),
                 authenticate=guard.check_from, find_fleet=no_fleets, clock=clock,
+                members_of=lambda _: self._members,
             )
         )  # fmt: skip
         await self.provider.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,8 @@ class Hosted:
         self.world.buy(CLIENT, 10 * LOCK, LOCK)
         self.world.settle([])
         self.quorum = FakeQuorum(self.world)
+        self.next_members: Sequence[Address] = ()
+        self.next_epoch = 0
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Hosted:
@@ -141,6 +144,7 @@ class Hosted:
                 files=self.files,
                 open_sql=lambda migrations: Database(self.directory / "storage.sqlite", migrations),
                 authenticate=Guard(NODE.address, DOMAIN, lambda: self.now).check_from,
+                members_of=self.members_of,
                 find_fleet=no_fleets,
                 clock=lambda: self.now,
             )
@@ -163,6 +167,10 @@ class Hosted:
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
+
+    def members_of(self, epoch: int) -> Sequence[Address]:
+        """The quorum's; what comes after them if a test says so."""
+        return self.next_members if self.next_members and epoch >= self.next_epoch else ADDRESSES
 
     def lease(self, mode: int, **changes: Any) -> Lease:
         """A lease as the client signs it."""

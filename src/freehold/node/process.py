@@ -57,13 +57,13 @@ async def run(config: NodeConfig, stopping: asyncio.Event) -> None:
         database = await asyncio.to_thread(Database, config.data / "node.sqlite", MIGRATIONS)
         stack.push_async_callback(asyncio.to_thread, database.close)
         book = Book(database, network.domain)
-        providers = await _open_providers(config, network, key, book, clock)
+        membership = Membership(network.member_addresses)
+        providers = await _open_providers(config, network, key, book, membership, clock)
         for provider in providers.values():
             stack.push_async_callback(provider.stop)
             await provider.start()
         terms = Terms(config.stream_price, config.voucher_price, config.place)
         offers = Offers(key, network.domain, terms, providers, clock)
-        membership = Membership(network.member_addresses)
         api = Api(key, network.domain, membership.of, book, offers, providers, clock)
 
         def refresh() -> Quorum:
@@ -99,7 +99,7 @@ async def run(config: NodeConfig, stopping: asyncio.Event) -> None:
 
 
 async def _open_providers(
-    config: NodeConfig, network: Network, key: Key, book: Book, clock: Callable[[], int]
+    config: NodeConfig, network: Network, key: Key, book: Book, membership: Membership, clock: Callable[[], int]
 ) -> Mapping[str, HostedProvider]:
     guard = Guard(key.address, network.domain, time.time, started=time.time())
     share = config.allowance // sum(factory.is_leased for factory in PROVIDERS.values())
@@ -115,6 +115,7 @@ async def _open_providers(
                 open_sql=lambda migrations: Database(config.data / f"{name}.sqlite", migrations),
                 authenticate=guard.check_from,
                 find_fleet=ChainFleets(network, key.address).find,
+                members_of=membership.of,
                 clock=clock,
             )
         )

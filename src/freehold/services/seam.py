@@ -117,7 +117,8 @@ class LiveFleet(NamedTuple):
 @dataclass(frozen=True)
 class ProviderContext:
     """All that a provider may touch. `authenticate(sender, headers, method, path, body hash)`: WrongSignature unless
-    the request is from `sender`. `find_fleet` asks the chain: NotFound, Refused (another operator's, or retired)."""
+    the request is from `sender`. `find_fleet` asks the chain: NotFound, Refused (another operator's, or retired).
+    `members_of` names an epoch's oracle members, as far as they are known here."""
 
     key: Key
     domain: Domain
@@ -127,6 +128,7 @@ class ProviderContext:
     open_sql: Callable[[Sequence[str]], Sql]
     authenticate: Callable[[Address, Mapping[str, str], str, str, Hash], None]
     find_fleet: Callable[[Hash], Awaitable[LiveFleet]]
+    members_of: Callable[[int], Sequence[Address]]
     clock: Callable[[], int]
 
 

@@ -76,6 +76,7 @@ class Sensing:
                 open_sql=lambda migrations: Database(self.directory / "sensing.sqlite", migrations),
                 authenticate=lambda *_: None,
                 find_fleet=self.find_fleet,
+                members_of=lambda _: (),
                 clock=lambda: 0,
             )
         )

@@ -112,6 +112,7 @@ class Provided:
                     open_sql=lambda migrations: Database(directory / "storage.sqlite", migrations),
                     authenticate=self.guard.check_from,
                     find_fleet=no_fleets,
+                    members_of=lambda _: (),
                     clock=lambda: self.now,
                 )
             )

@@ -5,6 +5,7 @@
     POST /v1/storage/{lease}/deltas            the change, signed by both
     GET  /v1/storage/{lease}/shards/{root}     serving.py
     GET  /v1/storage/{lease}/records/{hash}    a segment's public record
+    .../records, .../resharings                reshared.py
 
 Invariant: a shard that was acknowledged, and an entry whose delta the node signed, survive a kill or a power cut at any
 moment; they go only by the rules in `lists.py`.
@@ -40,6 +41,7 @@ from freehold.services.storage.receiving import (
     key_of,
     parse_hash,
 )
+from freehold.services.storage.reshared import MIGRATION, Reshared
 from freehold.services.storage.serving import Sender
 from freehold.services.storage.terms import DELTA, NAME, PROOF, Delta, ShardEntry, StorageProof
 
@@ -57,11 +59,12 @@ class StorageProvider:
 
     def __init__(self, context: ProviderContext) -> None:
         self._context = context
-        self._sql = context.open_sql(MIGRATIONS)
+        self._sql = context.open_sql([*MIGRATIONS, MIGRATION])
         self._lists = Lists(self._sql)
         self._locks = Stripes()
         self._receiver = Receiver(context, self._lists, self._locks)
         self._sender = Sender(context, self._lists)
+        self._reshared = Reshared(context, self._sql)
         self._figures: dict[str, int] = {}
         self._proofs = 0
 
@@ -90,6 +93,7 @@ class StorageProvider:
             web.get(f"{base}/records/{{hash}}", self._show_record),
             web.post(f"{base}/plan", self._plan),
             web.post(f"{base}/deltas", self._accept),
+            *self._reshared.routes(),
         ]
 
     async def prove(self, context: Context) -> Mapping[str, Table[Any]]:
