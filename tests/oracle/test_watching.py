@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -10,13 +12,15 @@ import pytest
 
 from freehold.oracle.chain_records import Accepted
 from freehold.oracle.chain_view import AcceptedEpoch
-from freehold.oracle.watch import make_answer
+from freehold.oracle.watch import Case, Watcher, make_answer
 from freehold.oracle.watching import (
     Demand,
     Finding,
     Shown,
+    choose_blind_demands,
     choose_demands,
     contradict_answer,
+    contradict_blindly,
     examine,
     find_contradiction,
     is_claimed,
@@ -28,6 +32,7 @@ from freehold.protocol.disputes import (
     DEMAND_VERDICT,
     OPENING,
     SHRANK,
+    Contradiction,
     answer_leaf,
     answer_verdict,
     find_wrong_verdict,
@@ -35,7 +40,7 @@ from freehold.protocol.disputes import (
     path_of,
 )
 from freehold.protocol.epoch import Settlement
-from freehold.protocol.errors import NotFound, ReplayMismatch
+from freehold.protocol.errors import ChainError, NotFound, ReplayMismatch
 from freehold.protocol.messages import Report
 from freehold.protocol.state import AccountState, State
 from freehold.protocol.tables import Table
@@ -222,3 +227,78 @@ def test_a_report_of_another_manifest_is_not_judged_by_this_bundle(world: World)
     other = msgspec.structs.replace(bundle.report, manifest=keccak(b"another"))
     with pytest.raises(ReplayMismatch):
         examine(accepted(bundle, other), bundle, JUDGES, DOMAIN)
+
+
+def test_without_a_bundle_what_was_known_before_is_demanded(world: World) -> None:
+    """A leaf that fell is proven by the accounts before alone, and what is honest proves nothing."""
+    report, state = stolen(world)
+    before = world.settlements[2].state.accounts.rows
+    demands = choose_blind_demands(report, before, 5)
+    assert demands[0] == Demand(DEMAND_VERDICT, 5)
+    assert {demand.position for demand in demands[1:]} <= set(range(len(before)))
+    assert choose_blind_demands(msgspec.structs.replace(report, verdicts_root=Hash(bytes(32))), (), 5) == [
+        Demand(DEMAND_LEAF, 0)
+    ]
+    bundle = world.bundles[3]
+    finding = examine(accepted(bundle, report), bundle, JUDGES, DOMAIN)
+    shown = Shown(Demand(DEMAND_LEAF, 0), answer_leaf(state.accounts.rows, 0).shown)
+    assert contradict_blindly(report, before, shown) == find_contradiction(finding, state) is not None
+    honest = Shown(Demand(DEMAND_LEAF, 0), answer_leaf(world.settlements[3].state.accounts.rows, 0).shown)
+    assert contradict_blindly(world.settlements[3].report, before, honest) is None
+    assert contradict_blindly(report, before, Shown(demands[0], b"")) is None
+
+
+class FlakyCourt:
+    """A court each of whose answers fails once; `taken` is when somebody else has had the report revoked."""
+
+    def __init__(self, taken: bool = False) -> None:
+        self.kind, self.is_gone, self.taken = 0, False, taken
+        self.did: list[str] = []
+        self._failed: set[str] = set()
+
+    def _fail_once(self, what: str) -> None:
+        if what not in self._failed:
+            self._failed.add(what)
+            raise ChainError("away for a moment")
+
+    async def is_current(self, report: Report) -> bool:
+        self._fail_once(f"is_current {self.kind}")
+        return not self.is_gone
+
+    async def hold_kind(self, report: Report) -> int:
+        self._fail_once(f"hold_kind {self.kind}")
+        return self.kind
+
+    async def challenge(self, before: Report | None, report: Report, contradiction: Contradiction) -> bool:
+        self._fail_once(f"challenge {self.kind}")
+        if self.kind == 0:
+            self.kind, self.is_gone = 3, self.taken
+            self.did.append("committed")
+            return False
+        self.kind, self.is_gone = 0, True
+        self.did.append("revealed")
+        return True
+
+    async def withdraw(self, report: Report) -> None:
+        self._fail_once("withdraw")
+        if self.kind:
+            self.did.append("withdrawn")
+
+    async def slash(self, report: Report, signers: int, signatures: bytes) -> None:
+        self._fail_once("slash")
+        self.did.append("slashed")
+
+
+@pytest.mark.parametrize(
+    ("taken", "did"),
+    [(False, ["committed", "revealed", "slashed"]), (True, ["committed", "withdrawn", "withdrawn", "slashed"])],
+)
+def test_a_chain_that_fails_for_a_moment_costs_no_bond(world: World, taken: bool, did: list[str]) -> None:
+    """What is committed is revealed; where somebody else was quicker, the bond is taken back."""
+    watcher = object.__new__(Watcher)
+    watcher.chain = SimpleNamespace(active=0)  # type: ignore[assignment]
+    watcher._poll, watcher._shown, watcher._tell = 0.0, {}, lambda seen: None
+    court = FlakyCourt(taken)
+    case = Case(accepted(world.bundles[3]), Contradiction(COUNT, b""), [], lambda shown: None)
+    asyncio.run(watcher._dispute(court, case))  # type: ignore[arg-type]
+    assert court.did == did

@@ -243,11 +243,11 @@ class Quorum:
         raise Unavailable(f"fewer than {needed} members agree on {path}", answers=len(answers))
 
     async def first_good(self, path: str, check: Callable[[bytes], T]) -> T:
-        """What `check` makes of the bytes at `path` from the first member whose bytes it does not refuse."""
+        """What `check`, in a thread, makes of the bytes at `path` of the first member whose bytes it takes."""
         failure: FreeholdError = Unavailable("no member was asked")
         for member in self.members:
             try:
-                return check(await self._peers[member].get_bytes(path))
+                return await asyncio.to_thread(check, await self._peers[member].get_bytes(path))
             except FreeholdError as error:
                 if isinstance(failure, Unavailable) or isinstance(error, NotFound):
                     failure = error  # what a member says tells more than that another is away

@@ -46,6 +46,12 @@ class Court:
         """Whether the chain still has this report for its epoch."""
         return await self._oracle.report_hash(report.epoch) == report.struct_hash()
 
+    async def is_demanded(self, epoch: int, report: Hash, challenger: Address) -> bool:
+        """Whether somebody's demand of the report is open."""
+        if await self._oracle.report_hash(epoch) != report:
+            return False
+        return (await self.disputes.hold_of(report, challenger)).kind not in (NOTHING, CHALLENGE, ANSWERED)
+
     async def hold_kind(self, report: Report) -> int:
         """What this challenger has open against the report."""
         return int((await self.disputes.hold_of(report.struct_hash(), self.challenger)).kind)
@@ -101,6 +107,13 @@ class Court:
         await self._sender.transact(self.disputes.forfeit(report, challenger))
         log.info("epoch %d: the hold of %s has ended", epoch, challenger)
         return True
+
+    async def withdraw(self, report: Report) -> None:
+        """Take the bond back where somebody else had the report revoked, or a freeze made it active."""
+        if await self.hold_kind(report) in (NOTHING, ANSWERED):
+            return
+        await self._sender.transact(self.disputes.withdraw(report.struct_hash()))
+        log.info("epoch %d: the report is gone, and the bond is back", report.epoch)
 
     async def slash(self, report: Report, signers: int, signatures: bytes) -> None:
         """Take the bonds of those who signed a report that was proven wrong, if nobody has yet."""

@@ -5,15 +5,20 @@
     court    challenges, demands and answers, under the watcher's own bond
 
 Anyone may run it; one honest watcher within the dispute window is enough. Without a key it only watches and says.
+
+Every dispute and every answer is a task of its own: none holds up another, or the epochs after it, and what members
+serve ends at most the task that looks at it. Settling runs in a thread: deadlines on chain do not wait for it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 from freehold.chain.contracts import disputes as disputes_abi
 from freehold.chain.follower import Follower
@@ -30,16 +35,25 @@ from freehold.oracle.watching import (
     Demand,
     Finding,
     Shown,
+    choose_blind_demands,
     choose_demands,
     contradict_answer,
+    contradict_blindly,
     examine,
     find_contradiction,
     is_claimed,
 )
 from freehold.protocol.beacon import Block
 from freehold.protocol.bundle import decode_bundle
-from freehold.protocol.disputes import DEMAND_LEAF, Answer, answer_leaf, answer_verdict
-from freehold.protocol.errors import ChainError, FreeholdError
+from freehold.protocol.disputes import (
+    DEMAND_LEAF,
+    Answer,
+    Contradiction,
+    answer_leaf,
+    answer_verdict,
+    find_fallen_count,
+)
+from freehold.protocol.errors import Corrupt, FreeholdError, NotFound
 from freehold.protocol.keys import Key
 from freehold.protocol.state import State
 from freehold.protocol.units import Address, Hash
@@ -48,7 +62,7 @@ from freehold.services.judging import JUDGES
 log = logging.getLogger(__name__)
 
 PENDING = 64  # findings that are kept: the Ledger's ring holds no more pending reports
-PATIENCE = 10  # looks at the members for a bundle, until what they withhold is demanded on chain
+PATIENCE = 10  # looks at the members for a bundle, until the next epoch's turn; tries to collect what a dispute won
 
 
 class Seen(NamedTuple):
@@ -66,6 +80,15 @@ class Holding(NamedTuple):
     epoch: int
     report: Hash
     challenger: Address
+
+
+class Case(NamedTuple):
+    """What a dispute starts from: a proof, or what to demand, and how to find a proof in what is answered."""
+
+    accepted: AcceptedEpoch
+    contradiction: Contradiction | None
+    demands: list[Demand]
+    judge: Callable[[Shown], Contradiction | None]
 
 
 class Watcher:
@@ -89,7 +112,8 @@ class Watcher:
         self._feed = Feed(rpc, network, poll, lambda _epoch, _transaction: None)
         self._court = Court(rpc, network, key) if key is not None else None
         self._tell, self._from = tell, from_epoch
-        self._queue: asyncio.Queue[AcceptedEpoch] = asyncio.Queue()
+        self._queue: asyncio.Queue[tuple[AcceptedEpoch, int]] = asyncio.Queue()  # and when it was accepted
+        self._tasks: set[asyncio.Task[None]] = set()
         self._findings: OrderedDict[Hash, Finding] = OrderedDict()
         self._asked: dict[Hash, Demand] = {}  # this watcher's last demand, by report
         self._shown: dict[Hash, Shown] = {}  # and what was answered to it
@@ -98,36 +122,48 @@ class Watcher:
 
     async def run(self) -> None:
         """Until cancelled. What fails for a while is tried again."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._feed.run(self.chain.block, self._on_block))
-            tasks.create_task(self._examine_all())
-            if self._court is not None:
-                tasks.create_task(self._follow_disputes(self._court))
-                tasks.create_task(self._end_holds(self._court))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._feed.run(self.chain.block, self._on_block))
+                tasks.create_task(self._examine_all())
+                if self._court is not None:
+                    tasks.create_task(self._follow_disputes(self._court))
+                    tasks.create_task(self._end_holds(self._court))
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _spawn(self, epoch: int, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(_guard(epoch, work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _on_block(self, final: FinalBlock) -> None:
         for happened in self.chain.process_block(final):
             if isinstance(happened, AcceptedEpoch):
-                self._queue.put_nowait(happened)
+                self._queue.put_nowait((happened, final.block.time))
             elif isinstance(happened, Revoked):
                 self._tell(Seen(happened.epoch, happened.attempt, "revoked", f"with all after it, to {happened.last}"))
 
     async def _examine_all(self) -> None:
         while True:
-            accepted = await self._queue.get()
-            if accepted.accepted.report.epoch < self._from:
-                continue
-            try:
-                await self._examine(accepted)
-            except (FreeholdError, OSError) as error:
-                log.warning("epoch %d: %s", accepted.accepted.report.epoch, error)
+            accepted, time = await self._queue.get()
+            if accepted.accepted.report.epoch >= self._from:
+                await _guard(accepted.accepted.report.epoch, self._examine(accepted, time))
 
-    async def _examine(self, accepted: AcceptedEpoch) -> None:
+    async def _examine(self, accepted: AcceptedEpoch, time: int) -> None:
         report = accepted.accepted.report
         finding = await self._find(accepted)
-        if finding is None:
-            self._tell(Seen(report.epoch, report.attempt, "withheld", "no member shows what the report follows from"))
+        if finding is not None:
+            await self._judge(finding)
             return
+        self._tell(Seen(report.epoch, report.attempt, "withheld", "no member shows what the report follows from"))
+        if self._court is not None and report.epoch > self.chain.active:
+            self._spawn(report.epoch, self._pursue(self._court, accepted, time))
+
+    async def _judge(self, finding: Finding) -> None:
+        report = finding.report
         self._findings[report.struct_hash()] = finding
         if len(self._findings) > PENDING:
             self._findings.popitem(last=False)
@@ -138,71 +174,130 @@ class Watcher:
         name = finding.difference
         ours, theirs = getattr(finding.computed, name), getattr(report, name)
         self._tell(Seen(report.epoch, report.attempt, "contested", f"{name}: computed {ours}, reported {theirs}"))
-        if self._court is not None:
-            await self._dispute(self._court, finding)
+        if self._court is not None and report.epoch > self.chain.active:
+            self._spawn(report.epoch, self._contest(self._court, finding))
 
     async def _find(self, accepted: AcceptedEpoch) -> Finding | None:
         """The epoch, settled here from the first bundle that is authentic; None if nobody shows one for a while."""
+        for _ in range(PATIENCE):
+            finding = await self._look(accepted)
+            if finding is not None:
+                return finding
+            await asyncio.sleep(self._poll)
+        return None
+
+    async def _look(self, accepted: AcceptedEpoch) -> Finding | None:
         report = accepted.accepted.report
 
         def check(data: bytes) -> Finding:
-            return examine(accepted, decode_bundle(data, JUDGES), JUDGES, self._network.domain)
+            with _suspicion():
+                return examine(accepted, decode_bundle(data, JUDGES), JUDGES, self._network.domain)
 
-        path = f"/v1/bundles/{report.epoch}?attempt={report.attempt}"
-        for _ in range(PATIENCE):
-            try:
-                return await self._quorum.first_good(path, check)
-            except FreeholdError as error:
-                log.info("epoch %d: %s", report.epoch, error.message)
+        try:
+            return await self._quorum.first_good(f"/v1/bundles/{report.epoch}?attempt={report.attempt}", check)
+        except (FreeholdError, OSError) as error:
+            log.info("epoch %d: %s", report.epoch, error)
+            return None
+
+    async def _pursue(self, court: Court, accepted: AcceptedEpoch, time: int) -> None:
+        """Look on for what is withheld; from the middle of the window on, demand on chain what can be asked without it.
+
+        A manifest that cannot be settled (no quorum's, or of another anchor) is nothing that a member could show.
+        """
+        report, previous = accepted.accepted.report, accepted.previous
+        while self.chain.block.time < time + self._network.parameters.dispute_window // 2:
+            finding = await self._look(accepted)
+            if finding is not None:
+                await self._judge(finding)
+                return
             await asyncio.sleep(self._poll)
-        return None
+        known = self._findings.get(previous.struct_hash()) if previous is not None else None
+        before = known.settlement.state.accounts.rows if known is not None and not known.difference else ()
+        contradiction = find_fallen_count(previous, report) if previous is not None else None
+        demands = choose_blind_demands(report, before, secrets.randbits(64))
+        await self._dispute(
+            court, Case(accepted, contradiction, demands, lambda shown: contradict_blindly(report, before, shown))
+        )
 
     async def _claimed(self, finding: Finding) -> State | None:
         """The state after the epoch as a member has it whose accounts the report commits to."""
 
         def check(data: bytes) -> State:
-            state = decode_state(data, JUDGES)
-            if not is_claimed(state, finding.report):
-                raise ChainError("this state is not the one that the report commits to")
-            return state
+            with _suspicion():
+                state = decode_state(data, JUDGES)
+                if not is_claimed(state, finding.report):
+                    raise Corrupt("this state is not the one that the report commits to")
+                return state
 
         try:
             return await self._quorum.first_good(f"/v1/states/{finding.report.epoch}", check)
-        except FreeholdError:
+        except (FreeholdError, OSError):
             return None
 
-    async def _dispute(self, court: Court, finding: Finding) -> None:
-        """Until the report is gone or nothing is left to try: a challenge if there is a proof, else demands, whose
-        answers may be the proof."""
-        report, before = finding.report, finding.accepted.previous
+    async def _contest(self, court: Court, finding: Finding) -> None:
         claimed = await self._claimed(finding)
-        contradiction = find_contradiction(finding, claimed)
+        contradiction = await asyncio.to_thread(find_contradiction, finding, claimed)
         demands = [] if contradiction is not None else choose_demands(finding, claimed)
-        while await court.is_current(report) and self.chain.active < report.epoch:
-            answered = self._shown.pop(report.struct_hash(), None)
-            if answered is not None:
-                contradiction = contradiction or contradict_answer(finding, answered, JUDGES)
-                what = "nothing" if contradiction is None else f"a contradiction of kind {contradiction.kind}"
-                self._tell(Seen(report.epoch, report.attempt, "answered", f"it shows {what}"))
+        await self._dispute(
+            court,
+            Case(finding.accepted, contradiction, demands, lambda shown: contradict_answer(finding, shown, JUDGES)),
+        )
+
+    async def _dispute(self, court: Court, case: Case) -> None:
+        """Until the report is gone or nothing is left to try: a challenge if there is a proof, else demands, whose
+        answers may be the proof. What fails is tried again: a commitment that is not revealed costs the bond."""
+        report, accepted = case.accepted.accepted.report, case.accepted.accepted
+        while self.chain.active < report.epoch:
             try:
-                kind = await court.hold_kind(report)
-                if contradiction is not None and kind in (NOTHING, CHALLENGE, ANSWERED):
-                    await court.challenge(before, report, contradiction)
-                    if kind != CHALLENGE:
-                        self._tell(Seen(report.epoch, report.attempt, "challenged", f"kind {contradiction.kind}"))
-                elif kind == NOTHING and demands:
-                    demand = demands.pop(0)
-                    await court.demand(report, demand)
-                    self._tell(Seen(report.epoch, report.attempt, "demanded", f"kind {demand.kind}"))
-                elif kind == NOTHING:
+                if not await court.is_current(report):
+                    break
+                case = await self._hear(case)
+                if not await self._step(court, case):
                     return
-                elif kind not in (CHALLENGE, ANSWERED):
-                    await court.expire(before, report)
-            except ChainError as error:
-                log.warning("epoch %d: %s", report.epoch, error.message)
+            except (FreeholdError, OSError) as error:
+                log.warning("epoch %d: %s", report.epoch, error)
             await asyncio.sleep(self._poll)
-        accepted = finding.accepted.accepted
-        await court.slash(report, accepted.signers, accepted.signatures)
+        for _ in range(PATIENCE):
+            try:
+                await court.withdraw(report)
+                await court.slash(report, accepted.signers, accepted.signatures)
+                return
+            except (FreeholdError, OSError) as error:
+                log.warning("epoch %d: %s", report.epoch, error)
+            await asyncio.sleep(self._poll)
+
+    async def _hear(self, case: Case) -> Case:
+        """The case, with what has been answered to this watcher meanwhile."""
+        report = case.accepted.accepted.report
+        answered = self._shown.pop(report.struct_hash(), None)
+        if answered is None:
+            return case
+        contradiction = case.contradiction
+        try:
+            contradiction = contradiction or await asyncio.to_thread(case.judge, answered)
+        except Exception:  # whoever answers chooses the bytes
+            log.exception("epoch %d: the answer cannot be read", report.epoch)
+        what = "nothing" if contradiction is None else f"a contradiction of kind {contradiction.kind}"
+        self._tell(Seen(report.epoch, report.attempt, "answered", f"it shows {what}"))
+        return case._replace(contradiction=contradiction)
+
+    async def _step(self, court: Court, case: Case) -> bool:
+        """The next step on chain; False when there is none."""
+        report, before, contradiction = case.accepted.accepted.report, case.accepted.previous, case.contradiction
+        kind = await court.hold_kind(report)
+        if contradiction is not None and kind in (NOTHING, CHALLENGE, ANSWERED):
+            if not await court.challenge(before, report, contradiction) and kind != CHALLENGE:
+                self._tell(Seen(report.epoch, report.attempt, "challenged", f"kind {contradiction.kind}"))
+        elif kind == NOTHING and not case.demands:
+            return False
+        elif kind == NOTHING:
+            demand = case.demands[0]
+            await court.demand(report, demand)
+            del case.demands[0]
+            self._tell(Seen(report.epoch, report.attempt, "demanded", f"kind {demand.kind}"))
+        elif kind not in (CHALLENGE, ANSWERED):
+            await court.expire(before, report)
+        return True
 
     async def _follow_disputes(self, court: Court) -> None:
         """Answer what others demand of reports that follow: it pays, and keeps them from being revoked. Take note of
@@ -217,18 +312,18 @@ class Watcher:
             for event in batch.events:
                 happened = event.value
                 if isinstance(happened, disputes_abi.Demanded):
-                    await self._on_demanded(court, happened)
+                    self._on_demanded(court, happened)
                 elif isinstance(happened, disputes_abi.Answered | disputes_abi.Committed):
                     report, challenger = Hash(happened.report_hash), Address(happened.challenger)
                     self._holds.add(Holding(happened.epoch, report, challenger))
                     if isinstance(happened, disputes_abi.Answered) and challenger == court.challenger:
                         self._shown[report] = Shown(self._asked[report], happened.shown)
 
-    async def _on_demanded(self, court: Court, demanded: disputes_abi.Demanded) -> None:
+    def _on_demanded(self, court: Court, demanded: disputes_abi.Demanded) -> None:
         if Address(demanded.challenger) == court.challenger:
             self._asked[Hash(demanded.report_hash)] = Demand(demanded.kind, demanded.position)
         else:
-            await self._answer(court, demanded)
+            self._spawn(demanded.epoch, self._answer(court, demanded))
 
     async def _end_holds(self, court: Court) -> None:
         """End every hold whose time has passed, whoever opened it: a report stays pending until somebody does."""
@@ -237,27 +332,51 @@ class Watcher:
                 try:
                     if hold.epoch <= self.chain.active or await court.end_hold(*hold):
                         self._holds.discard(hold)
-                except (ChainError, OSError) as error:
+                except (FreeholdError, OSError) as error:
                     log.warning("epoch %d: a hold does not end: %s", hold.epoch, error)
             await asyncio.sleep(self._poll)
 
     async def _answer(self, court: Court, demanded: disputes_abi.Demanded) -> None:
-        finding = await self._wait_for(Hash(demanded.report_hash))
-        if finding is None or finding.difference:
-            return
-        try:
-            answer = make_answer(finding, demanded.kind, demanded.position)
-            await court.answer(finding.report, Address(demanded.challenger), answer)
-        except FreeholdError as error:
-            log.info("epoch %d: no answer from here: %s", demanded.epoch, error.message)
-
-    async def _wait_for(self, report: Hash) -> Finding | None:
-        """The finding on a report, once it has been examined; None where that takes too long."""
-        for _ in range(PATIENCE):
-            if report in self._findings:
-                return self._findings[report]
+        """As soon as the report has been examined, and as long as the demand is open: unanswered, it revokes."""
+        report, challenger = Hash(demanded.report_hash), Address(demanded.challenger)
+        while self.chain.active < demanded.epoch:
+            try:
+                if not await court.is_demanded(demanded.epoch, report, challenger):
+                    return
+                finding = self._findings.get(report)
+                if finding is not None and finding.difference:
+                    return
+                if finding is not None:
+                    answer = await asyncio.to_thread(make_answer, finding, demanded.kind, demanded.position)
+                    await court.answer(finding.report, challenger, answer)
+                    return
+            except NotFound as error:
+                log.warning("epoch %d: no answer from here: %s", demanded.epoch, error.message)
+                return
+            except (FreeholdError, OSError) as error:
+                log.info("epoch %d: not answered yet: %s", demanded.epoch, error)
             await asyncio.sleep(self._poll)
-        return None
+
+
+async def _guard(epoch: int, work: Coroutine[Any, Any, None]) -> None:
+    """Whatever one piece of work fails of ends only that."""
+    try:
+        await work
+    except (FreeholdError, OSError) as error:
+        log.warning("epoch %d: %s", epoch, error)
+    except Exception:
+        log.exception("epoch %d: given up", epoch)
+
+
+@contextmanager
+def _suspicion() -> Iterator[None]:
+    """Bytes from a member may make a decoder fail in any way: then they are none that were promised."""
+    try:
+        yield
+    except FreeholdError:
+        raise
+    except Exception as error:
+        raise Corrupt(f"bytes of a member do not decode: {error or type(error).__name__}") from error
 
 
 def make_answer(finding: Finding, kind: int, position: int) -> Answer:

@@ -4,6 +4,7 @@
     find_contradiction  what the Disputes contract can judge by itself: a fallen count or total, a wrong sum, an opening
     choose_demands      what to ask for on chain where the contradiction cannot be seen from here
     contradict_answer   what the answer to a demand proves wrong
+    ..._blind...        the same where nobody shows the evidence, or there is none that could be settled
 
 A bundle is believed only as far as the chain names it: the anchor is the watcher's own fold of the chain, the state
 before is the one that the accepted report before commits to, the manifest is the one that the report names. So members
@@ -12,7 +13,7 @@ can withhold, and cannot mislead.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from freehold.oracle.chain_view import AcceptedEpoch
@@ -33,9 +34,9 @@ from freehold.protocol.epoch import Settlement, check_manifest, settle
 from freehold.protocol.errors import ReplayMismatch
 from freehold.protocol.messages import Report
 from freehold.protocol.service import Judge
-from freehold.protocol.state import State
+from freehold.protocol.state import AccountState, State
 from freehold.protocol.typed import Domain
-from freehold.protocol.units import Address
+from freehold.protocol.units import ZERO_HASH, Address
 from freehold.protocol.verdicts import GOOD
 
 DEMANDS = 4  # for one report: each costs a bond while it is open
@@ -140,6 +141,22 @@ def choose_demands(finding: Finding, claimed: State | None) -> list[Demand]:
     got = {row.account: row.tokens_earned for row in claimed.accounts}
     short = {account for account, row in earned.items() if got.get(account, 0) < row.tokens_earned}
     return [Demand(DEMAND_VERDICT, path) for path in _paths_of_openings(finding, short)][:DEMANDS]
+
+
+def choose_blind_demands(report: Report, before: Sequence[AccountState], path: int) -> list[Demand]:
+    """What to ask for where nobody shows what the report follows from: the verdict at a path that nobody could foresee,
+    and the leaves of those who had earned most `before` it, whose totals must not have fallen."""
+    verdicts = [Demand(DEMAND_VERDICT, path)] if report.verdicts_root != ZERO_HASH else []
+    places = sorted(before, key=lambda row: (-row.tokens_earned, row.index))
+    leaves = [Demand(DEMAND_LEAF, row.index) for row in places if row.index < report.accounts]
+    return [*verdicts, *(leaves or [Demand(DEMAND_LEAF, 0)])][:DEMANDS]
+
+
+def contradict_blindly(report: Report, before: Sequence[AccountState], answer: Shown) -> Contradiction | None:
+    """What an answer proves wrong by the accounts `before` the report alone: a leaf that shrank."""
+    if answer.demand.kind != DEMAND_LEAF:
+        return None
+    return find_shrunk_shown(before, report, answer.demand.position, answer.shown)
 
 
 def _paths_of_openings(finding: Finding, operators: set[Address]) -> list[int]:
