@@ -17,7 +17,7 @@ from freehold.protocol.service import Context, Rows
 from freehold.protocol.state import LeaseState
 from freehold.protocol.tables import Table
 from freehold.protocol.typed import Message
-from freehold.protocol.units import MEASURE_LIMIT, ZERO_HASH, Address, Hash, check_measure
+from freehold.protocol.units import MEASURE_LIMIT, ZERO_HASH, Address, Hash
 from freehold.protocol.verdicts import (
     GOOD,
     KNOWN,
@@ -170,6 +170,7 @@ def _contributions(verdicts: Table[Verdict], context: Context) -> list[Contribut
     for node, lists in group_lists(context).items():
         for row in lists:
             proven = all(drawn[row.lease]) if drawn[row.lease] else node_good.get(node, False)
-            measure = check_measure(row.size * context.seconds) if proven else 0
+            # A list may be older than the parameters that bound its size now: it is capped, and stops no epoch.
+            measure = min(row.size * context.seconds, MEASURE_LIMIT - 1) if proven else 0
             contributions.append(Contribution(service=NAME, lease=row.lease, account=node, measure=measure))
     return contributions
