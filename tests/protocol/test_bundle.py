@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import random
 import zipfile
@@ -10,10 +11,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from freehold.protocol.bundle import Bundle, decode_bundle, encode_bundle, replay
+from freehold.protocol.batches import make_batch
+from freehold.protocol.bundle import Bundle, check_start, decode_bundle, encode_bundle, replay
 from freehold.protocol.errors import ReplayMismatch
 from freehold.services.judging import JUDGES
-from tests.protocol.world import MEMBERS, World, busy_world
+from freehold.services.storage.terms import PROOF
+from tests.protocol.world import DOMAIN, MEMBERS, World, busy_world, key
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +59,6 @@ def test_a_truncated_bundle_is_found(world: World, cut: int) -> None:
 
 def _report(bundle: Bundle, **change: Any) -> Bundle:
     report = msgspec.structs.replace(bundle.report, **change)
-    from tests.protocol.world import DOMAIN
-
     return bundle._replace(report=report, signatures=b"".join(m.sign(report, DOMAIN) for m in MEMBERS[:3]))
 
 
@@ -78,6 +79,26 @@ def test_a_consistent_lie_is_found_by_recomputing(world: World, lie: Any, first:
     with pytest.raises(ReplayMismatch) as caught:
         replay(encode_bundle(lie(world.bundles[-1])), JUDGES)
     assert caught.value.details["first"] == first
+
+
+def test_the_first_epoch_starts_from_nothing(world: World) -> None:
+    bundle = world.bundles[0]
+    later = world.bundles[-1].state
+    for name in ("clients", "operators", "locks", "members"):
+        state = dataclasses.replace(bundle.state, **{name: getattr(later, name)})
+        with pytest.raises(ReplayMismatch) as caught:
+            check_start(bundle._replace(state=state))
+        assert caught.value.details["first"] == "previous.json"
+
+
+def test_rows_that_their_sender_may_not_send_do_not_count_in_a_replay(world: World) -> None:
+    bundle = world.bundles[-1]
+    proofs = next(batch for batch in bundle.batches.values() if batch.header.kind == PROOF)
+    strange = make_batch(PROOF, proofs.table, key(666), DOMAIN)
+    manifest = world.manifest(bundle.anchor, [strange], (1, 1, 1))
+    lie = bundle._replace(manifest=manifest, batches={strange.subject: strange})
+    with pytest.raises(ReplayMismatch, match="must be sent by its node"):
+        decode_bundle(encode_bundle(lie), JUDGES)
 
 
 def world_state(bundle: Bundle) -> Any:

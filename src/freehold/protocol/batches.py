@@ -113,12 +113,17 @@ def decode_batch(data: bytes, kinds: Kinds, domain: Domain) -> Batch:
     header = decode_header(data, kinds)
     check_signed_by(header, header.sender_signature, header.sender, domain)
     table = Table.decode(kinds.types[header.kind], data[header_size(data) :])
+    check_rows(header, table, kinds)
+    return Batch(header, table)
+
+
+def check_rows(header: BatchHeader, table: Table[Any], kinds: Kinds) -> None:
+    """MalformedMessage unless these are the rows that the header commits to, and its sender may send them."""
     if len(table) != header.count or table.root != header.root:
         raise MalformedMessage("the batch's rows are not those that its header commits to")
     field = kinds.senders.get(header.kind)
     if field and (table.column(field) != np.frombuffer(header.sender, np.uint8)).any():
         raise MalformedMessage(f"a {header.kind} row must be sent by its {field}")
-    return Batch(header, table)
 
 
 def collect_rows(batches: Iterable[Batch], kinds: Kinds) -> dict[str, Any]:

@@ -22,7 +22,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from freehold.protocol.batches import Batch, kinds_of
+from freehold.protocol.batches import Batch, check_rows, kinds_of
 from freehold.protocol.certificates import quorum
 from freehold.protocol.epoch import Settlement, certified_subjects, check_manifest, settle
 from freehold.protocol.errors import FreeholdError, MalformedMessage, ReplayMismatch
@@ -32,7 +32,7 @@ from freehold.protocol.service import Judge
 from freehold.protocol.state import TABLES, AnchorData, State
 from freehold.protocol.tables import Table
 from freehold.protocol.typed import Domain, Message, canonical_json, fields_of, parse_json
-from freehold.protocol.units import Address, Hash, Signature
+from freehold.protocol.units import ZERO_HASH, Address, Hash, Signature
 
 VERSION = 2
 DATE = (1980, 1, 1, 0, 0, 0)
@@ -153,12 +153,13 @@ def decode_bundle(data: bytes, judges: Mapping[str, Judge]) -> Bundle:
             table = name.removeprefix("state/").removesuffix(".table")
             tables[table] = Table.decode(kinds[table], files[name])
         state = State.from_tables(tables)
-        batches, types = {}, kinds_of(judges).types
+        batches, taken = {}, kinds_of(judges)
         for name in sorted(n for n in files if n.startswith("batches/") and n.endswith(".table")):
             header = BatchHeader.from_bytes(files[name.removesuffix(".table") + ".json"])
-            batch = Batch(header, Table.decode(types[header.kind], files[name]))
-            if batch.table.root != header.root or name != f"batches/{batch.subject}.table":
-                raise MalformedMessage("rows that the batch's header does not commit to")
+            batch = Batch(header, Table.decode(taken.types[header.kind], files[name]))
+            check_rows(header, batch.table, taken)
+            if name != f"batches/{batch.subject}.table":
+                raise MalformedMessage("not the batch that its name says")
             check_signed_by(header, header.sender_signature, header.sender, domain)
             batches[batch.subject] = batch
     except (FreeholdError, KeyError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
@@ -196,7 +197,9 @@ def check_start(bundle: Bundle) -> None:
     anchor = bundle.anchor
     if bundle.previous is None:
         expected = anchor.parameters.hash()
-        if anchor.epoch != 1 or bundle.state.tables().keys() != set(TABLES) or len(bundle.state.accounts):
+        tables = bundle.state.tables()
+        filled = tables.keys() != set(TABLES) or any(len(table) for name, table in tables.items() if name != "epoch")
+        if anchor.epoch != 1 or filled or bundle.state.epoch.reveals != ZERO_HASH:
             raise ReplayMismatch("previous.json: only epoch 1 starts from the empty state", first="previous.json")
     else:
         expected = bundle.previous.struct_hash()
