@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from freehold.chain.abi import create_address
-from freehold.chain.contracts import Ledger, Oracle, Registry, Token, ledger, oracle
+from freehold.chain.contracts import Credits, Ledger, Oracle, Registry, Token, ledger, oracle
 from freehold.chain.contracts.ledger import Claimed, Pending
 from freehold.chain.contracts.oracle import Report, ReportAccepted
 from freehold.chain.contracts.registry import NodeRegistered
@@ -91,12 +91,12 @@ def test_a_report_of_the_protocol_has_the_fields_of_the_contracts() -> None:
 
 
 def test_a_creation_is_the_code_and_its_arguments() -> None:
-    artifact = json.loads((resources.files("freehold.chain") / "artifacts" / "Ledger.json").read_text())
-    call = Ledger.create(A, B, A, B, A, 60)
+    artifact = json.loads((resources.files("freehold.chain") / "artifacts" / "Credits.json").read_text())
+    call = Credits.create(A, B, 60)
     assert call.to is None
     assert call.data.hex().startswith(artifact["bytecode"][2:])
     arguments = call.data[len(artifact["bytecode"]) // 2 - 1 :]
-    assert decode(["address"] * 5 + ["uint64"], arguments)[5] == 60
+    assert decode(["address", "address", "uint64"], arguments)[2] == 60
 
 
 def test_events_take_indexed_fields_from_the_topics() -> None:
