@@ -24,6 +24,7 @@ from typing import Any
 
 import msgspec
 
+from freehold.oracle.chain_records import FinalBlock
 from freehold.oracle.chain_view import Start
 from freehold.oracle.checks import PeerMessage
 from freehold.oracle.effects import (
@@ -75,7 +76,7 @@ class Plan:
     skew: float  # how far clocks run apart: rates are 1/skew to skew
     disk_full: float  # the chance, a second, that an honest disk fills up
     write_crash: float  # that a member dies right before, or right after, a durable write
-    lag: int  # blocks that members' chain clients are behind at most, beside the usual
+    lag: int  # blocks that members' chain clients are behind at most, until the faults stop
     other_members: bool
     other_parameters: bool
     freeze: bool
@@ -127,12 +128,17 @@ class HonestHost(Host):
         self._rate = draw.uniform(1 / world.plan.skew, world.plan.skew)
         self._ahead = draw.randint(0, 10**6)
         self._full_until = 0
+        self._lag = draw.randint(0, world.plan.lag)
         super().__init__(world, index)
 
     def clock(self) -> int:
         if self.world.chance(0.002 * (self.world.plan.skew - 1)):
             self._ahead += self.world.random.randint(0, 20_000)
         return self._ahead + int(self.world.now * self._rate)
+
+    def visible_blocks(self) -> list[FinalBlock]:
+        final = super().visible_blocks()
+        return final if self.world.is_calm else final[: max(self._fed, len(final) - self._lag)]
 
     def handle(self, event: Event) -> None:
         if self.world.chance(self.world.plan.disk_full / 20):
@@ -286,9 +292,9 @@ class Adversary:
                 draw.choice(others or [report]),
             ]
         )
-        return self._vote(wrong, member, draw.choice([message.salt, ZERO_HASH]))
+        return self.vote(wrong, member, draw.choice([message.salt, ZERO_HASH]))
 
-    def _vote(self, report: Report, member: Address, salt: Hash) -> Vote:
+    def vote(self, report: Report, member: Address, salt: Hash) -> Vote:
         signature = self.keys[member].sign(report, DOMAIN)
         return Vote(report=report, salt=salt, member=member, member_signature=signature)
 
@@ -299,7 +305,7 @@ class Adversary:
         old = getattr(message.report if isinstance(message, Vote) else message, field)
         change = {field: max(0, old + draw.choice([-1, 1, 1, 2, 33]))}
         if isinstance(message, Vote):
-            return self._vote(msgspec.structs.replace(message.report, **change), member, message.salt)
+            return self.vote(msgspec.structs.replace(message.report, **change), member, message.salt)
         name = "leader_signature" if isinstance(message, Manifest) else "member_signature"
         return self.sign(msgspec.structs.replace(message, **change), member, name)
 
@@ -364,7 +370,7 @@ class CorruptHost(Host):
         if isinstance(event, MessageReceived):
             self.adversary.see(event.message)
             if "copies" in self._flags and isinstance(event.message, Vote):
-                self.do(self._to_all(self.adversary._vote(event.message.report, self.key.address, ZERO_HASH)))
+                self._copy(event.message)
         if isinstance(event, CertificateReceived):
             self.adversary.certificates.append(event.certificate)
         if isinstance(event, BatchReceived | CertificateReceived) and "signs anything" in self._flags and self.member:
@@ -377,6 +383,12 @@ class CorruptHost(Host):
             return
         if "deaf" not in self._flags or not isinstance(event, MessageReceived):
             super().handle(event)
+
+    def _copy(self, vote: Vote) -> None:
+        """Sign whatever an honest member signed, without having settled anything."""
+        if vote.member not in self.adversary.keys:
+            own = self.adversary.vote(vote.report, self.key.address, ZERO_HASH)
+            self.do(Broadcast(own, tuple(self._others)))
 
     # -- what goes out
 
@@ -472,7 +484,7 @@ class CorruptHost(Host):
                 found._replace(batches={}),
                 found._replace(signatures=bytes(195)),
                 found._replace(manifest=draw.choice(others) if others else found.manifest),
-                draw.choice(list(self.bundles.values())),
+                draw.choice([found, *self.bundles.values()]),
             ]
         )
 
@@ -558,7 +570,9 @@ class ByzantineWorld(World):
         if len(self.chain.revoked) != revoked or len(self.chain.accepted) < stood:
             stood = min(stood, len(self.chain.accepted))
         for accepted in self.chain.accepted[stood:]:
-            if accepted.accepted.report.epoch not in self.lies:
+            report = accepted.accepted.report
+            self.witness.taken[report.epoch] = max(report.attempt, self.witness.taken.get(report.epoch, 0))
+            if report.epoch not in self.lies:
                 self.witness.on_accepted(accepted)
 
 

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from freehold.oracle.chain_records import FinalBlock
 from freehold.oracle.chain_view import Start
 from freehold.oracle.committed import Committed
 from freehold.oracle.effects import (
@@ -163,13 +164,17 @@ class Host:
     def _tick(self, life: int) -> None:
         if self.life != life or self.member is None:
             return
-        final = self.world.chain.final
+        final = self.visible_blocks()
         until = min(len(final), self._fed + self.world.random.randint(0, 3))
         if until > self._fed:
             blocks, self._fed = final[self._fed : until], until
             self.handle(ChainAdvanced(tuple(blocks)))
         self.handle(Tick(self.clock()))
         self.world.after(TICK, lambda: self._tick(life))
+
+    def visible_blocks(self) -> list[FinalBlock]:
+        """The final blocks that this member's chain client has."""
+        return self.world.chain.final
 
     def clock(self) -> int:
         """Milliseconds, as this member's own clock shows them."""

@@ -1,7 +1,7 @@
-"""Members against faults and lies, by the thousand. A failing schedule names what replays it.
+"""Members against faults and lies, one kind at a time, by the hundred. A failing schedule names what replays it.
 
 FREEHOLD_SEED=17 pytest tests/oracle/test_simulation.py      only that seed, in each test
-FREEHOLD_SOAK=1  pytest tests/oracle/test_simulation.py      random seeds, until 20 times as many are done
+FREEHOLD_SOAK=1  pytest tests/oracle/test_simulation.py      10,000 of random seeds
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from tests.oracle.memo import remember
 from tests.oracle.simulation import CRASHING, HOSTILE, QUIET, REVOKING, Faults, Host, World, forget_settled
 
 SCHEDULES = 40
-SOAK_SCHEDULES = 100_000
+SCHEDULES_EACH = 8  # for each kind of liar: what they do together, and more, is test_byzantine.py's
+SOAK_SCHEDULES = 10_000
 
 
 @pytest.fixture(autouse=True)
@@ -48,8 +49,8 @@ def run(seed: int, faults: Faults, kind: type[Host] = Host, load: int = 6) -> Wo
 
 @pytest.mark.timeout(120)
 def test_honest_members_on_a_bad_net() -> None:
-    worlds = [run(seed, HOSTILE) for seed in seeds(4 * SCHEDULES)]
-    if len(worlds) > 100:
+    worlds = [run(seed, HOSTILE) for seed in seeds(2 * SCHEDULES)]
+    if len(worlds) > 1:
         assert any(accepted.accepted.report.view for world in worlds for accepted in world.chain.accepted)
         held = sum(bool(request.held) for world in worlds for request in world.requests)
         assert held > len(worlds), "the schedules hardly do anything"
@@ -57,7 +58,7 @@ def test_honest_members_on_a_bad_net() -> None:
 
 @pytest.mark.timeout(120)
 def test_honest_members_that_crash() -> None:
-    for seed in seeds(2 * SCHEDULES):
+    for seed in seeds(SCHEDULES):
         run(seed, CRASHING, load=14)
 
 
@@ -74,9 +75,9 @@ def test_wrong_reports_are_revoked_and_good_ones_too() -> None:
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_one_member_lies(kind: type[Host]) -> None:
-    for seed in seeds(SCHEDULES):
+    for seed in seeds(SCHEDULES_EACH):
         run(seed, HOSTILE, kind)
-    for seed in seeds(SCHEDULES // 2):
+    for seed in seeds(SCHEDULES_EACH // 2):
         run(seed, CRASHING, kind, load=10)
 
 

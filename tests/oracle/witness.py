@@ -3,7 +3,8 @@ write, and every report that the chain takes, and objects at once to what must n
 
     left      two observations over an anchor, two manifests, seals or reports of one view, a view that fell, a vote
               that its seal does not open or that Q members have not sealed for, an answer for a closed epoch
-    written   a commit of anything but a report that the chain has taken and that follows
+    written   a commit of anything but a report that the chain has taken and that follows; a vote forgotten before the
+              chain has taken a report of its attempt, or a later one
     taken     a report that is not what a plain `settle` makes of its manifest; a manifest without a certificate that
               f+1 honest members had on disk when they observed
     at last   what an honest member promised to observe and did not; a vote for what does not follow
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from freehold.oracle.chain_view import AcceptedEpoch
 from freehold.oracle.hidden import compute_seal
-from freehold.oracle.records import HELD, OBSERVATION, Record
+from freehold.oracle.records import HELD, OBSERVATION, VOTE, Record
 from freehold.protocol.batches import RESERVATION
 from freehold.protocol.certificates import CERTIFICATE_EPOCHS, faults, quorum
 from freehold.protocol.epoch import Settlement, certified_subjects, check_manifest
@@ -50,6 +51,7 @@ class Witness:
         self._had: dict[int, dict[Address, frozenset[Hash]]] = defaultdict(dict)
         self._states: dict[Hash | None, Any] = {}
         self.good: dict[Hash, Settlement] = {}
+        self.taken: dict[int, int] = {}  # the latest attempt at each epoch of which the chain took a report
         self.settled = 0
         self.messages = 0
         self.calm_views: list[int] = []  # of the epochs that began after the faults had stopped
@@ -109,6 +111,9 @@ class Witness:
 
     def on_written(self, host: Host, record: Record) -> None:
         """A record is about to be durable on an honest member's disk."""
+        if record.kind == VOTE and record.data is None:
+            epoch, attempt, _ = map(int, record.key.split(" "))
+            assert self.taken.get(epoch, -1) >= attempt, f"{host.index}: forgets what it signed in {record.key}"
         if record.kind != OBSERVATION or record.data is None or host.key.address in self._had[record.epoch]:
             return
         held = [Certificate.from_bytes(one.data or b"") for one in host.disk.values() if one.kind == HELD]
