@@ -217,7 +217,8 @@ class Gathering:
         if known is not None and known.epoch >= certificate.epoch:
             return []
         if known is None:
-            self._usage.hold(certificate.subject, *self._holder(certificate.subject), epoch)
+            signers = certificate.signers.bit_count()
+            self._usage.hold(certificate.subject, *self._holder(certificate.subject), epoch, signers)
         self.held[certificate.subject] = certificate
         return [Record(HELD, str(certificate.subject), certificate.epoch, certificate.to_bytes())]
 

@@ -19,7 +19,9 @@ from freehold.protocol.units import Address, Hash
 
 MIB = 2**20
 HELD_LIMIT = 5_000  # certificates; a manifest of seven members with as many is 20 MB
+MANIFEST_BYTES = 24 * MIB  # of a manifest of any number of members: a message takes 32 MiB (`server.py`)
 BATCHES_LIMIT = 50_000
+CERTIFICATE_JSON, SIGNATURE_JSON = 170, 130  # bytes of a certificate in an observation, and of each signature in it
 
 
 class Quota(NamedTuple):
@@ -103,15 +105,17 @@ class Usage:
         self._rows[who] += rows
         self._size[who] += size
 
-    def hold(self, subject: Hash, sender: Address | None, standing: Standing, epoch: int) -> None:
+    def hold(self, subject: Hash, sender: Address | None, standing: Standing, epoch: int, signers: int) -> None:
         """Count a certificate as held. Overloaded where it is more than its sender, or all but the bonded, may have.
 
-        `sender` is None where its batch is not here.
+        `sender` is None where its batch is not here; `signers` is the quorum that signed it.
         """
         who = None if sender is None else _counted(sender, standing)
         total = len(self._holders) if standing is Standing.BONDED else self._held_by_others
-        if total >= _share(HELD_LIMIT, standing) or (who is not None and self._held[who] >= QUOTAS[standing].held):
-            raise Overloaded("this member holds no more certificates in this epoch", limit=HELD_LIMIT, epoch=epoch)
+        limit = held_limit(signers)
+        own = max(1, QUOTAS[standing].held * limit // HELD_LIMIT)
+        if total >= _share(limit, standing) or (who is not None and self._held[who] >= own):
+            raise Overloaded("this member holds no more certificates in this epoch", limit=limit, epoch=epoch)
         self.restore_held(subject, sender, standing)
 
     def restore_held(self, subject: Hash, sender: Address | None, standing: Standing) -> None:
@@ -130,6 +134,12 @@ class Usage:
             self._held[who] -= 1
             if not self._held[who]:
                 del self._held[who]
+
+
+def held_limit(signers: int) -> int:
+    """Certificates that a member holds at once, each with so many signatures, as many as a manifest has observations:
+    a manifest whose observers all hold them is a message that members take, or no epoch would be settled any more."""
+    return min(HELD_LIMIT, MANIFEST_BYTES // max(1, signers * (CERTIFICATE_JSON + signers * SIGNATURE_JSON)))
 
 
 def _counted(sender: Address, standing: Standing) -> Address:
