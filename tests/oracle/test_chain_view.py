@@ -222,6 +222,16 @@ def test_fleets_and_their_devices_stand_as_they_are_at_the_anchor() -> None:
     assert [(c.index, c.owner) for c in view.anchor.changes] == [(2, zero), (4, C)]
 
 
+def test_fleets_stand_in_the_order_of_their_registration_after_a_restart_too() -> None:
+    view, fleets = ChainView(START), [keccak(name) for name in (b"c", b"a", b"d", b"b")]
+    view.process_block(block(1, *(FleetRegistered(A, fleet, keccak(b"root"), 9) for fleet in fleets)))
+    view = ChainView.from_bytes(view.to_bytes(), START)
+    run_to_anchor(view)
+    assert view.anchor is not None
+    assert [record.fleet for record in view.anchor.fleets] == fleets
+    assert fleets != sorted(fleets)
+
+
 PARTIES = st.sampled_from([A, B, C, D])
 RECORDS = st.one_of(
     st.builds(Registered, PARTIES, PARTIES, st.text(max_size=5), PARTIES),

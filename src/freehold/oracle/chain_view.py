@@ -374,7 +374,7 @@ class ChainView:
             bonds[known.operator] = bonds.get(known.operator, 0) + self._bonds.get((known.operator, node), 0)
         return tuple(
             FleetRecord(fleet=key, operator=f.operator, root=f.root, count=f.devices, bond=bonds.get(f.operator, 0))
-            for key, f in sorted(self._fleets.items())
+            for key, f in self._fleets.items()
         )
 
     # -- a snapshot, so that a restart need not fold from the deployment on -------------------------------------------

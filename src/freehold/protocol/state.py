@@ -162,8 +162,8 @@ class MemberSet(Message, frozen=True):
 class AnchorData(Message, frozen=True):
     """All that settlement reads of the chain: folded from events up to the anchor, and the block behind the beacon.
 
-    `changes` are in the order of (fleet, index), `collections` those since the report before, in the chain's order, and
-    `collected` the hash chain over all that ever were; `membership` ascends.
+    `fleets` are in the order of their registration, `changes` in that of (fleet, index), `collections` those since the
+    report before, in the chain's order, and `collected` the hash chain over all that ever were; `membership` ascends.
     """
 
     epoch: Uint64

@@ -111,7 +111,8 @@ def judge_enrolments(rows: Iterable[Enrolment], context: Context) -> list[str]:
         for i, reason in zip(own, judge_fleet([rows[i] for i in own], fleets.get(fleet), context), strict=True):
             reasons[i] = reason
     known = {row.device for row in context.state}
-    for i, row in enumerate(rows):
+    order = [fleet.fleet for fleet in context.fleets]
+    for i, row in sorted(enumerate(rows), key=lambda pair: order.index(pair[1].fleet) if pair[1].fleet in order else 0):
         if reasons[i] == GOOD:
             reasons[i] = KNOWN if row.device in known else GOOD
             known.add(row.device)

@@ -110,6 +110,14 @@ def test_what_others_show_of_a_fleet_does_not_keep_it_out() -> None:
     assert compare(context, rows_of([], twice)) == [*[GOOD] * 4, *[KNOWN] * 4]
 
 
+def test_a_copied_list_takes_no_device_from_the_fleet_that_was_registered_first() -> None:
+    rows = listed(DEVICES[:3])
+    for own, copied in ((1, 2), (2, 1)):
+        first, copy = fleet_of(own, rows), fleet_of(copied, rows)
+        shown = [*enrolments(copy, rows), *enrolments(first, rows)]
+        assert compare(context_of([first, copy], []), rows_of([], shown)) == [*[KNOWN] * 3, *[GOOD] * 3]
+
+
 def test_the_bond_covers_so_many_devices_and_no_more() -> None:
     rows = listed(DEVICES[:4])
     for devices, bond in ((2, 3 * PARAMETERS.device_bond - 1), (3, 3 * PARAMETERS.device_bond)):

@@ -164,8 +164,11 @@ def judge_enrolments(rows: Table[Enrolment], context: Context, known: Lookup) ->
     good = np.flatnonzero(codes == CODE[GOOD])
     again = known.find(rows.column("device")[good]) >= 0
     codes[good[again]] = CODE[KNOWN]
-    # Of one key in two fleets, the first row counts: rows stand in the order of their batches' ids.
+    # A list can be copied once it is shown: of one key in two fleets, the one that was registered first counts.
     good = good[~again]
+    ranks = {bytes(fleet.fleet): rank for rank, fleet in enumerate(context.fleets)}
+    registered = np.array([ranks.get(value, 0) for value in values], np.int64)
+    good = good[np.argsort(registered[group[good]], kind="stable")]
     order = sort_order(rows.column("device")[good])
     ordered = good if order is None else good[order]
     devices = rows.column("device")[ordered]
