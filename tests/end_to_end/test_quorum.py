@@ -55,22 +55,25 @@ def test_a_member_that_stops_answering_does_not_stop_the_epochs(network: Running
     wait_for(lambda: network.ask("status")["healthy"], "the member is level again")
 
 
-def lying_member(network: RunningNetwork) -> Iterator[bytes]:
+def lying_member(network: RunningNetwork, liar: int = 4) -> Iterator[bytes]:
     """What a member might post with its real key: nonsense about anything, and two signatures for one view."""
     from freehold.local.accounts import derive_accounts
 
-    key = derive_accounts(4, 0).members[3]
+    key = derive_accounts(4, 0).members[liar - 1]
     domain = Network.load(network.local / "network.json").domain
-    status = get_json(f"{network.urls()['member-1']}/v1/status")
+    status = get_json(f"{network.urls()[f'member-{liar % 4 + 1}']}/v1/status")
     report = Report.from_json(status["last_report"])
     epoch = int(status["epoch"])
     for lie in (Hash(b"\x01" * 32), Hash(b"\x02" * 32)):
-        observation = Observation(epoch=epoch, anchor=lie, price=1, certificates=(), member=key.address)
+        observation = Observation(
+            epoch=epoch, anchor=lie, price=1, commitment=lie, reveal=lie, certificates=(), member=key.address
+        )
         signed = msgspec.structs.replace(observation, member_signature=key.sign(observation, domain))
         yield message_of(signed)
         forged = msgspec.structs.replace(report, epoch=epoch, state_root=lie, tokens_earned=10**24)
-        yield message_of(Vote(report=forged, member=key.address, member_signature=key.sign(forged, domain)))
-    change = ViewChange(epoch=epoch, view=1000, member=key.address)
+        signature = key.sign(forged, domain)
+        yield message_of(Vote(report=forged, salt=lie, member=key.address, member_signature=signature))
+    change = ViewChange(epoch=epoch, attempt=0, view=1000, member=key.address)
     yield message_of(msgspec.structs.replace(change, member_signature=key.sign(change, domain)))
     yield b'{"type": "Vote", "message": {}}'
     yield b"\x00" * 1000
@@ -80,13 +83,13 @@ def message_of(message: Observation | Vote | ViewChange) -> bytes:
     return canonical_json({"type": type(message).__name__, "message": message.to_json()})
 
 
-def signed_headers(network: RunningNetwork, url: str, body: bytes) -> dict[str, str]:
-    """What member 4 sends along with a message to the member at `url`."""
+def signed_headers(network: RunningNetwork, url: str, body: bytes, liar: int = 4) -> dict[str, str]:
+    """What member `liar` sends along with a message to the member at `url`."""
     from freehold.local.accounts import derive_accounts
 
     known = Network.load(network.local / "network.json")
     recipient = known.member_addresses[known.member_urls.index(url)]
-    key, body_hash, nonce = derive_accounts(4, 0).members[3], keccak(body), Hash(os.urandom(32))
+    key, body_hash, nonce = derive_accounts(4, 0).members[liar - 1], keccak(body), Hash(os.urandom(32))
     signed = authorize(key, "POST", MESSAGES_PATH, body_hash, recipient, known.domain, int(time.time()), nonce)
     return signed | {BODY_HEADER: str(body_hash)}
 
