@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from freehold.client.sdk import Freehold
-from freehold.market.leases import Want
+from freehold.market.reservations import Want
 from freehold.protocol.errors import (
     Conflict,
     Corrupt,

@@ -11,8 +11,8 @@ import pytest
 
 from freehold.client.heads import LocalHeads
 from freehold.client.sdk import Freehold
-from freehold.market import leases as market
-from freehold.market.leases import Want
+from freehold.market import reservations
+from freehold.market.reservations import Want
 from freehold.protocol.batches import RESERVATION, encode_batch, make_batch
 from freehold.protocol.errors import Conflict, InsufficientCredits, NotFound, Unavailable
 from freehold.protocol.messages import Lock, Reservation
@@ -97,7 +97,7 @@ def test_a_tie_is_void_with_its_epoch_and_locks_nobody_out(tmp_path: Path, monke
         async with world(tmp_path / "net", nodes=1) as net, device(net, "one") as one, device(net, "two") as two:
             await offer(net.members[:2], reservation(LEASE, 10), one)
             await offer(net.members[2:], reservation(OTHER, 10), two)
-            monkeypatch.setattr(market, "PAUSES", ())
+            monkeypatch.setattr(reservations, "PAUSES", ())
             with pytest.raises(Unavailable, match="another device") as caught:
                 await one._leases.reserve({LEASE: Want(11, 11)})
             assert "open epoch" in caught.value.advice
@@ -120,7 +120,7 @@ def test_a_member_that_lies_about_what_came_first_holds_up_nobody(
                 raise Conflict("another one came first", subject=str(Hash(b"?" * 32)))
 
             monkeypatch.setattr(net.members[0], "_reserve", lie)
-            monkeypatch.setattr(market, "PAUSES", (0.0,))
+            monkeypatch.setattr(reservations, "PAUSES", (0.0,))
             kept = await one._leases.reserve({LEASE: Want(10, 10)})
             assert kept is not None
             assert kept.caps() == {LEASE: 10}

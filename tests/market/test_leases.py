@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from freehold.market.leases import KeptReservation, Want, format_credits
+from freehold.market.reservations import KeptReservation, Want, format_credits
 from freehold.protocol.errors import InsufficientCredits, Unavailable
 from freehold.protocol.units import ONE, Hash
 from tests.client.world import World, world

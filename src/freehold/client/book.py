@@ -17,8 +17,9 @@ from pathlib import Path
 
 import msgspec
 
-from freehold.market.leases import KeptLease, KeptReservation
+from freehold.market.leases import KeptLease
 from freehold.market.quorum import Held
+from freehold.market.reservations import KeptReservation
 from freehold.protocol.messages import Certificate, Lease, Reservation
 from freehold.protocol.units import Address, Hash, Signature
 from freehold.services.storage.client_objects import ListedShard

@@ -17,10 +17,11 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
-from freehold.market.leases import Leases, NodeLeases, Want
+from freehold.market.leases import Leases, NodeLeases
 from freehold.market.network import Network
 from freehold.market.placement import Candidate, Directory, Survey, Terms, choose, survey
 from freehold.market.quorum import Quorum
+from freehold.market.reservations import Want
 from freehold.market.view import ClientView
 from freehold.market.vouchers import Vouchers
 from freehold.net.client import Dial
