@@ -22,8 +22,9 @@ from freehold.oracle import engine, process
 from freehold.oracle.court import Court
 from freehold.oracle.setup import Setup
 from freehold.oracle.watch import Seen, Watcher
+from freehold.oracle.watching import Demand
 from freehold.protocol import epoch as protocol_epoch
-from freehold.protocol.disputes import answer_leaf
+from freehold.protocol.disputes import DEMAND_LEAF, answer_leaf
 from freehold.protocol.epoch import Settlement
 from freehold.protocol.errors import NotFound
 from freehold.protocol.keys import Key
@@ -172,3 +173,29 @@ async def told(seen: list[Seen], what: str, epoch: int, attempt: int) -> None:
     async with asyncio.timeout(DEADLINE):
         while not any((s.what, s.epoch, s.attempt) == (what, epoch, attempt) for s in seen):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
+
+
+@pytest.mark.timeout(150)
+def test_members_answer_what_is_demanded_of_an_honest_report(tmp_path: Path) -> None:
+    asyncio.run(demanding(tmp_path))
+
+
+async def demanding(tmp_path: Path) -> None:
+    """Somebody demands a leaf and lets nobody but the members answer: the report stays, and the bond is theirs."""
+    async with real_network(tmp_path, dispute_bond=10 * ONE) as network:
+        at, rpc = network.network.contracts, network.rpc
+        token, oracle = Token(rpc, at["token"]), Oracle(rpc, at["oracle"])
+        challenger = Key(CHALLENGER)
+        await network.sender.transact(token.transfer(challenger.address, 100 * ONE))
+        await network.wait_for_epoch(2)
+        court = Court(rpc, network.network, challenger)
+        report = await network.last_report()
+        await court.demand(report, Demand(DEMAND_LEAF, 0))
+        async with asyncio.timeout(DEADLINE):
+            while await court.is_demanded(report.epoch, report.struct_hash(), challenger.address):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        await network.wait_for_epoch(report.epoch + 2)
+        assert await oracle.attempt_of(report.epoch) == 0
+        assert await token.balance_of(challenger.address) == 90 * ONE
+        paid = [await token.balance_of(Key(secret).address) for secret in MEMBERS]
+        assert sum(paid) == 10 * ONE

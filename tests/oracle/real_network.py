@@ -22,6 +22,7 @@ from freehold.net.client import Dial
 from freehold.oracle import process
 from freehold.oracle.config import MemberConfig
 from freehold.protocol.keys import Key
+from freehold.protocol.messages import Report
 from freehold.protocol.units import ONE
 from tests.conftest import SLOW
 from tests.local.chains import key, local_chain
@@ -103,6 +104,11 @@ class RealNetwork:
                 for _, task in self.running.values():
                     if task.done():
                         task.result()
+
+    async def last_report(self) -> Report:
+        """The newest report that the first member has committed."""
+        status = await self.get(0, "/v1/status")
+        return Report.from_json(status["last_report"])
 
     async def buy_credits(self, tokens: int) -> None:
         token = Token(self.rpc, self.network.contracts["token"])

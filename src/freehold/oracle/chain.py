@@ -190,7 +190,7 @@ class Submitter:
     def __init__(self, rpc: Rpc, network: Network, secret: bytes) -> None:
         self._oracle = Oracle(rpc, network.contracts["oracle"])
         self._ledger = Ledger(rpc, network.contracts["ledger"])
-        self._sender = Sender(rpc, secret, deadline=SUBMIT_SECONDS)
+        self.sender = Sender(rpc, secret, deadline=SUBMIT_SECONDS)
         self._busy, self._accusing = asyncio.Lock(), asyncio.Lock()
         self.submitted = 0
         self.failure = ""
@@ -205,7 +205,7 @@ class Submitter:
                     return
                 await self._activate()
                 report = _struct(effect.report)
-                await self._sender.transact(self._oracle.submit(report, effect.signers, effect.signatures))
+                await self.sender.transact(self._oracle.submit(report, effect.signers, effect.signatures))
                 self.submitted += 1
                 self.failure = ""
                 log.info("epoch %d: report submitted", effect.report.epoch)
@@ -216,7 +216,7 @@ class Submitter:
     async def _activate(self) -> None:
         """Activate what is due: the ring of pending reports must not fill, and earnings can be claimed."""
         if await self._ledger.due_epoch() > await self._ledger.active_epoch():
-            await self._sender.send(self._ledger.activate())
+            await self.sender.send(self._ledger.activate())
 
     async def accuse(self, effect: Accuse) -> None:
         """Have the Oracle contract record an equivocation; somebody else may have done so."""
@@ -226,7 +226,7 @@ class Submitter:
         )
         async with self._accusing:  # one at a time, and no report waits for it
             try:
-                await self._sender.transact(call)
+                await self.sender.transact(call)
                 log.warning("member %s signed two reports of epoch %d", first.member, first.report.epoch)
             except ChainError as error:
                 log.info("the equivocation of %s was not recorded from here: %s", first.member, error.message)

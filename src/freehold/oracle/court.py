@@ -30,11 +30,12 @@ NOTHING, CHALLENGE, ANSWERED = 0, 3, 4  # contracts/Disputes.vy: the kinds of a 
 class Court:
     """One key's disputes. Whatever it sends may be refused because somebody else was quicker; the next look tells."""
 
-    def __init__(self, rpc: Rpc, network: Network, key: Key) -> None:
+    def __init__(self, rpc: Rpc, network: Network, key: Key, sender: Sender | None = None) -> None:
+        """`sender`: of this key, where the process has one already: two would take each other's nonces."""
         at = network.contracts
         self.disputes = Disputes(rpc, at["disputes"])
         self._oracle, self._token = Oracle(rpc, at["oracle"]), Token(rpc, at["token"])
-        self._sender, self._key = Sender(rpc, key.secret), key
+        self._sender, self._key = sender or Sender(rpc, key.secret), key
         self._rpc = rpc
 
     @property

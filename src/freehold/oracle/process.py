@@ -22,9 +22,11 @@ from freehold.chain.rpc import Rpc
 from freehold.market.network import Network
 from freehold.net.client import Dial
 from freehold.net.server import make_app, serve
+from freehold.oracle.answering import Answerer
 from freehold.oracle.chain import Feed, Submitter
 from freehold.oracle.chain_view import Start
 from freehold.oracle.config import MemberConfig
+from freehold.oracle.court import Court
 from freehold.oracle.engine import Engine
 from freehold.oracle.events import ChainAdvanced, PriceSeen, Tick
 from freehold.oracle.member import Member
@@ -45,6 +47,7 @@ log = logging.getLogger(__name__)
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 TICK_SECONDS = 0.1
+ANSWER_POLLS = 4  # demands stand for whole epochs: they are looked for less often than blocks
 CHAIN_SECONDS = 1.0  # until the chain is asked again, at the start
 
 
@@ -77,6 +80,8 @@ async def run(config: MemberConfig, stopping: asyncio.Event, own_key: Key | None
         peers = Peers(dial, key, network.domain, lambda: read_urls(config.network, network))
         submitter = Submitter(rpc, network, key.secret)
         engine = Engine(member, store, peers, submitter)
+        court = Court(rpc, network, key, submitter.sender)
+        answerer = Answerer(rpc, network, store, court, find_turn(setup.start.members, key), ANSWER_POLLS * config.poll)
         price = PriceFile(config.price_file, lambda seen: engine.handle(PriceSeen(seen)))
         status = Status(member, feed, peers, store, submitter)
         app = make_app(Api(engine, store, status).routes(), ready=status.ready, metrics=status.metrics)
@@ -91,6 +96,7 @@ async def run(config: MemberConfig, stopping: asyncio.Event, own_key: Key | None
             asyncio.create_task(watch_head(feed, status, config.poll), name="head"),
             asyncio.create_task(peers.run(), name="peers"),
             asyncio.create_task(price.run(), name="price"),
+            asyncio.create_task(answerer.run(), name="answers"),
             asyncio.create_task(tick(engine), name="clock"),
         ]
         stopped = asyncio.create_task(stopping.wait())
@@ -103,6 +109,11 @@ async def run(config: MemberConfig, stopping: asyncio.Event, own_key: Key | None
                 task.cancel()
             await asyncio.gather(stopped, *tasks, return_exceptions=True)
     log.info("member %s has stopped", key.address)
+
+
+def find_turn(members: tuple[Address, ...], key: Key) -> int:
+    """This member's turn at what any of them may do: those that joined later come last."""
+    return members.index(key.address) if key.address in members else len(members)
 
 
 def make_setup(network: Network, members: tuple[Address, ...], key: Key, view_timeout: float) -> Setup:
