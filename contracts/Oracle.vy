@@ -139,7 +139,10 @@ def submit(report: reports.Report, bitmap: uint256, signatures: Bytes[65 * MAX_M
     @notice Anyone submits. Bit i of `bitmap` says that member i of the epoch signed; signatures (r, s, v) stand in that
             order. The calldata has exactly one length: nothing is padded. A report that ends a freeze without counting
             what was collected is not taken: it shows that the quorum is back, and its epoch settles again.
+            Only an account without code calls, and calls directly: so the signatures stand in the transaction's own
+            calldata, where members and watchers read them. An account that delegates its code could hide them too.
     """
+    assert msg.sender == tx.origin and msg.sender.codesize == 0, "oracle: not direct"
     signers: DynArray[address, MAX_MEMBERS] = staticcall Members(members).members_at(report.epoch)
     quorum: uint256 = self._quorum(len(signers))
     assert len(signatures) == 65 * quorum, "oracle: signatures length"

@@ -1,7 +1,7 @@
 """What a contract call costs as a whole transaction, measured in titanoboa's EVM.
 
 Intrinsic gas, refunds and the calldata floor are the rules of EIP-2028, 3529, 3860 and 7623. Invariant: every account
-and slot is cold when a measured call begins, as in a transaction of its own.
+and slot but the sender's account is cold when a measured call begins, as in a transaction of its own (EIP-2929).
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ def measure(contract: Any, function: str, *arguments: Any, sender: str | None = 
     # A transaction of its own: nothing is warm, and refunds count from the values of now.
     boa.env.evm.vm.state.lock_changes()
     boa.env.evm.reset_access_counters()
+    boa.env.evm.vm.state.mark_address_warm(bytes.fromhex((sender or boa.env.eoa)[2:]))
     data = method.prepare_calldata(*arguments)
     method(*arguments, sender=sender)
     computation = contract._computation

@@ -214,6 +214,27 @@ def test_the_largest_committee_submits(world: World) -> None:
     assert large.ledger.posted_epoch() == 1
 
 
+FORWARDER = """
+@external
+def forward(to: address, data: Bytes[8192]):
+    raw_call(to, data)
+"""
+
+
+def test_signatures_stand_in_the_transaction_itself(world: World) -> None:
+    """What a contract passes on is in no transaction's calldata: nobody could show who signed."""
+    report = world.report(subsidy=1)
+    arguments = (tuple_of(report), *world.sign(report))
+    with boa.reverts("oracle: not direct"):
+        boa.loads(FORWARDER).forward(world.oracle, world.oracle.submit.prepare_calldata(*arguments))
+    delegating = boa.env.generate_address()
+    boa.env.set_code(delegating, bytes.fromhex("ef0100") + bytes(20))
+    with boa.reverts("oracle: not direct"):
+        world.oracle.submit(*arguments, sender=delegating)
+    world.submit(report)
+    assert world.ledger.posted_epoch() == 1
+
+
 def record(world: World, one: Report, other: Report, signers: tuple[int, int] = (0, 0)) -> None:
     signatures = [world.sign(report, [who])[1] for report, who in zip((one, other), signers, strict=True)]
     world.oracle.record_equivocation(tuple_of(one), signatures[0], tuple_of(other), signatures[1])
