@@ -62,10 +62,6 @@ def sign_closed(self: Member) -> int:
     return max(self.chain.epoch, self.committed.epoch + 1)
 
 
-def forget_all(self: Member, epoch: int, attempt: int) -> bool:
-    return True
-
-
 # What is wrong, the host and the patches that make it so, and the first seed to try.
 MISTAKES: dict[str, tuple[type[HonestHost], list[tuple[type, str, Any]], int]] = {
     "sends before it writes": (SendsFirst, [], 0),
@@ -81,5 +77,4 @@ MISTAKES: dict[str, tuple[type[HonestHost], list[tuple[type, str, Any]], int]] =
         0,
     ),
     "acknowledges for a closed epoch": (HonestHost, [(Member, "epoch", property(sign_closed))], 0),
-    "forgets what old blocks do not tell": (HonestHost, [(Member, "_is_over", forget_all)], 40),
 }
