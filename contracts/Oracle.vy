@@ -214,7 +214,8 @@ def record_equivocation(
 ):
     """
     @notice Anyone shows that one member signed two reports for one (epoch, attempt, view). Recorded once; the member
-            loses its bond, of which the caller gets a fifth, and nothing is revoked.
+            loses its bond, all of it burned, and nothing is revoked. Nobody is paid: a member about to be slashed would
+            accuse itself and keep a fifth.
     """
     assert report_a.epoch == report_b.epoch, "oracle: epochs differ"
     assert report_a.attempt == report_b.attempt, "oracle: attempts differ"
@@ -239,7 +240,7 @@ def record_equivocation(
         report_a=hash_a,
         report_b=hash_b,
     )
-    extcall Members(members).slash(member, msg.sender, empty(address))
+    extcall Members(members).slash(member, empty(address), empty(address))
 
 
 @external

@@ -336,7 +336,7 @@ class Model:
         self.move("membership", f"member {member}", amount)
         return amount
 
-    def slash_member(self, member: int, challenger: str, harmed: str | None) -> int:
+    def slash_member(self, member: int, challenger: str | None, harmed: str | None) -> int:
         """What was taken."""
         position = self.bonds[member]
         taken = position.bond + position.thawing

@@ -11,6 +11,7 @@ from eth_utils import keccak
 from freehold.protocol.messages import Report
 from freehold.protocol.typed import Domain
 from freehold.protocol.units import Address, Hash
+from tests.contracts.disputing import bond_members
 from tests.contracts.typed_data import REPORT, digest_of
 from tests.contracts.world import (
     TOKEN,
@@ -290,3 +291,14 @@ def test_only_members_equivocate_and_only_under_this_domain(world: World) -> Non
         world.oracle.record_equivocation(tuple_of(one), good[0], tuple_of(other), flip_s(good[1]))
     with boa.reverts("oracle: signature length"):
         world.oracle.record_equivocation(tuple_of(one), good[0][:64], tuple_of(other), good[1])
+
+
+def test_equivocation_pays_nobody(world: World) -> None:
+    """Else a member that is about to be slashed would accuse itself, and keep what the challenger gets."""
+    bond_members(world)
+    equivocator, supply = member(world, 0), world.token.totalSupply()
+    one, other = world.report(), world.report(price=1)
+    signatures = [world.sign(report, [0])[1] for report in (one, other)]
+    world.oracle.record_equivocation(tuple_of(one), signatures[0], tuple_of(other), signatures[1], sender=equivocator)
+    assert world.membership.position(equivocator).bond == world.token.balanceOf(equivocator) == 0
+    assert world.token.totalSupply() == supply - world.settings.member_bond

@@ -212,7 +212,7 @@ class Network(RuleBasedStateMachine):
                 record(*arguments, sender=self.address["alice"])
         else:
             record(*arguments, sender=self.address["alice"])
-            self.model.slash_member(member, "alice", None)
+            self.model.slash_member(member, None, None)
 
     # Who the members are, and what they risk
 
