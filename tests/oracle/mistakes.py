@@ -68,7 +68,7 @@ MISTAKES: dict[str, tuple[type[HonestHost], list[tuple[type, str, Any]], int]] =
     "forgets its votes": (that_forgets(VOTE, SEAL, MANIFEST), [], 0),
     "forgets its observation": (that_forgets(OBSERVATION), [], 0),
     "forgets what it holds": (that_forgets(HELD), [], 0),
-    "forgets its view": (that_forgets(VIEW), [], 10),
+    "forgets its view": (that_forgets(VIEW), [], 6),
     "leaves a certificate out": (HonestHost, [(Gathering, "observable", leave_out)], 0),
     "votes before Q have sealed": (HonestHost, [(Round, "_release", release_at_once)], 0),
     "votes twice": (
