@@ -24,7 +24,7 @@ from freehold.client import collect, index, keystore, money
 from freehold.market import view
 from freehold.market.network import CONTRACTS, MemberRecord, Network
 from freehold.net.auth import REQUEST_HEADER, SIGNATURE_HEADER, Guard, authorize
-from freehold.node import committed
+from freehold.node import api, committed
 from freehold.oracle import price, server
 from freehold.protocol.batches import decode_batch, decode_header, encode_batch, kinds_of
 from freehold.protocol.bundle import decode_bundle, encode_bundle
@@ -355,6 +355,12 @@ def others() -> Iterator[Decoder]:
     yield entry("committed_epoch", of_json(view._epoch), lambda: [b'{"last_report":{"epoch":"5"}}'])
     yield entry("node_rows", of_json(committed_rows), node_rows, "node.committed.parse_rows")
     yield entry("client_rows", of_json(collected_rows), client_rows, "client.collect.parse_rows")
+    yield entry(
+        "ended_leases",
+        of_json(lambda value: api._parse_ended({"ended": value})),
+        lambda: [canonical_json([str(Hash(bytes(32)))]), b"null"],
+        "node.api._parse_ended",
+    )
     yield entry("open_epoch", of_json(open_epoch), open_epochs, "node.committed._parse_open")
     yield entry("account", of_json(money._parse_account), account_seeds, "client.money._parse_account")
     yield entry(
@@ -478,6 +484,7 @@ EXEMPT: Mapping[str, str] = {
     "client.paths.parse_path": "what the user typed",
     "local.parameters.LocalSettings.from_json": "the operator's own file",
     "node.book._parse": "this process's own database",
+    "services.sensing.provider._parse_fleet": "a word of the path, which units.Hash reads",
     "node.config.NodeConfig.from_json": "the operator's own file",
     "node.config._parse": "the operator's own file",
     "oracle.config.MemberConfig.from_json": "the operator's own file",
