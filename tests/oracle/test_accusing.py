@@ -85,7 +85,7 @@ async def submit_while_accusing() -> None:
     rpc: Any = None
     network: Any = SimpleNamespace(contracts=at)
     submitter = Submitter(rpc, network, KEYS[0].secret)
-    submitter._oracle = submitter._ledger = submitter._sender = chain
+    submitter._oracle = submitter._ledger = submitter.sender = chain
     accusing = asyncio.create_task(submitter.accuse(Accuse(vote(1, 0, 1), vote(1, 0, 2))))
     await asyncio.sleep(0)
     await submitter.submit(Submit(BASE, 7, b""))

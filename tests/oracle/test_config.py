@@ -10,10 +10,8 @@ import pytest
 
 from freehold.oracle.config import MemberConfig
 from freehold.oracle.price import PriceFile, parse_price
-from freehold.oracle.process import main, make_setup
+from freehold.oracle.process import main
 from freehold.protocol.errors import InvalidInput, MalformedMessage, NotFound
-from freehold.protocol.keys import Key
-from freehold.protocol.typed import keccak
 
 NEEDED = {"network": "network.json", "data": "data", "wallet": "wallet.json", "price_file": "price.json"}
 
@@ -56,15 +54,6 @@ def test_a_missing_configuration_or_wallet(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="no wallet"):
         config.open_wallet()
     assert main(tmp_path / "none.json") == 1
-
-
-def test_a_stranger_is_no_member() -> None:
-    class Network:
-        member_addresses = (Key(keccak(b"member")).address,)
-        name = "test"
-
-    with pytest.raises(InvalidInput, match="no member"):
-        make_setup(Network(), Key(keccak(b"stranger")), 1.0)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
