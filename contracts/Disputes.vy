@@ -24,7 +24,8 @@
         light can be committed to, in the second revealed. From then on anyone ends the hold. So a report is held no longer
         than its window, `answer_reports` reports and twice `reveal_seconds`, whatever anybody spends; and one sender has
         one hold of a report at a time, but who demanded may commit over its answered demand, whose hold then goes on. In
-        a freeze holds are void: challenges are still taken, and hold nothing.
+        a freeze nothing new holds, though challenges are still taken; what held before goes on until the Ledger's
+        `hold_seconds` are over, within which every demand is answered or expires, and every answer can be disproven.
 
         Invariant: this contract holds exactly one `bond` for each open challenge and each unanswered demand.
 """
@@ -290,7 +291,7 @@ def commit(epoch: uint64, report_hash: bytes32, commitment: bytes32):
         answered.holds,
         Hold(
             kind=CHALLENGE,
-            holds=(now < window_end or answered.holds) and not is_frozen,
+            holds=answered.holds or (now < window_end and not is_frozen),
             epoch=epoch,
             opened=convert(block.number, uint64),
             deadline=deadline,

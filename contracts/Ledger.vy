@@ -8,8 +8,8 @@
 
         A report activates when its window has passed and Disputes does not hold it. The guardian can pause activation
         and claims, for a bounded time and not again before as much time has passed. After `freeze_lengths` nominal
-        epoch lengths without a report anyone may freeze: holds are void from then on, and once nothing is pending
-        the Collector pays vouchers against the active state. The next report ends it, and counts what was collected.
+        epoch lengths without a report anyone may freeze: holds are void `hold_seconds` later, and not before, so
+        that what is held can still be revoked. Once nothing is pending the Collector pays vouchers against the active state. The next report ends it, and counts what was collected.
         Invariants: tokens_earned grows by exactly subsidy + revenue + what was collected; no total shrinks, but for
         revoked reports, whose totals go back to those of the report before; credits_spent <= credits paid in; paid
         (account) <= its leaf in the active report + what it collected on that; revenue of all reports and collections
@@ -123,6 +123,7 @@ guardian: public(immutable(address))
 dispute_window: public(immutable(uint64))
 freeze_lengths: public(immutable(uint64))
 pause_limit: public(immutable(uint64))
+hold_seconds: public(immutable(uint64))
 
 # The hash chain of everything that was collected while frozen.
 collected: public(bytes32)
@@ -171,6 +172,7 @@ def __init__(
     freeze_lengths_: uint64,
     claim_epochs_: uint64,
     pause_limit_: uint64,
+    hold_seconds_: uint64,
 ):
     """
     @param guardian_ May pause claims and activation, and nothing else.
@@ -179,6 +181,7 @@ def __init__(
     @param freeze_lengths_ Epoch lengths without a report until anyone may freeze.
     @param claim_epochs_ Epochs' budgets that may leave through claims at once.
     @param pause_limit_ Seconds a pause lasts at most.
+    @param hold_seconds_ How long holds outlast a freeze's begin: as long as Disputes may need in a freeze.
     """
     assert freeze_lengths_ > 0, "ledger: no silence"
     bucket.__init__(claim_epochs_, epoch_length_)
@@ -193,6 +196,7 @@ def __init__(
     dispute_window = dispute_window_
     freeze_lengths = freeze_lengths_
     pause_limit = pause_limit_
+    hold_seconds = hold_seconds_
     self._budgets[0] = block.timestamp
     self._watch = block.timestamp
 
@@ -641,7 +645,10 @@ def _activate(head: uint256) -> uint64:
 def _is_due(head: uint256, budget: uint256) -> bool:
     if block.timestamp < (budget & _MASK_40) + convert(dispute_window, uint256) or block.timestamp < head & _MASK_64:
         return False
-    return (budget >> 40) & _MASK_24 == 0 or self._watch & _FROZEN != 0
+    if (budget >> 40) & _MASK_24 == 0:
+        return True
+    watch: uint256 = self._watch
+    return watch & _FROZEN != 0 and block.timestamp >= (watch & (_FROZEN - 1)) + convert(hold_seconds, uint256)
 
 
 @internal

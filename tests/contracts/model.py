@@ -198,7 +198,8 @@ class Model:
                 report.holds = max(0, report.holds - 1)
 
     def is_due(self, report: Posted) -> bool:
-        return not self.is_open(report) and not self.is_paused and (not report.holds or bool(self.frozen_at))
+        is_void = self.frozen_at > 0 and self.now >= self.frozen_at + self.settings.hold_seconds
+        return not self.is_open(report) and not self.is_paused and (not report.holds or is_void)
 
     def activate(self) -> int:
         """The active epoch."""

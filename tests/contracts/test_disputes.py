@@ -652,12 +652,16 @@ def test_an_answered_demand_is_challenged_within_the_window_too(world: World, ch
     assert world.ledger.activate() == 1
 
 
-def test_in_a_freeze_a_challenge_gives_up_the_hold_of_its_answered_demand(world: World, challenger: Challenger) -> None:
-    _, report, found = answered_demand(world, challenger)
+def test_in_a_freeze_a_challenge_keeps_the_hold_of_its_answered_demand(world: World, challenger: Challenger) -> None:
+    before, report, found = answered_demand(world, challenger)
     freeze(world)
     challenger.commit(report, found)
-    assert not challenger.hold(report).holds
-    assert world.ledger.pending(2).holds == 0
+    assert challenger.hold(report).holds
+    assert world.ledger.pending(2).holds == 1
+    assert world.ledger.activate() == 1
+    mine()
+    challenger.reveal(before, report, found)
+    assert world.ledger.posted_epoch() == 1
 
 
 def test_an_answered_demand_holds_no_longer_than_twice_the_time_to_reveal(world: World, challenger: Challenger) -> None:
@@ -725,14 +729,16 @@ def freeze(world: World) -> None:
     world.ledger.freeze()
 
 
-def test_in_a_freeze_demands_are_void_and_give_their_bonds_back(world: World, challenger: Challenger) -> None:
+def test_long_frozen_demands_are_void_and_give_their_bonds_back(world: World, challenger: Challenger) -> None:
     report = world.post(BEFORE)
     challenger.demand(report, DEMAND_LEAF, 1)
     freeze(world)
     with boa.reverts("disputes: frozen"):
         Challenger(world).demand(report, DEMAND_LEAF, 1)
+    wait(world.settings.hold_seconds - 1)
+    assert world.ledger.activate() == 0
+    wait(1)
     assert world.ledger.activate() == 1
-    wait(world.settings.answer_reports * world.settings.epoch_length)
     with boa.reverts("disputes: not pending"):
         world.disputes.expire(tuple_of(NO_REPORT), tuple_of(report), challenger.address)
     had = challenger.balance

@@ -76,9 +76,9 @@ def test_nominal_epochs_count_frozen_lengths_and_never_fall(world: World) -> Non
 def test_construction_refuses_what_cannot_work(world: World) -> None:
     others = [boa.env.generate_address() for _ in range(8)]
     for numbers, reason in (
-        ((1, 1, 0, 1, 1), "ledger: no silence"),
-        ((1, 0, 1, 1, 1), "bucket: no length"),
-        ((1, 1, 1, 0, 1), "bucket: no epochs"),
+        ((1, 1, 0, 1, 1, 1), "ledger: no silence"),
+        ((1, 0, 1, 1, 1, 1), "bucket: no length"),
+        ((1, 1, 1, 0, 1, 1), "bucket: no epochs"),
     ):
         with boa.reverts(reason):
             deployer_of("Ledger").deploy(*others, *numbers)

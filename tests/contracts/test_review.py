@@ -24,7 +24,6 @@ def world() -> Iterator[World]:
         yield world
 
 
-@pytest.mark.xfail(strict=True, reason="a freeze voids holds at once: a hidden report activates before its demand ends")
 def test_silence_does_not_activate_what_a_demand_holds(world: World) -> None:
     """The quorum robs an account, hides the tree, and falls silent until it can freeze: no report is counted."""
     before = world.post(BEFORE)

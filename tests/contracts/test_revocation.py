@@ -293,12 +293,24 @@ def test_a_release_of_nothing_does_nothing(three: tuple[World, list[Report]]) ->
     assert world.activate() == 3
 
 
-def test_a_frozen_network_knows_no_holds(world: World) -> None:
+def test_holds_outlast_the_begin_of_a_freeze_for_a_bounded_time(world: World) -> None:
+    """Else a quorum that falls silent would free its report of every demand at once."""
     world.post()
     hold(world, 1)
     world.freeze()
     with boa.reverts("ledger: frozen"):
         hold(world, 1)
+    boa.env.time_travel(seconds=world.settings.hold_seconds - 1)
+    assert world.ledger.due_epoch() == world.ledger.activate() == 0
+    boa.env.time_travel(seconds=1)
+    assert world.ledger.due_epoch() == world.ledger.activate() == 1
+
+
+def test_a_freeze_waits_for_no_hold_that_was_released(world: World) -> None:
+    world.post()
+    hold(world, 1)
+    world.freeze()
+    release(world, 1)
     assert world.ledger.due_epoch() == world.ledger.activate() == 1
 
 

@@ -56,6 +56,11 @@ class Settings(NamedTuple):
     reveal_seconds: int = 60
     answer_reports: int = 3
 
+    @property
+    def hold_seconds(self) -> int:
+        """How long holds outlast a freeze's begin."""
+        return (self.answer_reports + 1) * self.epoch_length + 2 * self.reveal_seconds
+
 
 def key_of(name: str) -> Key:
     """The same key for the same name, in every run."""
@@ -145,7 +150,7 @@ class World:
         self.ledger = deployer_of("Ledger").deploy(
             *(self.oracle, self.emission, self.credits, self.registry, self.token),
             *(at["Collector"], at["Disputes"], self.guardian),
-            *(s.dispute_window, s.epoch_length, s.freeze_lengths, s.claim_epochs, s.pause_limit),
+            *(s.dispute_window, s.epoch_length, s.freeze_lengths, s.claim_epochs, s.pause_limit, s.hold_seconds),
         )
         self.staking = deployer_of("Staking").deploy(
             self.token, self.registry, self.ledger, self.slasher, s.thaw_epochs

@@ -92,6 +92,11 @@ class DeployConfig(NamedTuple):
     token_name: str = "Freehold"
     token_symbol: str = "FHD"
 
+    @property
+    def hold_seconds(self) -> int:
+        """How long holds outlast a freeze's begin: for a demand's lengths, and twice the time to reveal."""
+        return (self.answer_reports + 1) * self.epoch_length + 2 * self.reveal_seconds
+
     def check(self) -> None:
         """InvalidInput, in words, for what a constructor would refuse without any."""
         if len(self.members) != len(set(self.members)) or not self.members:
@@ -221,6 +226,7 @@ def compute_creations(config: DeployConfig, at: Deployment) -> dict[str, Call]:
             c.freeze_lengths,
             c.claim_epochs,
             c.pause_limit,
+            c.hold_seconds,
         ),
         "Staking": Staking.create(at.token, at.registry, at.ledger, c.slasher, c.thaw_epochs),
         "Members": Members.create(
@@ -349,7 +355,7 @@ async def _read_wiring(rpc: Rpc, config: DeployConfig, at: Deployment) -> dict[s
         "ledger": {
             **_addresses(at, "oracle", "emission", "credits", "registry", "token", "collector", "disputes"),
             **_values(config, "guardian", "dispute_window", "epoch_length", "freeze_lengths", "claim_epochs"),
-            **_values(config, "pause_limit"),
+            **_values(config, "pause_limit", "hold_seconds"),
         },
         "staking": {**_addresses(at, "token", "registry", "ledger"), **_values(config, "slasher", "thaw_epochs")},
         "members": {

@@ -282,6 +282,7 @@ class Ledger(Contract):
         freeze_lengths: int,
         claim_epochs: int,
         pause_limit: int,
+        hold_seconds: int,
     ) -> Call:
         """The transaction that creates this contract."""
         return cls.creation(
@@ -294,6 +295,7 @@ class Ledger(Contract):
                 "address",
                 "address",
                 "address",
+                "uint64",
                 "uint64",
                 "uint64",
                 "uint64",
@@ -314,6 +316,7 @@ class Ledger(Contract):
                 freeze_lengths,
                 claim_epochs,
                 pause_limit,
+                hold_seconds,
             ],
         )
 
@@ -436,6 +439,10 @@ class Ledger(Contract):
     async def guardian(self, *, block: int | str = "latest") -> Address:
         answer = await self.ask(bytes.fromhex("452a9320"), [], [], [Parameter("address")], block)
         return cast("Address", answer)
+
+    async def hold_seconds(self, *, block: int | str = "latest") -> int:
+        answer = await self.ask(bytes.fromhex("7b70733a"), [], [], [Parameter("uint64")], block)
+        return cast("int", answer)
 
     async def nominal_epoch(self, *, block: int | str = "latest") -> int:
         answer = await self.ask(bytes.fromhex("6da0631a"), [], [], [Parameter("uint64")], block)
