@@ -109,13 +109,18 @@ class FakeChain:
     def revoke(self, epoch: int) -> None:
         """A pending epoch and all after it, in the next block; nothing if it is not pending any more."""
         if epoch in self.pending and not any(isinstance(record, Revoked) for record in self._records):
-            revoked = Revoked(epoch, self.view.epoch - 1, self.view.attempt_of(epoch) + 1)
+            posted = sum(isinstance(record, Accepted) for record in self._records)
+            revoked = Revoked(epoch, self.view.epoch - 1 + posted, self.view.attempt_of(epoch) + 1)
             self._records.append(revoked)
             self.revoked.append(revoked)
             self._due = [(time, due) for time, due in self._due if due < epoch]
 
     def submit(self, report: Report, signers: int, signatures: bytes) -> None:
         self._waiting.append((report, signers, signatures))
+
+    def post(self, report: Report) -> None:
+        """In the next block, a dishonest quorum's report, whatever it is about."""
+        self._records.append(Accepted(report, *self.sign(report)))
 
     def mine(self) -> None:
         number = len(self.blocks) + 1

@@ -114,10 +114,75 @@ def test_what_cannot_be_is_refused() -> None:
         view.process_block(block(number))
     good = report(view)
     values = {name: getattr(good, name) for name in good.__struct_fields__}
-    for wrong in ({"epoch": 2}, {"anchor_hash": ZERO_HASH}):
+    for wrong in ({"epoch": 2}, {"attempt": 1}):
         other = ChainView.from_bytes(view.to_bytes(), START)
         with pytest.raises(Corrupt):
             other.process_block(block(4, Accepted(Report(**(values | wrong)), 7, b"")))
+
+
+def test_a_report_about_another_anchor_is_folded_with_the_anchor_that_the_chain_has() -> None:
+    view = ChainView(START)
+    run_to_anchor(view)
+    anchor, beacon = view.anchor, view.beacon
+    lie = msgspec.structs.replace(report(view), anchor_hash=ZERO_HASH)
+    (epoch,) = view.process_block(block(4, Accepted(lie, 7, b"")))
+    assert isinstance(epoch, AcceptedEpoch)
+    assert (epoch.anchor, epoch.is_anchored) == (anchor, False)
+    view.process_block(block(5, Revoked(1, 1, 1)))
+    assert (view.anchor, view.beacon) == (anchor, beacon)
+    (again,) = view.process_block(block(6, Accepted(report(view), 7, b"")))
+    assert isinstance(again, AcceptedEpoch)
+    assert again.is_anchored
+
+
+def test_a_report_that_comes_before_its_anchor_is_folded_and_its_anchor_forgotten_when_it_is_revoked() -> None:
+    view = ChainView(START)
+    run_to_anchor(view)
+    first, anchor = report(view), view.anchor
+    early = msgspec.structs.replace(first, epoch=2, previous=first.struct_hash())
+    row = (ZERO_HASH, C, A, 5, 4, 3)
+    accepted = (Accepted(first, 7, b""), Collected(*row, keccak(b"one")), Accepted(early, 7, b""))
+    one, two = view.process_block(block(4, *accepted))
+    assert isinstance(one, AcceptedEpoch)
+    assert isinstance(two, AcceptedEpoch)
+    assert (one.is_anchored, two.is_anchored) == (True, False)
+    assert (two.anchor.epoch, two.anchor.anchor_block, two.anchor.beacon_block) == (2, 4, 4)
+    run_to_anchor(view)
+    late = accept(view)
+    assert late.epoch == 3
+    view = ChainView.from_bytes(view.to_bytes(), START)
+    at = view.block.number
+    view.process_block(block(at + 1, Revoked(1, 3, 1)))
+    view = ChainView.from_bytes(view.to_bytes(), START)
+    assert view.anchor == anchor
+    accept(view)
+    assert (view.epoch, view.attempt, view.anchor, view.beacon) == (2, 1, None, None)
+    run_to_anchor(view)
+    assert view.anchor is not None
+    assert view.anchor.anchor_block > view.anchor.beacon_block - 1 > at + 1
+    assert [c.tokens for c in view.anchor.collections] == [3]
+    accept(view)
+    assert (view.epoch, view.anchor) == (3, None)
+    run_to_anchor(view)
+    assert view.anchor is not None
+    assert view.anchor.collections == ()
+
+
+def test_a_beacon_that_was_found_in_time_outlives_an_early_report() -> None:
+    view = ChainView(START)
+    first = accept(view)
+    view.process_block(block(5))
+    beacon = view.beacon
+    assert (view.anchor, beacon) == (None, Block(5, keccak(b"block 5"), START.block.time + 5))
+    early = msgspec.structs.replace(first, epoch=2, previous=first.struct_hash())
+    for attempt in (0, 1):  # the second time from what the first left
+        at = view.block.number
+        view.process_block(block(at + 1, Accepted(msgspec.structs.replace(early, attempt=attempt), 7, b"")))
+        view.process_block(block(at + 2, Revoked(2, 2, attempt + 1)))
+        assert (view.anchor, view.beacon) == (None, beacon)
+    run_to_anchor(view)
+    assert view.anchor is not None
+    assert view.anchor.anchor_block > at + 2
 
 
 def run_to_anchor(view: ChainView) -> None:

@@ -7,7 +7,7 @@ import dataclasses
 import msgspec
 import pytest
 
-from freehold.oracle.chain_records import Activated, FinalBlock
+from freehold.oracle.chain_records import Accepted, Activated, FinalBlock, Revoked
 from freehold.oracle.effects import (
     Broadcast,
     Commit,
@@ -42,7 +42,7 @@ from freehold.protocol.keys import Key
 from freehold.protocol.messages import Close, ViewChange, Vote
 from freehold.protocol.tables import Table
 from freehold.protocol.typed import keccak
-from freehold.protocol.units import ONE, Address
+from freehold.protocol.units import ONE, ZERO_HASH, Address
 from tests.oracle.fake_chain import START, FakeChain
 from tests.oracle.simulation import DOMAIN, KEYS, MEMBERS, NODE, QUIET, TIMING, World
 
@@ -182,6 +182,24 @@ def test_a_report_that_does_not_follow_is_contested_and_stops_the_member_only_wh
         block = Block(number, keccak(f"block {number}".encode()), START.block.time + number)
         behind.on(ChainAdvanced((FinalBlock(block, (Activated(1),) if is_stopped else ()),)))
         assert ("became active" in behind.fault) == is_stopped
+
+
+def test_a_report_about_another_anchor_is_contested_at_once(world: World) -> None:
+    """No peer is asked for what it follows from: there may be nothing that fits."""
+    behind = make(KEYS[3])
+    final = world.chain.final
+    at = next(i for i, block in enumerate(final) if any(isinstance(record, Accepted) for record in block.records))
+    behind.on(ChainAdvanced(tuple(final[:at])))
+    report = msgspec.structs.replace(world.chain.accepted[0].accepted.report, anchor_hash=ZERO_HASH)
+    lie = FinalBlock(final[at].block, (Accepted(report, *world.chain.sign(report)),))
+    effects = behind.on(ChainAdvanced((lie,)))
+    assert not [effect for effect in effects if isinstance(effect, FetchBundle)]
+    assert (behind.contested, behind.step, behind.fault) == (1, "contest", "")
+    number = final[at].block.number + 1
+    block = Block(number, keccak(f"block {number}".encode()), START.block.time + number)
+    behind.on(ChainAdvanced((FinalBlock(block, (Revoked(1, 1, 1),)),)))
+    assert (behind.contested, behind.chain.epoch, behind.chain.attempt) == (0, 1, 1)
+    assert behind.round is not None
 
 
 def test_the_last_epochs_votes_answer_a_laggard_once_in_a_while(world: World) -> None:

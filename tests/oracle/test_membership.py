@@ -10,6 +10,7 @@ import pytest
 from freehold.oracle.records import SEAL
 from freehold.protocol.messages import Report
 from freehold.protocol.shares import MEMBERS_SERVICE
+from freehold.protocol.units import ZERO_HASH
 from tests.oracle.byzantine import Copying, With
 from tests.oracle.fake_chain import KEYS, MEMBERS, PARAMETERS
 from tests.oracle.invariants import check
@@ -178,6 +179,32 @@ def test_a_cut_after_every_effect_of_a_revocation(lies: bool) -> None:
 def lie_once(world: World, report: Report) -> Report | None:
     """The second epoch's first report is a lie."""
     return world.lie(report) if report.epoch == 2 and not report.attempt else None
+
+
+def test_members_outlive_reports_about_another_anchor_and_before_any() -> None:
+    """The second epoch's first report names another anchor, and the third's comes in the block after it."""
+
+    def lie(report: Report) -> Report | None:
+        if report.epoch != 2 or report.attempt:
+            return None
+        wrong = msgspec.structs.replace(world.lie(report), anchor_hash=ZERO_HASH)
+        world.chain.post(msgspec.structs.replace(wrong, epoch=3, previous=wrong.struct_hash()))
+        return wrong
+
+    lasts = set()
+    for seed in range(4):
+        world = World(seed, QUIET, target=5)
+        world.chain.corrupt = lie
+        while not world.chain.revoked:
+            world.run_until(world.now + 1_000)
+            world.now += 1_000
+        (revoked,) = world.chain.revoked
+        world.run()
+        check(world)
+        assert revoked.epoch == 2
+        lasts.add(revoked.last)
+        assert [accepted.is_anchored for accepted in world.chain.accepted] == [True] * len(world.chain.accepted)
+    assert 3 in lasts, "none was posted before its anchor"
 
 
 def test_a_revoked_epoch_settles_to_the_same_roots() -> None:

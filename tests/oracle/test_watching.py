@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 from freehold.oracle.chain_records import Accepted
 from freehold.oracle.chain_view import AcceptedEpoch
-from freehold.oracle.watch import Case, Watcher, make_answer
+from freehold.oracle.watch import Case, Seen, Watcher, make_answer
 from freehold.oracle.watching import (
     Demand,
     Finding,
@@ -302,3 +303,32 @@ def test_a_chain_that_fails_for_a_moment_costs_no_bond(world: World, taken: bool
     case = Case(accepted(world.bundles[3]), Contradiction(COUNT, b""), [], lambda shown: None)
     asyncio.run(watcher._dispute(court, case))  # type: ignore[arg-type]
     assert court.did == did
+
+
+def test_a_report_about_another_anchor_is_contested_and_pursued_without_evidence(world: World) -> None:
+    """Once members had the time to show some, what can be asked without it is demanded."""
+    bundle, told, cases = world.bundles[3], list[Seen](), list[Case]()
+    lie = msgspec.structs.replace(bundle.report, anchor_hash=keccak(b"another"))
+
+    async def refuse(path: str, check: Callable[[bytes], Finding]) -> Finding:
+        raise ChainError(f"nobody has {path}")
+
+    async def dispute(court: object, case: Case) -> None:
+        cases.append(case)
+
+    async def examine_it() -> None:
+        await watcher._examine(accepted(bundle, lie), 0)
+        await asyncio.gather(*watcher._tasks)
+
+    watcher = object.__new__(Watcher)
+    watcher.chain = SimpleNamespace(active=0, block=SimpleNamespace(time=10))  # type: ignore[assignment]
+    watcher._network = SimpleNamespace(parameters=SimpleNamespace(dispute_window=20))  # type: ignore[assignment]
+    watcher._quorum = SimpleNamespace(first_good=refuse)  # type: ignore[assignment]
+    watcher._court = object()  # type: ignore[assignment]
+    watcher._findings, watcher._tasks = OrderedDict(), set()
+    watcher._poll, watcher._tell, watcher._dispute = 0.0, told.append, dispute  # type: ignore[method-assign]
+    asyncio.run(examine_it())
+    assert [(seen.epoch, seen.what, seen.why.split(":")[0]) for seen in told] == [(4, "contested", "anchor_hash")]
+    (case,) = cases
+    assert case.accepted.accepted.report == lie
+    assert case.demands

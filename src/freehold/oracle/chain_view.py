@@ -4,9 +4,12 @@ Settlement reads balances, bonds and registrations at an epoch's anchor and nowh
 to be the anchor, the view freezes them into that epoch's AnchorData. Beacon and anchor follow `protocol/beacon.py`.
 
     Accepted    the epoch is pending: its AnchorData is kept until it is active (a ring of PENDING, as in the Ledger)
-    Revoked     epoch and all after it are to be settled again, attempt + 1, with the AnchorData that they had
+    Revoked     epoch and all after it are to be settled again, attempt + 1, with the AnchorData that they had in time
     Resumed     the freeze is over: epoch is settled again with a fresh anchor after that block
     Activated   nobody can revoke up to this epoch any more
+
+The contract does not know anchors, so a dishonest quorum's report may name any, and may come before one is due. The
+fold goes on with its own, then with one frozen where the report was taken: whoever settles finds the difference.
 
 Invariant: members that have folded the same blocks hold equal views, and a view restored from its snapshot goes on
 exactly as the one that it was taken from.
@@ -66,6 +69,11 @@ class AcceptedEpoch(NamedTuple):
     anchor: AnchorData
     previous: Report | None
 
+    @property
+    def is_anchored(self) -> bool:
+        """Whether the report is about the anchor that the chain has: no manifest makes another report follow."""
+        return self.accepted.report.anchor_hash == self.anchor.anchor_hash
+
 
 Happening = AcceptedEpoch | Revoked | Resumed | Activated
 
@@ -101,10 +109,10 @@ class _Pending(NamedTuple):
 
 
 class _Again(NamedTuple):
-    """What a revoked epoch had, to be settled again with it."""
+    """What a revoked epoch had, to be settled again with it; no anchor, or beacon, that was not found in time."""
 
-    anchor: AnchorData
-    beacon: Block
+    anchor: AnchorData | None
+    beacon: Block | None
     manifest: Hash
 
 
@@ -269,13 +277,15 @@ class ChainView:
                 f"the chain accepted epoch {report.epoch}, attempt {report.attempt} "
                 f"where {self.epoch}, attempt {self.attempt} was next"
             )
-        if anchor is None or beacon is None or report.anchor_hash != anchor.anchor_hash:
-            raise Corrupt(f"the accepted report of epoch {report.epoch} names another anchor than the chain has")
+        if anchor is None or beacon is None:  # nobody could settle yet: a dishonest quorum's
+            beacon = beacon or block
+            anchor = self._freeze(block, beacon)
         self._pending[report.epoch] = _Pending(
             anchor, beacon, report.manifest, previous, self._anchored, self._accepted
         )
         self._anchored, self._accepted, self.frozen_at = anchor.anchor_time, block, None
-        if self._again.pop(report.epoch, None) is None:
+        again = self._again.pop(report.epoch, None)
+        if again is None or again.anchor is None:
             self._collections = self._collections[len(anchor.collections) :]
         self.last_report = report
         self._forget(report.epoch - PENDING)
@@ -285,13 +295,20 @@ class ChainView:
     def _revoke(self, record: Revoked) -> Revoked:
         if record.epoch not in self._pending or record.last != self.epoch - 1:
             raise Corrupt(f"the chain revoked epochs {record.epoch} to {record.last}, which are not pending here")
-        for epoch in range(record.epoch, record.last + 1):
-            pending = self._pending.pop(epoch)
-            self._again[epoch] = _Again(pending.anchor, pending.beacon, pending.manifest)
+        revoked = {epoch: self._pending.pop(epoch) for epoch in range(record.epoch, record.last + 1)}
+        taken_at = [*(pending.accepted.number for pending in revoked.values()), self._accepted.number][1:]
+        early: list[_Pending] = []  # from the first whose anchor was not due on: the later ones' are counted from it
+        for (epoch, pending), taken in zip(revoked.items(), taken_at, strict=True):
             self._attempts[epoch] = self.attempt_of(epoch) + 1
-            if epoch == record.epoch:
-                self.last_report = pending.previous
-                self._anchored, self._accepted = pending.anchored, pending.accepted
+            if early or pending.anchor.anchor_block == taken:
+                beacon = pending.beacon if not early and pending.beacon.number < taken else None
+                self._again[epoch] = _Again(None, beacon, pending.manifest)
+                early.append(pending)
+            else:
+                self._again[epoch] = _Again(pending.anchor, pending.beacon, pending.manifest)
+        self._collections = (*(row for pending in early for row in pending.anchor.collections), *self._collections)
+        first = revoked[record.epoch]
+        self.last_report, self._anchored, self._accepted = first.previous, first.anchored, first.accepted
         if self.attempt_of(record.epoch) != record.attempt:
             raise Corrupt(f"epoch {record.epoch} is revoked to attempt {record.attempt}, here {self.attempt}")
         self._open()
@@ -301,7 +318,8 @@ class ChainView:
         if record.epoch != self.epoch:
             raise Corrupt(f"the freeze ended at epoch {record.epoch}; open is {self.epoch}")
         self._attempts[record.epoch] = record.attempt
-        taken = [row for _, again in sorted(self._again.items()) for row in again.anchor.collections]
+        kept = [again.anchor for _, again in sorted(self._again.items()) if again.anchor is not None]
+        taken = [row for anchor in kept for row in anchor.collections]
         self._collections = (*taken, *self._collections)
         self._again.clear()
         self.anchor, self.frozen_at = None, None
@@ -319,10 +337,9 @@ class ChainView:
     def _open(self) -> None:
         """The next epoch begins: with the chain data that it had, if it was revoked, else with none yet."""
         again = self._again.get(self.epoch)
-        if again is None:
-            self.anchor, self._beacon = None, None
+        self.anchor, self._beacon = (again.anchor, again.beacon) if again else (None, None)
+        if again is None or again.anchor is None:
             return
-        self._beacon = again.beacon
         self.anchor = msgspec.structs.replace(again.anchor, previous=self.previous)
         if self.anchor.members != self.members_of(self.epoch):
             self.anchor = msgspec.structs.replace(self.anchor, membership=self.membership)
@@ -415,7 +432,7 @@ class ChainView:
                     for epoch, p in self._pending.items()
                 ],
                 "again": [
-                    [epoch, a.anchor.to_json(), _block_json(a.beacon), str(a.manifest)]
+                    [epoch, _to_json(a.anchor), _block_json(a.beacon) if a.beacon else None, str(a.manifest)]
                     for epoch, a in self._again.items()
                 ],
             }
@@ -457,7 +474,9 @@ class ChainView:
             for epoch, anchor, beacon, manifest, previous, anchored, accepted in value["pending"]
         }
         view._again = {
-            epoch: _Again(AnchorData.from_json(anchor), _block(beacon), Hash(manifest))
+            epoch: _Again(
+                AnchorData.from_json(anchor) if anchor else None, _block(beacon) if beacon else None, Hash(manifest)
+            )
             for epoch, anchor, beacon, manifest in value["again"]
         }
         return view

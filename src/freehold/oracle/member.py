@@ -10,7 +10,8 @@ on its open epoch is e+1: it signs nothing more that names e. What it signs is o
 so a restarted member goes on from its records and never contradicts itself. One that is in no set of the epoch follows,
 replays and serves, and signs nothing.
 
-A report that does not follow from its manifest makes its epoch *contested*: it is not committed, and nothing is signed
+A report that does not follow from its manifest, or is about another anchor than the chain has (then no manifest is
+waited for), makes its epoch *contested*: it is not committed, and nothing is signed
 for later epochs until it is revoked. If it becomes active instead, that is a fault: this member stops.
 
 Invariant: a member commits exactly the reports that the chain has accepted and finalised, after settling them itself,
@@ -302,8 +303,8 @@ class Member:
     def _check_contested(self) -> None:
         if self.contested and self.chain.active >= self.contested:
             self.fault = (
-                f"epoch {self.contested}: a report that does not follow from its manifest became active; nobody "
-                "revoked it. This member signs nothing any more"
+                f"epoch {self.contested}: a report that does not follow from the chain and its manifest became "
+                "active; nobody revoked it. This member signs nothing any more"
             )
 
     def _snapshot(self) -> Record:
@@ -553,9 +554,12 @@ class Member:
             return True
         if self.contested:
             return False
+        manifest, settled = self._find_manifest(report.epoch, report.manifest), self._settled.get(report.manifest)
+        if not head.is_anchored:
+            self._contest(head, manifest, settled)
+            return False
         if report.epoch > self.committed.epoch + 1 and not self._adopt(head):
             return False
-        manifest, settled = self._find_manifest(report.epoch, report.manifest), self._settled.get(report.manifest)
         if manifest is None or report.manifest in self._unsettleable:
             self._fetching.want(report.epoch)
         if manifest is None or settled is None:
@@ -580,12 +584,13 @@ class Member:
         self.committed = Committed(bundle.state, head.previous)
         return True
 
-    def _contest(self, head: AcceptedEpoch, manifest: Manifest, settled: Settled) -> None:
+    def _contest(self, head: AcceptedEpoch, manifest: Manifest | None, settled: Settled | None) -> None:
         report = head.accepted.report
         self.contested, self.round = report.epoch, None
-        signatures = self._signatures_of(head) or (head.accepted.signers, b"")
-        batches = {s: settled.batches[s] for s in certified_subjects(manifest) if s in settled.batches}
-        self._out.append(Contest(self._bundle(head, manifest, batches, signatures)))
+        if manifest is not None and settled is not None:
+            signatures = self._signatures_of(head) or (head.accepted.signers, b"")
+            batches = {s: settled.batches[s] for s in certified_subjects(manifest) if s in settled.batches}
+            self._out.append(Contest(self._bundle(head, manifest, batches, signatures)))
         self._check_contested()
 
     def _bundle(

@@ -154,11 +154,15 @@ class Watcher:
 
     async def _examine(self, accepted: AcceptedEpoch, time: int) -> None:
         report = accepted.accepted.report
-        finding = await self._find(accepted)
+        finding = await self._find(accepted) if accepted.is_anchored else None
         if finding is not None:
             await self._judge(finding)
             return
-        self._tell(Seen(report.epoch, report.attempt, "withheld", "no member shows what the report follows from"))
+        if accepted.is_anchored:
+            self._tell(Seen(report.epoch, report.attempt, "withheld", "no member shows what the report follows from"))
+        else:  # whatever its evidence is: of a report that came before its anchor there can be none
+            why = f"anchor_hash: computed {accepted.anchor.anchor_hash}, reported {report.anchor_hash}"
+            self._tell(Seen(report.epoch, report.attempt, "contested", why))
         if self._court is not None and report.epoch > self.chain.active:
             self._spawn(report.epoch, self._pursue(self._court, accepted, time))
 
