@@ -8,7 +8,8 @@
 
         A challenge proves a contradiction. It is committed first and revealed in a later block by the same sender, so that
         nobody can copy it from the mempool. Revealed, it revokes the report, gets its bond back, and its evidence stands:
-        whoever signed that very report loses its bond (`slash`). Not revealed in time, it loses its own.
+        whoever signed that very report loses its bond (`slash`). It may be revealed although the report is gone or active
+        by then, else signers who see it coming would take their report back first. Not revealed in time, it loses its own.
         A demand asks for a leaf of the accounts tree, or for a verdict and, where that calls a storage opening good, for
         the good proof behind it. Whoever answers gets the demand's bond. What nobody answers within `answer_reports`
         accepted reports is revoked; silence slashes nobody, and the bond goes back.
@@ -308,7 +309,8 @@ def reveal(
     before: reports.Report, report: reports.Report, kind: uint8, evidence: Bytes[MAX_EVIDENCE], salt: bytes32
 ):
     """
-    @notice Proves what the caller committed to, and revokes the report. A reveal that fails may be tried again in time.
+    @notice Proves what the caller committed to, and revokes the report if it is still pending. The first proof of a report
+            counts: who comes later withdraws. A reveal that fails may be tried again in time.
     @param before The report of the epoch before; all zero for epoch 1.
     """
     report_hash: bytes32 = reports._struct_hash(report)
@@ -318,7 +320,7 @@ def reveal(
     assert block.timestamp <= convert(hold.deadline, uint256), "disputes: too late"
     commitment: bytes32 = keccak256(abi_encode(msg.sender, kind, keccak256(evidence), salt))
     assert commitment == hold.subject, "disputes: not committed"
-    assert self._is_pending(hold.epoch, report_hash), "disputes: not pending"
+    assert self._proven[report_hash].challenger == empty(address), "disputes: proven"
 
     harmed: address = self._prove(before, report, kind, evidence)
     self._clear(report_hash, msg.sender)
@@ -326,7 +328,8 @@ def reveal(
     log Contradicted(
         challenger=msg.sender, epoch=report.epoch, report_hash=report_hash, kind=kind, harmed=harmed
     )
-    extcall Oracle(oracle).revoke(report.epoch, before)
+    if self._is_pending(hold.epoch, report_hash):
+        extcall Oracle(oracle).revoke(report.epoch, before)
     self._pay(msg.sender)
 
 

@@ -8,8 +8,9 @@
 
         A report activates when its window has passed and Disputes does not hold it. The guardian can pause activation
         and claims, for a bounded time and not again before as much time has passed. After `freeze_lengths` nominal
-        epoch lengths without a report anyone may freeze: holds are void `hold_seconds` later, and not before, so
-        that what is held can still be revoked. Once nothing is pending the Collector pays vouchers against the active state. The next report ends it, and counts what was collected.
+        epoch lengths without a report anyone may freeze: holds are void `hold_seconds` later, and not before, so that
+        what is held can still be revoked. Once nothing is pending the Collector pays vouchers against the active
+        state. The next report ends it, and counts what was collected.
         Invariants: tokens_earned grows by exactly subsidy + revenue + what was collected; no total shrinks, but for
         revoked reports, whose totals go back to those of the report before; credits_spent <= credits paid in; paid
         (account) <= its leaf in the active report + what it collected on that; revenue of all reports and collections

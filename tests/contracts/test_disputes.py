@@ -377,8 +377,9 @@ def test_a_new_attempt_is_another_report(world: World, challenger: Challenger) -
     again = world.post(GROWN)
     assert again.attempt == 1
     assert world.ledger.pending(2).holds == 0
-    with boa.reverts("disputes: not pending"):
+    with boa.reverts("disputes: proven"):
         late.reveal(before, report, found)
+    assert world.disputes.proven(report.struct_hash())[0] == challenger.address
     with boa.reverts("disputes: report is gone"):
         wait(world.settings.reveal_seconds + 1)
         world.disputes.forfeit(report.struct_hash(), late.address)
@@ -387,6 +388,34 @@ def test_a_new_attempt_is_another_report(world: World, challenger: Challenger) -
     assert late.balance == had + world.settings.dispute_bond
     with boa.reverts("disputes: no bond"):
         world.disputes.withdraw(report.struct_hash(), sender=late.address)
+
+
+def test_what_fell_with_an_earlier_report_is_still_proven_wrong(world: World, challenger: Challenger) -> None:
+    """And what stands in its place stays."""
+    before, report, found = shrunken(world)
+    challenger.commit(report, found)
+    world.revoke(1)
+    again = [world.post(BEFORE), world.post(GROWN)]
+    had, supply = challenger.balance, world.token.totalSupply()
+    mine()
+    challenger.reveal(before, report, found)
+    assert challenger.balance == had + world.settings.dispute_bond
+    assert (world.ledger.posted_epoch(), world.oracle.report_hash(2)) == (2, again[1].struct_hash())
+    world.disputes.slash(tuple_of(report), *world.sign(report))
+    assert world.token.totalSupply() < supply
+    assert world.activate() == 2
+
+
+def test_a_report_that_became_active_in_a_freeze_is_still_proven_wrong(world: World, challenger: Challenger) -> None:
+    """It stays active: what was minted is not taken back. But its signers pay."""
+    before, report, found = shrunken(world)
+    freeze(world)
+    challenger.commit(report, found)
+    assert world.ledger.activate() == 2
+    mine()
+    challenger.reveal(before, report, found)
+    assert (world.ledger.active_epoch(), world.token.balanceOf(world.disputes)) == (2, 0)
+    assert world.disputes.slash(tuple_of(report), *world.sign(report)) == 3 * world.settings.member_bond
 
 
 def test_a_challenge_that_is_not_revealed_loses_its_bond(world: World, challenger: Challenger) -> None:

@@ -39,7 +39,6 @@ def test_silence_does_not_activate_what_a_demand_holds(world: World) -> None:
     assert world.ledger.posted_epoch() == before.epoch
 
 
-@pytest.mark.xfail(strict=True, reason="a report that is gone cannot be proven wrong: its signers take it back in time")
 def test_signers_cannot_take_their_report_back_before_it_is_proven(world: World) -> None:
     """They leave a demand of their own unanswered; when a challenge is committed, they let it expire."""
     before = world.post(BEFORE)
