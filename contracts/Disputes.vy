@@ -44,6 +44,7 @@ MAX_PROOF: constant(uint256) = accounts_tree.NODE_BYTES * accounts_tree.MAX_DEPT
 interface Oracle:
     def report_hash(epoch: uint64) -> bytes32: view
     def report_digest(report: reports.Report) -> bytes32: view
+    def revoked_reports() -> uint64: view
     def revoke(epoch: uint64, before: reports.Report): nonpayable
 
 
@@ -517,7 +518,7 @@ def proven(report_hash: bytes32) -> Proven:
 @view
 def report_count() -> uint64:
     """
-    @return What demands' deadlines are counted in: accepted reports and, in a freeze, nominal lengths.
+    @return What demands' deadlines are counted in: reports ever accepted and, in a freeze, nominal lengths. Never falls.
     """
     return self._count_reports()
 
@@ -599,7 +600,9 @@ def _window_end(epoch: uint64) -> uint64:
 @view
 def _count_reports() -> uint64:
     frozen_lengths: uint64 = staticcall Ledger(ledger).nominal_epoch() - staticcall Ledger(ledger).active_epoch()
-    return staticcall Ledger(ledger).posted_epoch() + frozen_lengths
+    # Those taken back were accepted too: else signers who have a later report revoked put off a demand's end.
+    accepted: uint64 = staticcall Ledger(ledger).posted_epoch() + staticcall Oracle(oracle).revoked_reports()
+    return accepted + frozen_lengths
 
 
 @internal

@@ -93,6 +93,8 @@ _prices: uint256
 _parameters: HashMap[uint256, bytes32]
 # The last epoch that was ever taken back.
 _highest_revoked: uint64
+# Reports taken back in all.
+revoked_reports: public(uint64)
 _equivocations: HashMap[bytes32, bool]
 
 _MASK_96: constant(uint256) = 2**96 - 1
@@ -192,6 +194,7 @@ def revoke(epoch: uint64, before: reports.Report):
             break
         self.attempt_of[epoch + i] += 1
     self._highest_revoked = max(self._highest_revoked, last)
+    self.revoked_reports += last - epoch + 1
     self._save_prices(price, price, since)
     log Revoked(epoch=epoch, last=last, attempt=self.attempt_of[epoch])
 

@@ -39,6 +39,25 @@ def test_silence_does_not_activate_what_a_demand_holds(world: World) -> None:
     assert world.ledger.posted_epoch() == before.epoch
 
 
+def test_a_later_report_that_is_revoked_puts_off_no_demand(world: World) -> None:
+    """The quorum posts more reports, sacrifices a later one, and falls silent: the count goes on from where it was."""
+    before = world.post(BEFORE)
+    world.activate()
+    report = world.post(ROBBED)
+    for _ in range(10):
+        world.post(ROBBED)
+    asker = Challenger(world)
+    asker.demand(report, DEMAND_LEAF, 0)
+    count = world.disputes.report_count()
+    world.revoke(3, report)
+    assert (world.ledger.posted_epoch(), world.disputes.report_count()) == (2, count)
+    world.freeze()
+    boa.env.time_travel(seconds=world.settings.answer_reports * world.settings.epoch_length)
+    world.ledger.activate()
+    world.disputes.expire(tuple_of(before), tuple_of(report), asker.address)
+    assert world.ledger.posted_epoch() == before.epoch
+
+
 def test_signers_cannot_take_their_report_back_before_it_is_proven(world: World) -> None:
     """They leave a demand of their own unanswered; when a challenge is committed, they let it expire."""
     before = world.post(BEFORE)

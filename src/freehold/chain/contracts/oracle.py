@@ -328,3 +328,7 @@ class Oracle(Contract):
     async def report_hash(self, epoch: int, *, block: int | str = "latest") -> Hash:
         answer = await self.ask(bytes.fromhex("bc2775a2"), ["uint64"], [epoch], [Parameter("bytes32")], block)
         return cast("Hash", answer)
+
+    async def revoked_reports(self, *, block: int | str = "latest") -> int:
+        answer = await self.ask(bytes.fromhex("efab4d6c"), [], [], [Parameter("uint64")], block)
+        return cast("int", answer)
