@@ -250,10 +250,11 @@ def test_without_a_bundle_what_was_known_before_is_demanded(world: World) -> Non
 
 
 class FlakyCourt:
-    """A court each of whose answers fails once; `taken` is when somebody else has had the report revoked."""
+    """A court each of whose answers fails once. The report may be gone before the reveal: `taken` where somebody else
+    has proven it wrong, `escaped` where its signers had it revoked over a demand of their own."""
 
-    def __init__(self, taken: bool = False) -> None:
-        self.kind, self.is_gone, self.taken = 0, False, taken
+    def __init__(self, taken: bool, escaped: bool) -> None:
+        self.kind, self.is_gone, self.taken, self.escaped = 0, False, taken, escaped
         self.did: list[str] = []
         self._failed: set[str] = set()
 
@@ -273,12 +274,16 @@ class FlakyCourt:
     async def challenge(self, before: Report | None, report: Report, contradiction: Contradiction) -> bool:
         self._fail_once(f"challenge {self.kind}")
         if self.kind == 0:
-            self.kind, self.is_gone = 3, self.taken
+            self.kind, self.is_gone = 3, self.taken or self.escaped
             self.did.append("committed")
             return False
         self.kind, self.is_gone = 0, True
         self.did.append("revealed")
         return True
+
+    async def prove(self, before: Report | None, report: Report, contradiction: Contradiction) -> bool:
+        self._fail_once("prove")
+        return self.kind == 3 and self.escaped and await self.challenge(before, report, contradiction)
 
     async def withdraw(self, report: Report) -> None:
         self._fail_once("withdraw")
@@ -291,15 +296,21 @@ class FlakyCourt:
 
 
 @pytest.mark.parametrize(
-    ("taken", "did"),
-    [(False, ["committed", "revealed", "slashed"]), (True, ["committed", "withdrawn", "withdrawn", "slashed"])],
+    ("taken", "escaped", "did"),
+    [
+        (False, False, ["committed", "revealed", "slashed"]),
+        (True, False, ["committed", "withdrawn", "withdrawn", "slashed"]),
+        (False, True, ["committed", "revealed", "slashed"]),
+    ],
 )
-def test_a_chain_that_fails_for_a_moment_costs_no_bond(world: World, taken: bool, did: list[str]) -> None:
-    """What is committed is revealed; where somebody else was quicker, the bond is taken back."""
+def test_a_chain_that_fails_for_a_moment_costs_no_bond(
+    world: World, taken: bool, escaped: bool, did: list[str]
+) -> None:
+    """What is committed is revealed, also where the report is gone; where somebody else was quicker, the bond is back."""
     watcher = object.__new__(Watcher)
     watcher.chain = SimpleNamespace(active=0)  # type: ignore[assignment]
     watcher._poll, watcher._shown, watcher._tell = 0.0, {}, lambda seen: None
-    court = FlakyCourt(taken)
+    court = FlakyCourt(taken, escaped)
     case = Case(accepted(world.bundles[3]), Contradiction(COUNT, b""), [], lambda shown: None)
     asyncio.run(watcher._dispute(court, case))  # type: ignore[arg-type]
     assert court.did == did

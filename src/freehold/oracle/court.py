@@ -71,7 +71,7 @@ class Court:
             return False
         call = self.disputes.reveal(struct(before), struct(report), contradiction.kind, contradiction.evidence, salt)
         await self._sender.transact(call)
-        log.warning("epoch %d: the challenge is revealed, and the report is revoked", report.epoch)
+        log.warning("epoch %d: the challenge is revealed: the report is proven wrong", report.epoch)
         return True
 
     async def demand(self, report: Report, demand: Demand) -> None:
@@ -109,8 +109,18 @@ class Court:
         log.info("epoch %d: the hold of %s has ended", epoch, challenger)
         return True
 
+    async def prove(self, before: Report | None, report: Report, contradiction: Contradiction | None) -> bool:
+        """Reveal what was committed of a report that is gone or active meanwhile: its signers still answer for it.
+
+        False where there is nothing to reveal, or somebody has proven it.
+        """
+        is_open = contradiction is not None and await self.hold_kind(report) == CHALLENGE
+        if contradiction is None or not is_open or any((await self.disputes.proven(report.struct_hash())).challenger):
+            return False
+        return await self.challenge(before, report, contradiction)
+
     async def withdraw(self, report: Report) -> None:
-        """Take the bond back where somebody else had the report revoked, or a freeze made it active."""
+        """Take the bond back where somebody else proved the report wrong, or it went by an unanswered demand."""
         if await self.hold_kind(report) in (NOTHING, ANSWERED):
             return
         await self._sender.transact(self.disputes.withdraw(report.struct_hash()))

@@ -263,7 +263,8 @@ class Watcher:
             await asyncio.sleep(self._poll)
         for _ in range(PATIENCE):
             try:
-                await court.withdraw(report)
+                if not await court.prove(case.accepted.previous, report, case.contradiction):
+                    await court.withdraw(report)
                 await court.slash(report, accepted.signers, accepted.signatures)
                 return
             except (FreeholdError, OSError) as error:
