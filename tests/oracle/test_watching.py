@@ -306,7 +306,7 @@ class FlakyCourt:
 def test_a_chain_that_fails_for_a_moment_costs_no_bond(
     world: World, taken: bool, escaped: bool, did: list[str]
 ) -> None:
-    """What is committed is revealed, also where the report is gone; where somebody else was quicker, the bond is back."""
+    """What is committed is revealed, also of a report that is gone; where others were quicker, the bond comes back."""
     watcher = object.__new__(Watcher)
     watcher.chain = SimpleNamespace(active=0)  # type: ignore[assignment]
     watcher._poll, watcher._shown, watcher._tell = 0.0, {}, lambda seen: None
