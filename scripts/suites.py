@@ -31,6 +31,7 @@ PURE = ("protocol", "fuzz", "market", "services", "tooling", "docs", "cli", "sto
 # Whole quorums over a net, clocks and disks of their own: as pure, and most of what takes long.
 SIMULATED = tuple(f"oracle/test_{name}.py" for name in ("simulation", "membership", "byzantine", "exhaustive"))
 CHAIN = ("chain", "local")  # a real local chain each
+WALK = "contracts/test_stateful.py"
 APART = ("contracts", "end_to_end", "servers", "oracle", *CHAIN)
 WITHOUT_COMPILER = ("-p", "no:boa_test")  # titanoboa's plugin loads Vyper into every worker
 NO_TESTS = 5  # pytest's exit code where nothing was collected
@@ -78,6 +79,12 @@ def get_quorum_commands() -> Iterator[Command]:
     yield build_pytest(["oracle"], *(f"--ignore=tests/{name}" for name in simulated), *WITHOUT_COMPILER)
 
 
+def get_contract_commands() -> Iterator[Command]:
+    """The walk beside the mirror goes alone: in a worker of xdist it takes ten times as long."""
+    yield build_pytest(["contracts"], "-n", "2", f"--ignore=tests/{WALK}")
+    yield build_pytest([WALK])
+
+
 def is_tests(path: Path) -> bool:
     return any(path.rglob("test_*.py")) if path.is_dir() else path.name.startswith("test_")
 
@@ -107,7 +114,7 @@ SUITES = {
     "unit": Suite(120, get_unit_commands),
     "quorum": Suite(120, get_quorum_commands),
     "chain": Suite(120, lambda: iter([build_pytest(list(CHAIN), *WITHOUT_COMPILER)])),
-    "contracts": Suite(120, lambda: get_directory_commands("contracts", "-n", "2")),
+    "contracts": Suite(120, get_contract_commands),
     "end-to-end": Suite(300, lambda: get_directory_commands("end_to_end", *WITHOUT_COMPILER)),
     "servers": Suite(300, lambda: get_directory_commands("servers", *WITHOUT_COMPILER)),
     "fuzz": Suite(3600, get_fuzz_commands),
