@@ -1,13 +1,14 @@
 """Runs the project's suites one after another, each within its time budget.
 
-    python scripts/suites.py lint | unit | quorum | chain | contracts | end-to-end | servers | fuzz | soak ...
+    python scripts/suites.py lint | unit | quorum | chain | contracts | end-to-end | faults | servers | fuzz | soak ...
 
 A suite is a few commands that share one budget: lint's tools, or pytest over the directories named in SUITES. Tests
 that touch nothing but memory and their own temporary directory (PURE, SIMULATED, contracts) run in parallel; all
 others run one at a time. A suite fails if a command fails or if it took longer than its budget; at twice the budget it
 is stopped. FREEHOLD_TEST_SLOW multiplies every budget and deadline (3 on a machine three times slower).
 
-Invariant: a test file under tests/ belongs to exactly one of unit, quorum, chain, contracts, end-to-end and servers.
+Invariant: a test file under tests/ belongs to exactly one of unit, quorum, chain, contracts, end-to-end,
+faults and servers.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ PURE = ("protocol", "fuzz", "market", "services", "tooling", "docs", "cli", "sto
 SIMULATED = tuple(f"oracle/test_{name}.py" for name in ("simulation", "membership", "byzantine", "exhaustive"))
 CHAIN = ("chain", "local")  # a real local chain each
 WALK = "contracts/test_stateful.py"
+# End to end with liars, silence and a chain that misbehaves.
+FAULTS = tuple(
+    f"end_to_end/test_{name}.py" for name in ("byzantine", "chain_faults", "disputes", "freeze", "governance")
+)
 APART = ("contracts", "end_to_end", "servers", "oracle", *CHAIN)
 WITHOUT_COMPILER = ("-p", "no:boa_test")  # titanoboa's plugin loads Vyper into every worker
 NO_TESTS = 5  # pytest's exit code where nothing was collected
@@ -85,6 +90,10 @@ def get_contract_commands() -> Iterator[Command]:
     yield build_pytest([WALK])
 
 
+def get_end_to_end_commands() -> Iterator[Command]:
+    yield build_pytest(["end_to_end"], *(f"--ignore=tests/{name}" for name in FAULTS), *WITHOUT_COMPILER)
+
+
 def is_tests(path: Path) -> bool:
     return any(path.rglob("test_*.py")) if path.is_dir() else path.name.startswith("test_")
 
@@ -115,7 +124,8 @@ SUITES = {
     "quorum": Suite(120, get_quorum_commands),
     "chain": Suite(120, lambda: iter([build_pytest(list(CHAIN), *WITHOUT_COMPILER)])),
     "contracts": Suite(120, get_contract_commands),
-    "end-to-end": Suite(300, lambda: get_directory_commands("end_to_end", *WITHOUT_COMPILER)),
+    "end-to-end": Suite(300, get_end_to_end_commands),
+    "faults": Suite(300, lambda: iter([build_pytest(list(FAULTS), *WITHOUT_COMPILER)])),
     "servers": Suite(300, lambda: get_directory_commands("servers", *WITHOUT_COMPILER)),
     "fuzz": Suite(3600, get_fuzz_commands),
     "soak": Suite(12 * 3600, get_soak_commands),
