@@ -229,6 +229,22 @@ def test_revoked_epochs_are_settled_again_with_what_they_had() -> None:
         view.process_block(block(view.block.number + 1, Revoked(3, 3, 2)))
 
 
+def test_what_is_open_about_pending_reports_is_looked_for_from_the_oldest_ones_anchor_on() -> None:
+    view = ChainView(START)
+    assert view.pending_block == START.block.number
+    anchors = []
+    for _ in range(3):
+        run_to_anchor(view)
+        assert view.anchor is not None
+        anchors.append(view.anchor.anchor_block)
+        accept(view)
+    assert ChainView.from_bytes(view.to_bytes(), START).pending_block == anchors[0]
+    view.process_block(block(view.block.number + 1, Activated(2)))
+    assert view.pending_block == anchors[2]
+    view.process_block(block(view.block.number + 1, Activated(3)))
+    assert view.pending_block == view.block.number
+
+
 def test_what_was_collected_stands_once_in_the_epoch_that_ends_the_freeze() -> None:
     view = ChainView(START)
     accept(view)

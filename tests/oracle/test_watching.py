@@ -13,7 +13,7 @@ import pytest
 
 from freehold.oracle.chain_records import Accepted
 from freehold.oracle.chain_view import AcceptedEpoch
-from freehold.oracle.watch import Case, Seen, Watcher, make_answer
+from freehold.oracle.watch import Case, Seen, Watcher
 from freehold.oracle.watching import (
     Demand,
     Finding,
@@ -25,6 +25,7 @@ from freehold.oracle.watching import (
     examine,
     find_contradiction,
     is_claimed,
+    make_answer,
 )
 from freehold.protocol.bundle import Bundle
 from freehold.protocol.disputes import (
@@ -139,7 +140,7 @@ def test_what_cannot_be_seen_is_demanded(world: World) -> None:
     assert {demand.kind for demand in verdicts} == {DEMAND_VERDICT}
     robbed = next(iter(finding.settlement.state.accounts)).account
     nodes = {o.node for o in finding.settlement.state.operators.values() if o.operator == robbed}
-    answered = make_answer(finding, *verdicts[0])
+    answered = make_answer(finding.settlement, finding.bundle, JUDGES, verdicts[0])
     assert any(bytes(node) in answered.shown for node in nodes)
     assert answered.backing
 
@@ -218,9 +219,9 @@ def test_an_answer_need_not_be_written_as_we_would(world: World) -> None:
 
 def test_demands_are_answered_from_what_was_settled(world: World) -> None:
     finding = examine(accepted(world.bundles[3]), world.bundles[3], JUDGES, DOMAIN)
-    assert make_answer(finding, DEMAND_LEAF, 0).shown
+    assert make_answer(finding.settlement, finding.bundle, JUDGES, Demand(DEMAND_LEAF, 0)).shown
     with pytest.raises(NotFound):
-        make_answer(finding, DEMAND_LEAF, 2**20)
+        make_answer(finding.settlement, finding.bundle, JUDGES, Demand(DEMAND_LEAF, 2**20))
 
 
 def test_a_report_of_another_manifest_is_not_judged_by_this_bundle(world: World) -> None:

@@ -19,7 +19,7 @@ from freehold.cli.output import Program
 from freehold.cli.reports import find_accepted
 from freehold.client.collect import read_state
 from freehold.market.network import Network
-from freehold.protocol.bundle import Bundle, decode_bundle, first_difference, replay
+from freehold.protocol.bundle import Bundle, decode_bundle, first_difference, replay_bundle
 from freehold.protocol.certificates import faults
 from freehold.protocol.epoch import Settlement
 from freehold.protocol.errors import NotFound, ReplayMismatch
@@ -45,8 +45,9 @@ def check_bundle(data: bytes, number: int | None, network: Network | None, accep
 
     Without `network` and `accepted` it is only consistent in itself: anybody can make one that is.
     """
-    settlement = replay(data, JUDGES)
-    bundle, report = decode_bundle(data, JUDGES), settlement.report
+    bundle = decode_bundle(data, JUDGES)
+    settlement = replay_bundle(bundle, JUDGES)
+    report = settlement.report
     if number is not None and report.epoch != number:
         raise ReplayMismatch(f"report.epoch: the bundle is of epoch {report.epoch}, not {number}", first="report.epoch")
     if network is not None and bundle.domain != network.domain:

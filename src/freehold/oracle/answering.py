@@ -17,8 +17,9 @@ from freehold.chain.rpc import Rpc
 from freehold.market.network import Network
 from freehold.oracle.court import Court
 from freehold.oracle.store import Store
-from freehold.protocol.bundle import decode_bundle, replay
-from freehold.protocol.disputes import DEMAND_LEAF, Answer, answer_leaf, answer_verdict
+from freehold.oracle.watching import Demand, make_answer
+from freehold.protocol.bundle import decode_bundle, replay_bundle
+from freehold.protocol.disputes import Answer
 from freehold.protocol.errors import FreeholdError, ReplayMismatch
 from freehold.protocol.messages import Report
 from freehold.protocol.units import Address, Hash
@@ -36,10 +37,9 @@ class Answerer:
         self._rpc, self._network, self._store, self._court = rpc, network, store, court
         self._wait, self._poll = position * TURN * poll, poll
         self._tasks: set[asyncio.Task[None]] = set()
-        self.answered = 0
 
-    async def run(self) -> None:
-        """Until cancelled. Demands made while the member was away are found again, and answered if they are open."""
+    async def run(self, first: int) -> None:
+        """From block `first` on until cancelled; demands made while the member was away are found again."""
         follower = Follower(
             self._rpc,
             [self._court.disputes],
@@ -47,7 +47,7 @@ class Answerer:
             interval=self._poll,
         )
         try:
-            async for batch in follower.run(self._network.deployment_block):
+            async for batch in follower.run(first):
                 for event in batch.events:
                     if isinstance(event.value, disputes_abi.Demanded):
                         self._spawn(self._answer(event.value))
@@ -63,17 +63,16 @@ class Answerer:
 
     async def _answer(self, demanded: disputes_abi.Demanded) -> None:
         report, challenger = Hash(demanded.report_hash), Address(demanded.challenger)
+        found: tuple[Report, Answer] | None = None
+        await asyncio.sleep(self._wait)
         while True:
             try:
                 if not await self._court.is_demanded(demanded.epoch, report, challenger):
                     return
-                await asyncio.sleep(self._wait)
-                found = await self._find(demanded.epoch, report, demanded.kind, demanded.position)
-                if found is None or not await self._court.is_demanded(demanded.epoch, report, challenger):
+                found = found or await self._find(demanded.epoch, report, Demand(demanded.kind, demanded.position))
+                if found is not None:
+                    await self._court.answer(found[0], challenger, found[1])
                     return
-                await self._court.answer(found[0], challenger, found[1])
-                self.answered += 1
-                return
             except ReplayMismatch as error:
                 log.warning("epoch %d: a demand is left to those who signed its report: %s", demanded.epoch, error)
                 return
@@ -81,14 +80,14 @@ class Answerer:
                 log.info("epoch %d: the demand of %s is not answered yet: %s", demanded.epoch, challenger, error)
             await asyncio.sleep(self._poll)
 
-    async def _find(self, epoch: int, report: Hash, kind: int, position: int) -> tuple[Report, Answer] | None:
-        """The report and what was demanded of it; None where it is not the one that this member committed."""
+    async def _find(self, epoch: int, report: Hash, demand: Demand) -> tuple[Report, Answer] | None:
+        """The report and what was demanded of it; None while the bundle here is another attempt's."""
         stored = await self._store.open_bundle(epoch)
         data = b"".join([piece async for piece in stored.pieces()])
-        return await asyncio.to_thread(find_answer, data, report, kind, position)
+        return await asyncio.to_thread(find_answer, data, report, demand)
 
 
-def find_answer(data: bytes, report: Hash, kind: int, position: int) -> tuple[Report, Answer] | None:
+def find_answer(data: bytes, report: Hash, demand: Demand) -> tuple[Report, Answer] | None:
     """What is demanded of the report of this hash, from its bundle; None if the bundle is another report's.
 
     Raises NotFound, ReplayMismatch.
@@ -96,7 +95,4 @@ def find_answer(data: bytes, report: Hash, kind: int, position: int) -> tuple[Re
     bundle = decode_bundle(data, JUDGES)
     if bundle.report.struct_hash() != report:
         return None
-    settlement = replay(data, JUDGES)
-    if kind == DEMAND_LEAF:
-        return bundle.report, answer_leaf(settlement.state.accounts.rows, position)
-    return bundle.report, answer_verdict(settlement, bundle, position, JUDGES)
+    return bundle.report, make_answer(replay_bundle(bundle, JUDGES), bundle, JUDGES, demand)

@@ -189,6 +189,11 @@ class ChainView:
         return again.manifest if again else None
 
     @property
+    def pending_block(self) -> int:
+        """A block before anything that is still open about a pending report: the oldest one's anchor."""
+        return min([pending.anchor.anchor_block for pending in self._pending.values()], default=self.block.number)
+
+    @property
     def anchor_time(self) -> int:
         """The chain time from which on a block may be the anchor."""
         return compute_anchor_time(self.parameters, self._anchored, self._accepted.time)

@@ -96,7 +96,7 @@ async def run(config: MemberConfig, stopping: asyncio.Event, own_key: Key | None
             asyncio.create_task(watch_head(feed, status, config.poll), name="head"),
             asyncio.create_task(peers.run(), name="peers"),
             asyncio.create_task(price.run(), name="price"),
-            asyncio.create_task(answerer.run(), name="answers"),
+            asyncio.create_task(answerer.run(member.chain.pending_block), name="answers"),
             asyncio.create_task(tick(engine), name="clock"),
         ]
         stopped = asyncio.create_task(stopping.wait())

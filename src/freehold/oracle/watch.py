@@ -42,15 +42,12 @@ from freehold.oracle.watching import (
     examine,
     find_contradiction,
     is_claimed,
+    make_answer,
 )
 from freehold.protocol.beacon import Block
 from freehold.protocol.bundle import decode_bundle
 from freehold.protocol.disputes import (
-    DEMAND_LEAF,
-    Answer,
     Contradiction,
-    answer_leaf,
-    answer_verdict,
     find_fallen_count,
 )
 from freehold.protocol.errors import Corrupt, FreeholdError, NotFound
@@ -352,7 +349,8 @@ class Watcher:
                 if finding is not None and finding.difference:
                     return
                 if finding is not None:
-                    answer = await asyncio.to_thread(make_answer, finding, demanded.kind, demanded.position)
+                    demand = Demand(demanded.kind, demanded.position)
+                    answer = await asyncio.to_thread(make_answer, finding.settlement, finding.bundle, JUDGES, demand)
                     await court.answer(finding.report, challenger, answer)
                     return
             except NotFound as error:
@@ -382,10 +380,3 @@ def _suspicion() -> Iterator[None]:
         raise
     except Exception as error:
         raise Corrupt(f"bytes of a member do not decode: {error or type(error).__name__}") from error
-
-
-def make_answer(finding: Finding, kind: int, position: int) -> Answer:
-    """What a demand asks for, from an epoch that was settled here. NotFound."""
-    if kind == DEMAND_LEAF:
-        return answer_leaf(finding.settlement.state.accounts.rows, position)
-    return answer_verdict(finding.settlement, finding.bundle, position, JUDGES)

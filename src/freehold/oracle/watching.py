@@ -23,7 +23,10 @@ from freehold.protocol.disputes import (
     DEMAND_VERDICT,
     OPENING_KIND,
     OPENING_SERVICE,
+    Answer,
     Contradiction,
+    answer_leaf,
+    answer_verdict,
     find_fallen_count,
     find_shrunk,
     find_shrunk_shown,
@@ -120,6 +123,13 @@ def contradict_answer(finding: Finding, answer: Shown, judges: Mapping[str, Judg
     if kind == DEMAND_LEAF:
         return find_shrunk_shown(finding.bundle.state.accounts.rows, finding.report, position, shown)
     return find_wrong_verdict_shown(shown, position, finding.settlement, finding.bundle, judges)
+
+
+def make_answer(settlement: Settlement, bundle: Bundle, judges: Mapping[str, Judge], demand: Demand) -> Answer:
+    """What a demand asks for, of an epoch that was settled here from this bundle. NotFound."""
+    if demand.kind == DEMAND_LEAF:
+        return answer_leaf(settlement.state.accounts.rows, demand.position)
+    return answer_verdict(settlement, bundle, demand.position, judges)
 
 
 def is_claimed(state: State, report: Report) -> bool:

@@ -173,7 +173,11 @@ def replay(data: bytes, judges: Mapping[str, Judge]) -> Settlement:
     Returns the settlement whose report equals the bundle's, which Q members signed. Otherwise ReplayMismatch says
     what differs first. To know that it is *the* epoch, compare `report.struct_hash()` with the chain.
     """
-    bundle = decode_bundle(data, judges)
+    return replay_bundle(decode_bundle(data, judges), judges)
+
+
+def replay_bundle(bundle: Bundle, judges: Mapping[str, Judge]) -> Settlement:
+    """As `replay`, of a bundle that is decoded already."""
     check_start(bundle)
     try:
         check_manifest(bundle.manifest, bundle.anchor, bundle.domain)
