@@ -9,7 +9,7 @@ in a manifest that no quorum can have certified, or chain data of another epoch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
@@ -94,6 +94,7 @@ class Draft:
     locks: dict[Address, Mapping[Hash, LockState]] = field(default_factory=dict)  # by client, by lease
     services: dict[str, Table[Any]] = field(default_factory=dict)
     verdicts: list[Table[Verdict]] = field(default_factory=list)
+    said: list[Verdict] = field(default_factory=list)  # the market's, since the last table of verdicts
     contributions: dict[str, Table[Contribution]] = field(default_factory=dict)  # by service
 
     @property
@@ -129,7 +130,14 @@ class Draft:
             reason=reason,
             measure=measure,
         )
-        self.verdicts.append(Table.of(Verdict, [verdict]))
+        self.said.append(verdict)
+
+    def keep(self, verdicts: Iterable[Table[Verdict]] = ()) -> None:
+        """Keep a service's verdicts, behind what the market has said before them."""
+        if self.said:
+            self.verdicts.append(Table.of(Verdict, self.said))
+            self.said = []
+        self.verdicts += verdicts
 
 
 def check_manifest(manifest: Manifest, anchor: AnchorData, domain: Domain) -> None:
@@ -220,6 +228,7 @@ def settle(
         members={o.member: MemberState(member=o.member, commitment=o.commitment) for o in manifest.observations},
         services=draft.services,
     )
+    draft.keep()
     verdicts = Table.concat(Verdict, draft.verdicts)
     subsidy = check_amount(shares.subsidy + total_of(rewards.column("subsidy")))
     report = make_report(manifest, anchor, previous, state, verdicts, subsidy, shares.revenue)
@@ -330,7 +339,7 @@ def process_services(draft: Draft, rows: Mapping[str, Table[Any]], judges: Mappi
         own = {kind: rows[kind] for kind in judge.kinds}
         verdicts = judge.judge(judge.obligations(context), own, context)
         draft.services[name], contributions = judge.fold(own, verdicts, context)
-        draft.verdicts.append(verdicts)
+        draft.keep([verdicts])
         draft.contributions[name] = contributions
 
 
