@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from freehold.client.heads import Head, Heads
+from freehold.client.bucket_heads import Head, Heads
 from freehold.protocol.errors import Conflict, InvalidInput
 
 Make = Callable[[], Heads]

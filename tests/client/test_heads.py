@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from freehold.client.heads import Head, LocalHeads
+from freehold.client.bucket_heads import Head, LocalHeads
 from freehold.protocol.errors import WrongPassphrase
 from tests.client.heads_conformance import HeadsConformance, Make
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from freehold.client.bucket_heads import Head
 from freehold.client.cache import IndexCache
-from freehold.client.heads import Head
 from freehold.client.index import Code, IndexEntry, decode_head, decode_index, encode_head, encode_index
 from freehold.protocol.errors import Corrupt
 from freehold.services.storage.client_objects import StoredObject, StoredSegment

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from freehold.client.heads import LocalHeads
+from freehold.client.bucket_heads import LocalHeads
 from freehold.client.sdk import Freehold
 from freehold.market import reservations
 from freehold.market.reservations import Want

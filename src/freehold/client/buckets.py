@@ -18,8 +18,8 @@ from contextlib import aclosing
 from typing import NamedTuple
 
 from freehold.client.book import Book
+from freehold.client.bucket_heads import Head, Heads
 from freehold.client.cache import IndexCache
-from freehold.client.heads import Head, Heads
 from freehold.client.index import (
     INDEX_PATH,
     Code,

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from freehold.client.heads import Head
+from freehold.client.bucket_heads import Head
 from freehold.client.paths import check_bucket
 
 _LABEL = b"freehold/index-cache/1"

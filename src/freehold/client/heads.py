@@ -1,122 +1,110 @@
-"""Heads: where a bucket's newest index is. The one thing of a bucket that changes in place.
+"""Heads: registers that change in place. All else on the network is written once.
 
-    read(bucket) -> Head | None
-    compare_and_set(bucket, expected, new)      Conflict, and no change, unless the head is `expected`
+    read(name) -> Head | None
+    compare_and_set(name, expected, new)        Conflict, and no change, unless the head is `expected`
 
-A head's version grows by one with each change, so that an old one cannot pass for new; `None` is "no such bucket".
-`LocalHeads` keeps a file a bucket, sealed with a key of the account's seed. Invariants: what `compare_and_set` set
-survives a power cut; of any number of writers with one expectation exactly one wins; a wrong seed is WrongPassphrase,
-never an empty list.
+A head is a `base`, replaced as a whole, and the `frames` appended to it since. Its version grows by one with each
+change, so that an old one cannot pass for new. What stands in it is sealed by whoever sets it (`sealing.py`).
+`NodeHeads` (`node_heads.py`) keeps heads at several nodes of the network, `LocalHeads` in files of this machine.
+Invariants: what `compare_and_set` set survives a power cut; of any number of writers with one expectation at most one
+wins; a read sees every change that was acknowledged before it began.
 """
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
-import secrets
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+import msgspec
 
-from freehold.client.paths import check_bucket
-from freehold.protocol.errors import Conflict, Corrupt, InvalidInput, WrongPassphrase
+from freehold.protocol.errors import Conflict, Corrupt, InvalidInput
 
-_LABEL = b"freehold/heads/1"
-_NONCE_BYTES = 12
-_SEAL = b"freehold heads"
+HEAD_LIMIT = 4 << 20  # bytes of base and frames together
+_NAME = re.compile(r"[0-9a-f]{32}")
 _SUFFIX = ".head"
 
 
 class Head(NamedTuple):
-    """`version` counts changes from 1; `data` is the bucket layer's own."""
+    """`version` counts changes from 1; `base` and `frames` are the setter's own, sealed."""
 
     version: int
-    data: bytes
+    base: bytes
+    frames: tuple[bytes, ...] = ()
 
 
 class Heads(Protocol):
-    """The seam behind which buckets' heads stand."""
+    """The seam behind which heads stand. `name` is 32 lower-case hexadecimal digits that say nothing to others."""
 
-    def read(self, bucket: str) -> Head | None:
-        """The bucket's head; None where there is no such bucket."""
+    async def read(self, name: str) -> Head | None:
+        """The head; None where there is none, or where it is gone for good."""
 
-    def compare_and_set(self, bucket: str, expected: Head | None, new: Head | None) -> None:
-        """Replace `expected` by `new` (None: no bucket). Conflict, and no change, where the head is another."""
+    async def compare_and_set(self, name: str, expected: Head | None, new: Head | None) -> None:
+        """Replace `expected` by `new`; None for `new` ends the name for good.
 
-    def names(self) -> list[str]:
-        """The buckets' names, sorted."""
+        Conflict, and surely no change, where the head is another. Unavailable: the change may or may not come about.
+        """
+
+    async def maintain(self) -> None:
+        """Bring what is kept to where it should be; for those who run for long."""
+
+
+def check_change(name: str, expected: Head | None, new: Head | None) -> None:
+    """InvalidInput unless the change is one that any implementation may be asked for."""
+    if not _NAME.fullmatch(name):
+        raise InvalidInput(f"{name!r} is not a head's name")
+    if new is None:
+        return
+    if new.version != (expected.version if expected else 0) + 1:
+        raise InvalidInput(f"version {new.version} does not follow {expected.version if expected else 0}")
+    size = len(new.base) + sum(map(len, new.frames))
+    if size > HEAD_LIMIT:
+        raise InvalidInput(f"a head has at most {HEAD_LIMIT} bytes, not {size}", limit=HEAD_LIMIT)
 
 
 class LocalHeads:
-    """Heads as files of one account, authenticated and encrypted."""
+    """Heads as files, for whoever has one machine only."""
 
-    def __init__(self, folder: Path, seed: bytes) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._cipher = AESGCM(HKDF(SHA256(), 32, salt=None, info=_LABEL).derive(seed))
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with self._locked():
-            self._check_seal()
 
-    def read(self, bucket: str) -> Head | None:
-        """See `Heads`. WrongPassphrase if the file was not sealed by this seed, for this bucket."""
+    async def read(self, name: str) -> Head | None:
+        """See `Heads`."""
+        return await asyncio.to_thread(self._read, name)
+
+    async def compare_and_set(self, name: str, expected: Head | None, new: Head | None) -> None:
+        """See `Heads`."""
+        check_change(name, expected, new)
+        await asyncio.to_thread(self._compare_and_set, name, expected, new)
+
+    async def maintain(self) -> None:
+        """Nothing: a file stays where it is."""
+
+    def _read(self, name: str) -> Head | None:
         try:
-            raw = self._path(bucket).read_bytes()
+            raw = self._path(name).read_bytes()
         except FileNotFoundError:
             return None
-        plain = self._open(raw, bucket.encode())
-        if len(plain) < 8:
-            raise Corrupt(f"the head of {bucket!r} is cut short")
-        return Head(int.from_bytes(plain[:8]), plain[8:])
-
-    def compare_and_set(self, bucket: str, expected: Head | None, new: Head | None) -> None:
-        """See `Heads`."""
-        check_bucket(bucket)
-        if new is not None and new.version != (expected.version if expected else 0) + 1:
-            raise InvalidInput(f"version {new.version} does not follow {expected.version if expected else 0}")
-        with self._locked():
-            current = self.read(bucket)
-            if current != expected:
-                raise Conflict(
-                    f"bucket {bucket!r} was changed by another writer",
-                    version=current.version if current else 0,
-                )
-            if new is None:
-                self._path(bucket).unlink(missing_ok=True)
-                self._sync()
-            else:
-                self._write(self._path(bucket), self._close(new.version.to_bytes(8) + new.data, bucket.encode()))
-
-    def names(self) -> list[str]:
-        """See `Heads`."""
-        return sorted(path.name.removesuffix(_SUFFIX) for path in self.folder.glob(f"*{_SUFFIX}"))
-
-    def _check_seal(self) -> None:
-        seal = self.folder / "seal"
-        if seal.exists():
-            self._open(seal.read_bytes(), _SEAL)
-        else:
-            self._write(seal, self._close(_SEAL, _SEAL))
-
-    def _path(self, bucket: str) -> Path:
-        return self.folder / f"{check_bucket(bucket)}{_SUFFIX}"
-
-    def _close(self, plain: bytes, context: bytes) -> bytes:
-        nonce = secrets.token_bytes(_NONCE_BYTES)
-        return nonce + self._cipher.encrypt(nonce, plain, _LABEL + b"/" + context)
-
-    def _open(self, raw: bytes, context: bytes) -> bytes:
         try:
-            return self._cipher.decrypt(raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], _LABEL + b"/" + context)
-        except (InvalidTag, ValueError):
-            raise WrongPassphrase(
-                "this account's buckets do not open with this secret: it is the wrong wallet, or a file was changed"
-            ) from None
+            return msgspec.msgpack.decode(raw, type=Head) if raw else None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise Corrupt(f"the head {name} does not decode: {error}") from None
+
+    def _compare_and_set(self, name: str, expected: Head | None, new: Head | None) -> None:
+        with self._locked():
+            current = self._read(name)
+            if current != expected or (expected is None and self._path(name).exists()):
+                raise Conflict(f"head {name} was changed by another writer", version=current.version if current else 0)
+            self._write(self._path(name), msgspec.msgpack.encode(new) if new is not None else b"")
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}{_SUFFIX}"
 
     def _write(self, path: Path, data: bytes) -> None:
         temporary = path.with_name(path.name + ".new")
@@ -125,9 +113,6 @@ class LocalHeads:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        self._sync()
-
-    def _sync(self) -> None:
         handle = os.open(self.folder, os.O_RDONLY)
         try:
             os.fsync(handle)

@@ -24,11 +24,11 @@ from freehold.chain.journal import Journal
 from freehold.chain.rpc import Rpc
 from freehold.client.account import Account, get_account_dir, get_home
 from freehold.client.book import Book
+from freehold.client.bucket_heads import Heads, LocalHeads
 from freehold.client.buckets import BucketInfo, Buckets, ObjectInfo
 from freehold.client.cache import IndexCache
 from freehold.client.directory import ChainDirectory
 from freehold.client.evidence import EvidenceFolder
-from freehold.client.heads import Heads, LocalHeads
 from freehold.client.index import Code
 from freehold.client.money import Balance, Claimed, Money
 from freehold.client.paths import ObjectPath, parse_path
