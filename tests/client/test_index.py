@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from freehold.client.bucket_heads import Head
 from freehold.client.cache import IndexCache
-from freehold.client.index import Code, IndexEntry, decode_head, decode_index, encode_head, encode_index
+from freehold.client.index import IndexEntry, decode_head, decode_index, encode_head, encode_index
 from freehold.protocol.errors import Corrupt
-from freehold.services.storage.client_objects import StoredObject, StoredSegment
+from freehold.services.storage.client_objects import Code, StoredObject, StoredSegment
 
 
 def stored(size: int = 10, nodes: int = 3) -> StoredObject:

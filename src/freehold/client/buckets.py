@@ -22,7 +22,6 @@ from freehold.client.bucket_heads import Head, Heads
 from freehold.client.cache import IndexCache
 from freehold.client.index import (
     INDEX_PATH,
-    Code,
     IndexEntry,
     decode_head,
     decode_index,
@@ -33,7 +32,7 @@ from freehold.client.paths import ObjectPath, check_bucket
 from freehold.protocol.errors import Conflict, FreeholdError, InvalidInput, NotFound, Refused
 from freehold.protocol.units import Address
 from freehold.services.storage.client import StorageClient, compute_shard_bytes
-from freehold.services.storage.client_objects import ListedShard, StoredObject
+from freehold.services.storage.client_objects import Code, ListedShard, StoredObject
 from freehold.services.storage.client_sources import BytesSource, Source
 from freehold.services.storage.download import Downloader, Place
 from freehold.services.storage.names import PathSecret

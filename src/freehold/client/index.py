@@ -7,22 +7,13 @@ are not exactly an index, or a head, are Corrupt.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import msgspec
 
 from freehold.protocol.errors import Corrupt
-from freehold.services.storage.client_objects import StoredObject
+from freehold.services.storage.client_objects import Code, StoredObject
 
 INDEX_PATH = ".index"
 VERSION = 1
-
-
-class Code(NamedTuple):
-    """k of n: any k of a segment's n shards give it back."""
-
-    k: int
-    n: int
 
 
 class IndexEntry(msgspec.Struct, frozen=True, array_like=True):

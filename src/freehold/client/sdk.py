@@ -29,7 +29,6 @@ from freehold.client.buckets import BucketInfo, Buckets, ObjectInfo
 from freehold.client.cache import IndexCache
 from freehold.client.directory import ChainDirectory
 from freehold.client.evidence import EvidenceFolder
-from freehold.client.index import Code
 from freehold.client.money import Balance, Claimed, Money
 from freehold.client.paths import ObjectPath, parse_path
 from freehold.market.leases import Leases
@@ -42,6 +41,7 @@ from freehold.protocol.errors import FreeholdError, InvalidInput, NotFound
 from freehold.protocol.state import State
 from freehold.protocol.units import Address, Hash
 from freehold.services.storage.client import DAYS, Context, Estimate, StorageClient
+from freehold.services.storage.client_objects import Code
 from freehold.services.storage.client_sources import FileSource
 from freehold.store.disk import RealFile
 

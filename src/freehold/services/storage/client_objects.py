@@ -17,6 +17,13 @@ from freehold.protocol.units import Address, Hash
 from freehold.services.storage.segment_record import VERSION, SegmentRecord
 
 
+class Code(NamedTuple):
+    """k of n: any k of a segment's n shards give it back."""
+
+    k: int
+    n: int
+
+
 class StoredSegment(msgspec.Struct, frozen=True, array_like=True):
     """`size` bytes, coded k of n; shard i has root `roots[i]` and is at `nodes[i]`, list position `positions[i]`."""
 
