@@ -7,6 +7,7 @@ finds every function that looks like a decoder and fails for one that nobody cov
 
 from __future__ import annotations
 
+import base64
 import importlib
 import json
 import pkgutil
@@ -20,7 +21,7 @@ import msgspec
 import freehold
 from freehold.chain import abi, reverts, transactor, wire
 from freehold.chain.endpoint import parse_retry_after
-from freehold.client import collect, index, keystore, money
+from freehold.client import collect, grants, index, keystore, money
 from freehold.market import view
 from freehold.market.network import CONTRACTS, MemberRecord, Network
 from freehold.net.auth import REQUEST_HEADER, SIGNATURE_HEADER, Guard, authorize
@@ -287,6 +288,17 @@ def parse_error(value: Any) -> FreeholdError:
     return FreeholdError.from_json(value)
 
 
+def grant(data: bytes) -> grants.Grant:
+    """A token's bytes, as its text names them."""
+    return grants.describe(grants.PREFIX + base64.urlsafe_b64encode(data).decode().rstrip("="))
+
+
+def grant_seeds() -> list[bytes]:
+    token = grants.GrantKey(bytes(32)).issue(ADDRESSES[0], ["read", "list"], bucket="b-1", expires=NOW)
+    bodies = [text.removeprefix(grants.PREFIX) for text in (token, grants.narrow(token, prefix="a"))]
+    return [base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)) for body in bodies]
+
+
 def messages() -> Iterator[Decoder]:
     """Each message, as JSON and as rows of a table."""
     for kind in message_kinds():
@@ -367,6 +379,7 @@ def others() -> Iterator[Decoder]:
         "node.api._parse_ended",
     )
     yield entry("open_epoch", of_json(open_epoch), open_epochs, "node.committed._parse_open")
+    yield entry("grant", grant, grant_seeds)
     yield entry("account", of_json(money._parse_account), account_seeds, "client.money._parse_account")
     yield entry(
         "network",
