@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from freehold.client import grants
-from freehold.client.grants import OPERATIONS, AccessDenied, Grant, GrantKey, Grants, decide, describe, narrow
+from freehold.client.errors import AccessDenied
+from freehold.client.grants import OPERATIONS, Grant, GrantKey, Grants, decide, describe, narrow
 from freehold.protocol.errors import InvalidInput
 from freehold.protocol.units import Address
 

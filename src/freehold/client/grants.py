@@ -6,9 +6,9 @@
     every later one, added without any key:        check if resource($path), $path.starts_with(SCOPE); and so on
 
 A scope is the start of "bucket/key": "" is every bucket, "bucket/" all of one, "bucket/a!" just the object "a". The
-library checks the signatures and decides what is allowed. What is read here of the blocks' text tells why not, and
-refuses every statement that is not made here: so evaluation is cheap. Of a doctored token it may say too much (the
-library prints texts without escaping them), never too little; `decide` has the last word.
+library checks the signatures and decides. The blocks' text is read here too, to say what a token is for and why it does
+not allow something, and every statement that is not made here is refused: so evaluation is cheap. Since the library
+prints texts without escaping them, a doctored token can read otherwise than it is: it is good for what both allow.
 
 Invariants: a narrowed token allows a subset of what it came from; what users name can never become Datalog, since it is
 passed as parameters and `quote` leaves neither quotes, backslashes nor control characters in it.
@@ -36,10 +36,10 @@ from biscuit_auth import (
     PrivateKey,
     PublicKey,
 )
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from freehold.protocol.errors import InvalidInput, Refused
+from freehold.client.errors import AccessDenied
+from freehold.client.secrets import derive_secret
+from freehold.protocol.errors import InvalidInput
 from freehold.protocol.units import Address
 
 OPERATIONS = ("read", "list", "write", "delete")
@@ -48,7 +48,6 @@ TOKEN_LIMIT = 4_096  # characters: with a key of 1,024 bytes it still fits into 
 MAX_BLOCKS = 16
 LATEST = 253_402_300_799  # the last second of the year 9999, which is as far as dates go
 
-_LABEL = b"freehold/grants/1"
 _KEY_SIZE = 32
 _ED25519 = Algorithm.Ed25519  # type: ignore[attr-defined]  # the stubs lag behind the library
 _CACHED = 1_024  # verified tokens kept in memory, a few KiB each
@@ -67,12 +66,6 @@ _IN_OPERATIONS = re.compile(r"check if operation\(\$operation\), \{([a-z\", ]*)\
 _IN_TIME = re.compile(r"check if time\(\$time\), \$time < (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ);")
 _ESCAPED = re.compile(r"%([0-9A-F]{2})")
 _ESCAPES = {code: f"%{code:02X}" for code in (*range(0x20), *b'"\\%!', 0x7F)}
-
-
-class AccessDenied(Refused):
-    """A token does not allow this. `details["reason"]`: malformed, signer, revoked, expired, operation, outside."""
-
-    code, status = "access_denied", 403
 
 
 class Grant(NamedTuple):
@@ -129,7 +122,7 @@ class GrantKey:
     """An account's root key pair, derived from its seed: what it signs, it grants."""
 
     def __init__(self, seed: bytes) -> None:
-        secret = HKDF(SHA256(), 32, salt=None, info=_LABEL).derive(seed)
+        secret = derive_secret(seed, "grants")
         self._private = PrivateKey.from_bytes(secret, _ED25519)  # type: ignore[call-arg]
         self.public_key = bytes(KeyPair.from_private_key(self._private).public_key.to_bytes())
 
@@ -192,7 +185,7 @@ def narrow(
 
 
 def describe(token: str) -> Grant:
-    """What a token allows, without any key. AccessDenied if it is none.
+    """What a token allows, without any key. AccessDenied if it is none (see `Grants.check`).
 
     That the account itself signed it is known only to `Grants.check`.
     """
@@ -212,8 +205,9 @@ class Grants:
         self._known: OrderedDict[str, tuple[Biscuit, Grant]] = OrderedDict()
 
     def check(self, token: str, operation: str, bucket: str, key: str, now: float, revoked: Container[str]) -> Grant:
-        """The token's grant, or AccessDenied with the reason. `now` in Unix seconds.
+        """The token's grant, or AccessDenied; `now` in Unix seconds.
 
+        `details["reason"]` of the error: malformed, signer, revoked, expired, operation, outside.
         To list, `key` is the prefix of what is listed; bucket and key "" are the list of buckets.
         """
         biscuit, grant = self.verify(token, revoked)
