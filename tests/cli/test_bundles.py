@@ -10,12 +10,13 @@ import pytest
 
 from freehold.cli import bundles
 from freehold.cli.bundles import check_bundle, fetch_bundle
+from freehold.market.network import MemberRecord
 from freehold.market.quorum import Quorum
 from freehold.protocol.bundle import encode_bundle
 from freehold.protocol.errors import FreeholdError, NotFound, ReplayMismatch, Unavailable
 from freehold.protocol.typed import Domain
 from freehold.protocol.units import Address
-from tests.protocol.world import ADDRESSES, DOMAIN, World, busy_world
+from tests.protocol.world import ADDRESSES, DOMAIN, MEMBERS, World, busy_world
 
 NETWORK: Any = SimpleNamespace(domain=DOMAIN, member_addresses=ADDRESSES)
 
@@ -54,8 +55,8 @@ class Peer:
 
 def connect(answers: list[bytes | FreeholdError]) -> Any:
     peers = iter([Peer(answer) for answer in answers])
-    dial: Any = SimpleNamespace(peer=lambda url: next(peers))
-    quorum = Quorum(dial, ADDRESSES, [str(i) for i in range(4)], DOMAIN)
+    dial: Any = SimpleNamespace(peer=lambda *_: next(peers))
+    quorum = Quorum(dial, [MemberRecord(m.address, m.public, "") for m in MEMBERS], DOMAIN)
 
     async def posted() -> int:
         return 3

@@ -95,7 +95,7 @@ class World:
         self.network, self.rpc, self.file = network, rpc, network.network
         self.ledger = Ledger(rpc, self.file.contracts["ledger"])
         self.token = Token(rpc, self.file.contracts["token"])
-        self.quorum = Quorum(dial, self.file.member_addresses, self.file.member_urls, self.file.domain)
+        self.quorum = Quorum(dial, self.file.members, self.file.domain)
         self.dice = random.Random(SEED)
         self.undone = 0
 

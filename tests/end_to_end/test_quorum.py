@@ -88,7 +88,7 @@ def signed_headers(network: RunningNetwork, url: str, body: bytes, liar: int = 4
     from freehold.local.accounts import derive_accounts
 
     known = Network.load(network.local / "network.json")
-    recipient = known.member_addresses[known.member_urls.index(url)]
+    recipient = next(member.address for member in known.members if member.url == url)
     key, body_hash, nonce = derive_accounts(4, 0).members[liar - 1], keccak(body), Hash(os.urandom(32))
     signed = authorize(key, "POST", MESSAGES_PATH, body_hash, recipient, known.domain, int(time.time()), nonce)
     return signed | {BODY_HEADER: str(body_hash)}

@@ -134,7 +134,7 @@ def signed_headers() -> list[bytes]:
 
 def network() -> Network:
     contracts = {name: Address(bytes([i]) * 20) for i, name in enumerate(CONTRACTS)}
-    members = tuple(MemberRecord(m.address, m.public, "http://127.0.0.1:1") for m in MEMBERS)
+    members = tuple(MemberRecord(m.address, m.public, "https://127.0.0.1:1", keccak(m.public)) for m in MEMBERS)
     return Network("test", 31337, "http://127.0.0.1:1", contracts, 1, keccak(b""), 1, members, PARAMETERS)
 
 
@@ -386,6 +386,7 @@ def others() -> Iterator[Decoder]:
         of_json(Network.from_json),
         lambda: [as_json(network())],
         "market.network.Network.from_json",
+        "market.network.MemberRecord.from_json",
         encode=as_json,
     )
     # storage

@@ -16,9 +16,10 @@ from freehold.protocol.keys import Key
 from freehold.protocol.messages import Offer
 from freehold.protocol.state import NodeRecord
 from freehold.protocol.typed import Domain
-from freehold.protocol.units import Address
+from freehold.protocol.units import ZERO_HASH, Address, Hash
 
 DOMAIN = Domain(1, Address(b"o" * 20))
+SHOWN = Hash(b"f" * 32)
 TERMS = Terms("storage", DOMAIN, now=1000, capacity=50)
 
 
@@ -28,8 +29,8 @@ def candidate(number: int, operator: int | None = None, place: str = "", price: 
         node=key.address, operator=Address(bytes([operator or number]) * 20), payout=key.address, endpoint="", bond=1
     )
     values = {
-        "node": key.address, "service": "storage", "endpoint": "", "place": place, "stream_price": price,
-        "voucher_price": price, "capacity": 100, "expiry": 2000,
+        "node": key.address, "service": "storage", "endpoint": "", "fingerprint": SHOWN, "place": place,
+        "stream_price": price, "voucher_price": price, "capacity": 100, "expiry": 2000,
     }  # fmt: skip
     offer = Offer(**(values | changes))
     return Candidate(record, msgspec.structs.replace(offer, node_signature=key.sign(offer, DOMAIN)))
@@ -38,7 +39,7 @@ def candidate(number: int, operator: int | None = None, place: str = "", price: 
 def test_a_good_offer_passes_and_its_exact_bounds_too() -> None:
     for changes in ({}, {"expiry": 1000}, {"capacity": 50}):
         good = candidate(1, **changes)
-        assert judge_offer(good.offer, good.record, TERMS) == ""
+        assert judge_offer(good.offer, good.record, TERMS, SHOWN) == ""
 
 
 @pytest.mark.parametrize(
@@ -47,19 +48,21 @@ def test_a_good_offer_passes_and_its_exact_bounds_too() -> None:
         ({"expiry": 999}, "expired"),
         ({"capacity": 49}, "are free"),
         ({"node": Address(b"x" * 20)}, "another node's"),
+        ({"fingerprint": Hash(b"g" * 32)}, "names the certificate"),
+        ({"fingerprint": ZERO_HASH}, "names the certificate"),
     ],
 )
 def test_a_bad_offer_has_a_reason(changes: dict[str, Any], reason: str) -> None:
     bad = candidate(1, **changes)
-    assert reason in judge_offer(bad.offer, bad.record, TERMS)
+    assert reason in judge_offer(bad.offer, bad.record, TERMS, SHOWN)
 
 
 def test_an_offer_that_was_changed_is_not_signed() -> None:
     good = candidate(1)
     cheaper = msgspec.structs.replace(good.offer, stream_price=1)
-    assert "not signed" in judge_offer(cheaper, good.record, TERMS)
+    assert "not signed" in judge_offer(cheaper, good.record, TERMS, SHOWN)
     elsewhere = TERMS._replace(domain=Domain(2, DOMAIN.contract))
-    assert "not signed" in judge_offer(good.offer, good.record, elsewhere)
+    assert "not signed" in judge_offer(good.offer, good.record, elsewhere, SHOWN)
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=12), st.integers(1, 8), st.integers(0, 9))

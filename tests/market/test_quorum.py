@@ -9,12 +9,14 @@ from typing import Any, cast
 import pytest
 
 from freehold.market import quorum as subject
+from freehold.market.network import MemberRecord
 from freehold.market.quorum import Quorum
 from freehold.net.client import Dial
 from freehold.protocol.batches import Batch, decode_batch, kinds_of
 from freehold.protocol.certificates import check_certificate
 from freehold.protocol.errors import Conflict, EpochClosed, FreeholdError, NotFound, Overloaded, Refused, Unavailable
 from freehold.protocol.messages import Acknowledgement, Certificate, Holding
+from freehold.protocol.units import Hash
 from freehold.services.judging import JUDGES
 from tests.protocol.world import ADDRESSES, DOMAIN, MEMBERS, busy_world, key
 
@@ -73,12 +75,13 @@ class FakeDial:
     def __init__(self, members: list[FakeMember]) -> None:
         self._members = {member.url: member for member in members}
 
-    def peer(self, url: str) -> FakeMember:
+    def peer(self, url: str, _: Hash) -> FakeMember:
         return self._members[url]
 
 
 def make_quorum(members: list[FakeMember]) -> Quorum:
-    return Quorum(cast("Dial", FakeDial(members)), ADDRESSES, [member.url for member in members], DOMAIN)
+    records = [MemberRecord(member.key.address, member.key.public, member.url) for member in members]
+    return Quorum(cast("Dial", FakeDial(members)), records, DOMAIN)
 
 
 @pytest.fixture(scope="module")

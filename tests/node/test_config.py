@@ -28,6 +28,7 @@ def test_it_reads_what_stands_there(tmp_path: Path) -> None:
     assert (config.network, config.data) == (tmp_path / "network.json", tmp_path / "data")
     assert config.ready_file == Path("/run/ready.json")
     assert (config.stream_price, config.allowance, config.poll) == (4 * 10**15, 10**9, 1.0)
+    assert (config.tls, config.certificate, config.certificate_key) == (True, None, None)
     assert (config.host, config.port, config.endpoint, config.operator_wallet) == ("127.0.0.1", 0, None, None)
 
 
@@ -44,6 +45,11 @@ def test_it_reads_what_stands_there(tmp_path: Path) -> None:
         {"bond": "-1"},
         {"poll": 0},
         {"host": 1},
+        {"tls": "yes"},
+        {"certificate": 1},
+        {"certificate_key": 1},
+        {"endpoint": "http://node.example:1"},
+        {"endpoint": "https://node.example:1", "tls": False},
         {"network": 1},
         {"voucher_price": str(2**96)},
     ],

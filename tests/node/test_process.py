@@ -99,9 +99,8 @@ class Process:
         try:
             url = str((await child.wait_ready(READY))["url"])
             async with Dial() as dial:
-                peer = dial.peer(url)
                 leases = NodeLeases(NODE.address, url, self.stream, self.voucher)
-                yield child, peer, StorageNode(leases, dial, CLIENT, DOMAIN, time.time)
+                yield child, leases.peer(dial, DOMAIN, time.time), StorageNode(leases, dial, CLIENT, DOMAIN, time.time)
         finally:
             await child.stop(0)
 

@@ -14,7 +14,7 @@ from typing import Any
 from freehold.chain.contracts import Credits, Ledger, Token
 from freehold.chain.rpc import Rpc
 from freehold.chain.transactor import Sender
-from freehold.local.deployment import Plan, deploy_network, with_urls
+from freehold.local.deployment import Plan, deploy_network, with_ends
 from freehold.local.parameters import LocalSettings
 from freehold.market.network import MemberRecord, Network
 from freehold.market.quorum import Quorum
@@ -23,7 +23,7 @@ from freehold.oracle import process
 from freehold.oracle.config import MemberConfig
 from freehold.protocol.keys import Key
 from freehold.protocol.messages import Report
-from freehold.protocol.units import ONE
+from freehold.protocol.units import ONE, ZERO_HASH
 from tests.conftest import SLOW
 from tests.local.chains import key, local_chain
 
@@ -67,6 +67,7 @@ class RealNetwork:
                 "price_file": "../price.json",
                 "ready_file": "ready.json",
                 "port": int(self.urls[i].rpartition(":")[2] or ANY_PORT),
+                "tls": False,
                 "view_timeout": 1.0,
                 "poll": 0.05,
             },
@@ -83,7 +84,7 @@ class RealNetwork:
         self.save()
 
     def save(self) -> None:
-        self.network = with_urls(self.network, self.rpc.url, self.urls)
+        self.network = with_ends(self.network, self.rpc.url, [(url, ZERO_HASH) for url in self.urls])
         self.network.save(self.directory / "network.json")
 
     async def stop(self, i: int) -> None:
@@ -92,7 +93,7 @@ class RealNetwork:
         await task
 
     def quorum(self) -> Quorum:
-        return Quorum(self.dial, self.network.member_addresses, self.urls, self.network.domain)
+        return Quorum(self.dial, self.network.members, self.network.domain)
 
     async def get(self, i: int, path: str) -> Any:
         return await self.dial.peer(self.urls[i]).get_json(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, TypeVar
@@ -10,9 +11,10 @@ from typing import Any, NamedTuple, TypeVar
 from freehold.chain.contracts import Credits, Ledger, Oracle, Registry, Staking, Token
 from freehold.chain.rpc import Rpc
 from freehold.cli.output import Program
-from freehold.market.network import Network
+from freehold.market.meeting import node_peer
+from freehold.market.network import MemberRecord, Network
 from freehold.market.quorum import Quorum
-from freehold.net.client import Dial
+from freehold.net.client import Dial, Peer
 from freehold.protocol.errors import MalformedMessage, NotFound
 from freehold.protocol.units import Address
 
@@ -33,6 +35,14 @@ class Connection(NamedTuple):
     ledger: Ledger
     staking: Staking
 
+    def member(self, record: MemberRecord) -> Peer:
+        """A member's HTTP end, known by its certificate where the network file names one."""
+        return self.dial.peer(record.url, record.fingerprint)
+
+    def node(self, node: Address, endpoint: str) -> Peer:
+        """A node's HTTP end, known by the certificate that its signed offer names."""
+        return node_peer(self.dial, node, endpoint, self.network.domain, time.time)
+
 
 def load_network(program: Program) -> Network:
     """The network file that the settings name."""
@@ -49,7 +59,7 @@ async def connect(program: Program) -> AsyncIterator[Connection]:
             network,
             rpc,
             dial,
-            Quorum(dial, network.member_addresses, network.member_urls, network.domain),
+            Quorum(dial, network.members, network.domain),
             Registry(rpc, at["registry"]),
             Token(rpc, at["token"]),
             Credits(rpc, at["credits"]),

@@ -77,10 +77,7 @@ def read_plan(path: Path) -> Plan:
         value = json.loads(path.read_text())
         return Plan(
             name=str(value["name"]),
-            members=tuple(
-                MemberRecord(Address(m["address"]), bytes.fromhex(m["public_key"].removeprefix("0x")), str(m["url"]))
-                for m in value["members"]
-            ),
+            members=tuple(MemberRecord.from_json(member) for member in value["members"]),
             parameters=Parameters.from_json(value["parameters"]),
             treasury=Address(value["treasury"]),
             initial_supply=int(value["initial_supply"]),
@@ -88,5 +85,5 @@ def read_plan(path: Path) -> Plan:
         )
     except KeyError as error:
         raise InvalidInput(f"{path} lacks {error}") from None
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError) as error:
         raise InvalidInput(f"{path} does not parse: {error}") from None

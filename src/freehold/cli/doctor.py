@@ -120,9 +120,9 @@ async def _clock(connection: Connection) -> Check:
     from freehold.protocol.errors import FreeholdError
 
     skews = []
-    for url in connection.network.member_urls:
+    for member in connection.network.members:
         try:
-            async with connection.dial.peer(url).request("GET", "/healthz") as answer:
+            async with connection.member(member).request("GET", "/healthz") as answer:
                 skews.append(abs(time.time() - parsedate_to_datetime(answer.headers["Date"]).timestamp()))
         except (FreeholdError, KeyError, ValueError):
             continue
@@ -138,7 +138,7 @@ async def _members(connection: Connection) -> list[Check]:
 
     network = connection.network
     answers = await asyncio.gather(
-        *(check_process(connection, str(m.address), "member", m.url, str(m.address)) for m in network.members)
+        *(check_process(connection.member(m), str(m.address), "member", m.address) for m in network.members)
     )
     bad = [f"{a['url']}: {a['why']}" for a in answers if not a["healthy"]]
     found = f"{len(answers) - len(bad)} of {len(answers)} are reachable and ready"
@@ -149,10 +149,14 @@ async def _members(connection: Connection) -> list[Check]:
 async def _operators(connection: Connection) -> Check:
     from freehold.cli.operators import read_registrations
     from freehold.cli.status import check_process
+    from freehold.protocol.units import Address
 
     nodes = await read_registrations(connection)
     answers = await asyncio.gather(
-        *(check_process(connection, node, "node", record["endpoint"], node) for node, record in nodes.items())
+        *(
+            check_process(connection.node(Address(node), record["endpoint"]), node, "node", Address(node))
+            for node, record in nodes.items()
+        )
     )
     bad = [f"{a['url']}: {a['why']}" for a in answers if not a["healthy"]]
     found = f"{len(answers) - len(bad)} of {len(answers)} endpoints that the chain names answer from here"

@@ -74,8 +74,11 @@ async def find_fleet(connection: Connection, text: str) -> FleetRecord:
 async def nodes_of(connection: Connection, operator: Address) -> list[Peer]:
     """The operator's registered nodes, where they serve."""
     registered = await read_registrations(connection)
-    urls = [record["endpoint"] for record in registered.values() if record["operator"] == str(operator)]
-    return [connection.dial.peer(url) for url in urls]
+    return [
+        connection.node(Address(node), record["endpoint"])
+        for node, record in registered.items()
+        if record["operator"] == str(operator)
+    ]
 
 
 async def fetch_devices(connection: Connection, record: FleetRecord) -> Table[FleetDevice]:

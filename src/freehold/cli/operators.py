@@ -73,7 +73,7 @@ async def _row(connection: Connection, node: bytes, record: dict[str, str], stat
     known = state["operators"].get(str(Address(node)), {})
     account = state["accounts"].get(str(owner), {})
     try:
-        answer = await connection.dial.peer(record["endpoint"]).get_json("/readyz")
+        answer = await connection.node(Address(node), record["endpoint"]).get_json("/readyz")
         up = "ready" if answer["ready"] else f"not ready: {answer['why']}"
     except FreeholdError as error:
         up = f"offline: {error.message}"

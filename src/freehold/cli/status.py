@@ -12,6 +12,8 @@ from freehold.cli.output import Command, Program, print_table
 
 if TYPE_CHECKING:
     from freehold.cli.connection import Connection
+    from freehold.net.client import Peer
+    from freehold.protocol.units import Address
 
 ANSWER_SECONDS = 3.0
 STALE_LENGTHS = 3  # epoch lengths without a report, after which the network is not healthy
@@ -58,10 +60,10 @@ async def _status(program: Program) -> dict[str, Any]:
     async with connect(program) as connection:
         network = connection.network
         chain = await _chain(connection)
-        listed = [(name_of(names, str(m.address)), "member", m.url, str(m.address)) for m in network.members]
+        listed = [(connection.member(m), name_of(names, str(m.address)), "member", m.address) for m in network.members]
         if chain["healthy"]:
             listed += await _nodes(connection, names)
-        processes = await asyncio.gather(*(check_process(connection, *item) for item in listed))
+        processes = await asyncio.gather(*(check_process(*item) for item in listed))
         epoch = await _epoch(connection) if chain["healthy"] else None
     problems = _problems(processes, chain, epoch)
     return {
@@ -102,23 +104,27 @@ async def _chain(connection: Connection) -> dict[str, Any]:
     }
 
 
-async def _nodes(connection: Connection, names: dict[str, dict[str, str]]) -> list[tuple[str, str, str, str]]:
+async def _nodes(connection: Connection, names: dict[str, dict[str, str]]) -> list[tuple[Peer, str, str, Address]]:
     from freehold.cli.connection import name_of
     from freehold.cli.operators import read_registrations
+    from freehold.protocol.units import Address
 
     nodes = await read_registrations(connection)
-    listed = [(name_of(names, r["operator"]), "node", r["endpoint"], node) for node, r in nodes.items()]
-    return sorted(listed, key=lambda item: (len(item[0]), item[0]))
+    listed = [
+        (connection.node(Address(node), r["endpoint"]), name_of(names, r["operator"]), "node", Address(node))
+        for node, r in nodes.items()
+    ]
+    return sorted(listed, key=lambda item: (len(item[1]), item[1]))
 
 
-async def check_process(connection: Connection, name: str, kind: str, url: str, address: str) -> dict[str, Any]:
+async def check_process(peer: Peer, name: str, kind: str, address: Address) -> dict[str, Any]:
     """Whether a process says that it takes part, and if not why not."""
     from freehold.protocol.errors import FreeholdError
 
-    facts = {"name": name, "kind": kind, "url": url, "address": address}
+    facts = {"name": name, "kind": kind, "url": peer.url, "address": str(address)}
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
-            answer = await connection.dial.peer(url).get_json("/readyz")
+            answer = await peer.get_json("/readyz")
         return facts | {"healthy": bool(answer["ready"]), "why": answer["why"]}
     except FreeholdError as error:
         return facts | {"healthy": False, "why": error.message}

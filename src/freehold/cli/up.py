@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="JSON with other numbers than src/freehold/local/parameters.py has, for a new network.",
 )
+@click.option("--tls/--no-tls", default=None, help="Have members and nodes speak https; kept until said otherwise.")
 @click.pass_obj
-def up(program: Program, fresh: bool, yes: bool, settings: Path | None) -> None:
+def up(program: Program, fresh: bool, yes: bool, settings: Path | None, tls: bool | None) -> None:
     """Run the local network until Ctrl-C: a chain, the contracts, oracle members, operators, a client account.
 
     Everything listens on 127.0.0.1. What it has is kept, and the next `freehold up` resumes it.
@@ -39,7 +40,8 @@ def up(program: Program, fresh: bool, yes: bool, settings: Path | None) -> None:
     files = LocalFiles(program.settings.local)
     if fresh:
         _delete(program, files, yes=yes)
-    run(_up(program, files, files.read_settings(settings)))
+    chosen = files.read_settings(settings)
+    run(_up(program, files, chosen if tls is None else chosen._replace(tls=tls)))
 
 
 def _delete(program: Program, files: LocalFiles, *, yes: bool) -> None:

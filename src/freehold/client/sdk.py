@@ -107,7 +107,7 @@ class Freehold:
             stack.callback(book.close)
             rpc = await stack.enter_async_context(Rpc(network.rpc_url, chain_id=network.chain_id))
             dial = await stack.enter_async_context(Dial(connections_per_peer=32))
-            self.quorum = Quorum(dial, network.member_addresses, network.member_urls, network.domain)
+            self.quorum = Quorum(dial, network.members, network.domain)
             self.directory = self._given[0] or ChainDirectory(network, rpc)
             self.evidence = EvidenceFolder(self.folder / "evidence")
             vouchers = Vouchers(key, network.domain, book)

@@ -14,7 +14,7 @@ from freehold.chain.transactor import Sender
 from freehold.market.network import MemberRecord, Network
 from freehold.protocol.keys import Key
 from freehold.protocol.parameters import Parameters
-from freehold.protocol.units import ONE, Address
+from freehold.protocol.units import ONE, Address, Hash
 
 BOND_GAS = 200_000
 
@@ -104,7 +104,10 @@ async def bond_members(rpc: Rpc, secret: bytes, at: Deployment, config: DeployCo
         await sender.wait(transaction)
 
 
-def with_urls(network: Network, rpc_url: str, urls: Sequence[str]) -> Network:
-    """The same network where it listens now."""
-    members = tuple(replace(member, url=url) for member, url in zip(network.members, urls, strict=True))
+def with_ends(network: Network, rpc_url: str, ends: Sequence[tuple[str, Hash]]) -> Network:
+    """The same network where it listens now: each member's URL and certificate."""
+    members = tuple(
+        replace(member, url=url, fingerprint=fingerprint)
+        for member, (url, fingerprint) in zip(network.members, ends, strict=True)
+    )
     return replace(network, rpc_url=rpc_url, members=members)

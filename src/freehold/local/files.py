@@ -65,6 +65,7 @@ class LocalFiles:
         return self._write(name, port, {
             "wallet": str(self.wallets / f"{name}.json"),
             "price_file": str(self.price),
+            "tls": settings.tls,
             "view_timeout": settings.view_timeout,
             "poll": settings.poll,
         })  # fmt: skip
@@ -75,6 +76,7 @@ class LocalFiles:
             "wallet": str(self.wallets / f"{name}-node.json"),
             "operator_wallet": str(self.wallets / f"{name}.json"),
             "bond": str(settings.bond),
+            "tls": settings.tls,
             "endpoint": None,
             "place": "local",
             "allowance": settings.allowance,

@@ -45,6 +45,7 @@ class LocalSettings(NamedTuple):
     stream_price: int = 1_000 * ONE
     voucher_price: int = 500 * ONE
     allowance: int = 20 * GIB  # bytes of disk a node may use
+    tls: bool = False  # whether members and nodes speak https: between processes of one machine it hides nothing
     restart: bool = True  # whether a program that ends is started again
 
     @staticmethod

@@ -16,6 +16,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, NamedTuple, Protocol
@@ -25,7 +26,7 @@ from freehold.local.accounts import FUNDED, LocalAccounts, derive_accounts, writ
 from freehold.local.anvil import ensure_anvil
 from freehold.local.chain import MNEMONIC, ChainOptions, LocalChain
 from freehold.local.children import ChildFailed, reap_leftovers, start_time, write_json
-from freehold.local.deployment import Plan, deploy_network, with_urls
+from freehold.local.deployment import Plan, deploy_network, with_ends
 from freehold.local.files import LocalFiles
 from freehold.local.forks import Fork, Nursery
 from freehold.local.funding import fund
@@ -33,6 +34,7 @@ from freehold.local.parameters import DEFAULT, LocalSettings
 from freehold.market.network import MemberRecord, Network
 from freehold.net.client import Dial
 from freehold.protocol.errors import FreeholdError, InvalidInput
+from freehold.protocol.units import Hash
 
 READY_SECONDS = 60.0
 LEAST_FREE = 500 * 2**20  # bytes of disk, below which nothing is started
@@ -85,6 +87,7 @@ class LocalNetwork:
         self.artifacts: Path | None = None  # the contracts compiled for another fork than the package's own
         self.forks: dict[str, Fork] = {}
         self.urls: dict[str, str] = {}
+        self.fingerprints: dict[str, Hash] = {}
         self.accounts: LocalAccounts | None = None
         self.network: Network | None = None
         self._cache = cache
@@ -185,7 +188,7 @@ class LocalNetwork:
         if self.files.network.exists():
             known = Network.load(self.files.network)
             if await rpc.code(known.contracts["oracle"]):
-                return with_urls(known, rpc.url, known.member_urls)
+                return replace(known, rpc_url=rpc.url)
         self._say("deploying the contracts")
         plan = Plan(
             name=NAME,
@@ -221,16 +224,19 @@ class LocalNetwork:
         self._began[program.name] = time.monotonic()
         fork = await self._nursery.fork(program.name, program.module, config, ready)
         self.forks[program.name] = fork
-        url = str((await fork.wait_ready(READY_SECONDS))["url"])
+        told = await fork.wait_ready(READY_SECONDS)
+        url = str(told["url"])
         self.files.keep_port(program.name, url)
-        self.urls[program.name] = url
+        self.urls[program.name], self.fingerprints[program.name] = url, Hash(told["fingerprint"])
         self._keep_urls()
 
     def _keep_urls(self) -> None:
         """Tell everybody where the members listen, once all are known, and whenever one moved."""
-        urls = [self.urls.get(program.name, "") for program in self.members]
-        if self.network is not None and all(urls) and list(self.network.member_urls) != urls:
-            self.network = with_urls(self.network, self.network.rpc_url, urls)
+        ends = [(self.urls[p.name], self.fingerprints[p.name]) for p in self.members if p.name in self.urls]
+        if self.network is None or len(ends) < len(self.members):
+            return
+        if [(member.url, member.fingerprint) for member in self.network.members] != ends:
+            self.network = with_ends(self.network, self.network.rpc_url, ends)
             self.network.save(self.files.network)
 
     async def _wait_ready(self) -> None:
@@ -244,7 +250,7 @@ class LocalNetwork:
             async with asyncio.timeout(READY_SECONDS):
                 while True:
                     try:
-                        answer = await dial.peer(self.urls[name]).get_json("/readyz")
+                        answer = await dial.peer(self.urls[name], self.fingerprints[name]).get_json("/readyz")
                         if answer["ready"]:
                             return
                     except FreeholdError as error:

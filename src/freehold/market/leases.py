@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from freehold.market.meeting import node_peer
 from freehold.market.placement import Candidate
 from freehold.market.quorum import Quorum
 from freehold.market.reservations import KeptReservation, ReservationBook, Reservations, Want
@@ -83,6 +84,10 @@ class NodeLeases(NamedTuple):
     endpoint: str
     stream: Lease
     voucher: Lease
+
+    def peer(self, dial: Dial, domain: Domain, clock: Callable[[], float]) -> Peer:
+        """The node itself, known by its certificate where it is spoken to over https (`meeting.py`)."""
+        return node_peer(dial, self.node, self.endpoint, domain, clock)
 
     @property
     def stream_id(self) -> Hash:
@@ -158,19 +163,22 @@ class Leases:
         for key, row in view.leases.items():
             lost = row.node == record.node and row.service == self._service and key not in there
             if lost and not row.closed and (row.node, row.mode) not in known:
-                lease = await self._read_back(record.endpoint, key)
+                lease = await self._read_back(record, key)
                 await self._book.keep_lease(lease)
                 await self._book.mark_certified([key])
                 known[row.node, row.mode] = lease
         stream, voucher = known.get((record.node, STREAM)), known.get((record.node, VOUCHER))
         return NodeLeases(record.node, record.endpoint, stream, voucher) if stream and voucher else None
 
-    async def _read_back(self, endpoint: str, key: Hash) -> Lease:
+    def _peer(self, node: Address, endpoint: str) -> Peer:
+        return node_peer(self._dial, node, endpoint, self._domain, self._clock)
+
+    async def _read_back(self, record: NodeRecord, key: Hash) -> Lease:
         async with asyncio.timeout(ANSWER_SECONDS):
-            answer = await self._dial.peer(endpoint).get_json(f"/v1/leases/{key}")
+            answer = await self._peer(record.node, record.endpoint).get_json(f"/v1/leases/{key}")
         lease = Lease.from_json(answer.get("lease") if isinstance(answer, dict) else None)
         if lease.struct_hash() != key:
-            raise Corrupt(f"{endpoint} shows another lease than {key}")
+            raise Corrupt(f"{record.endpoint} shows another lease than {key}")
         return lease
 
     async def _ended(self, view: ClientView) -> set[Hash]:
@@ -191,7 +199,7 @@ class Leases:
             deadline=int(now) + LEASE_SECONDS,
         )
         lease = msgspec.structs.replace(lease, client_signature=self._key.sign(lease, self._domain))
-        peer = self._dial.peer(candidate.record.endpoint)
+        peer = self._peer(candidate.node, candidate.record.endpoint)
         body = {"lease": lease.to_json(), "ended": [str(key) for key in sorted(ended)]}
         try:
             answer = await peer.post_json("/v1/leases", body)
@@ -225,7 +233,7 @@ class Leases:
         return {pair.node: answer for pair, answer in zip(pairs, answers, strict=True) if answer is not None}
 
     async def _refresh(self, pair: NodeLeases) -> Any:
-        peer = self._dial.peer(pair.endpoint)
+        peer = pair.peer(self._dial, self._domain, self._clock)
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 stream, voucher = await asyncio.gather(
@@ -289,7 +297,7 @@ class Leases:
         return {pair.node: error for pair, error in zip(pairs, answers, strict=True) if error is not None}
 
     async def _show(self, pair: NodeLeases, caps: Mapping[Hash, int], value: object) -> FreeholdError | None:
-        peer = self._dial.peer(pair.endpoint)
+        peer = pair.peer(self._dial, self._domain, self._clock)
         leases = (pair.stream_id, pair.voucher_id)
         try:
             async with asyncio.timeout(ANSWER_SECONDS):

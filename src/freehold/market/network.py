@@ -10,7 +10,7 @@ from typing import Any
 from freehold.protocol.errors import InvalidInput, NotFound
 from freehold.protocol.parameters import Parameters
 from freehold.protocol.typed import Domain
-from freehold.protocol.units import Address, Hash
+from freehold.protocol.units import ZERO_HASH, Address, Hash
 
 CONTRACTS = (
     *("registry", "token", "emission", "credits", "oracle", "ledger", "staking"),
@@ -20,11 +20,27 @@ CONTRACTS = (
 
 @dataclass(frozen=True)
 class MemberRecord:
-    """A member of the quorum: its address, its public key (65 bytes, for sealing), where it listens."""
+    """A member of the quorum: its address, its public key (65 bytes, for sealing), where it listens.
+
+    `fingerprint` is that of its certificate; zero where it is spoken to over http, and in the file left out.
+    """
 
     address: Address
     public_key: bytes
     url: str
+    fingerprint: Hash = ZERO_HASH
+
+    def to_json(self) -> dict[str, str]:
+        """JSON-ready, as the network file has it."""
+        value = {"address": str(self.address), "public_key": f"0x{self.public_key.hex()}", "url": self.url}
+        return value if self.fingerprint == ZERO_HASH else value | {"fingerprint": str(self.fingerprint)}
+
+    @staticmethod
+    def from_json(value: Any) -> MemberRecord:
+        """The record behind `to_json`'s form. KeyError, TypeError, ValueError, AttributeError, MalformedMessage."""
+        public_key = bytes.fromhex(value["public_key"].removeprefix("0x"))
+        fingerprint = Hash(value["fingerprint"]) if "fingerprint" in value else ZERO_HASH
+        return MemberRecord(Address(value["address"]), public_key, str(value["url"]), fingerprint)
 
 
 @dataclass(frozen=True)
@@ -52,11 +68,6 @@ class Network:
         """The members in the contract's order."""
         return tuple(member.address for member in self.members)
 
-    @property
-    def member_urls(self) -> tuple[str, ...]:
-        """Where the members listen, in the same order."""
-        return tuple(member.url for member in self.members)
-
     def to_json(self) -> dict[str, Any]:
         """JSON-ready, as the file has it."""
         return {
@@ -67,9 +78,7 @@ class Network:
             "deployment_block": self.deployment_block,
             "deployment_hash": str(self.deployment_hash),
             "deployment_time": self.deployment_time,
-            "members": [
-                {"address": str(m.address), "public_key": f"0x{m.public_key.hex()}", "url": m.url} for m in self.members
-            ],
+            "members": [member.to_json() for member in self.members],
             "parameters": self.parameters.to_json(),
             "subsidy_policy": self.subsidy_policy,
         }
@@ -86,10 +95,7 @@ class Network:
                 deployment_block=int(value["deployment_block"]),
                 deployment_hash=Hash(value["deployment_hash"]),
                 deployment_time=int(value["deployment_time"]),
-                members=tuple(
-                    MemberRecord(Address(m["address"]), bytes.fromhex(m["public_key"].removeprefix("0x")), m["url"])
-                    for m in value["members"]
-                ),
+                members=tuple(MemberRecord.from_json(member) for member in value["members"]),
                 parameters=Parameters.from_json(value["parameters"]),
                 subsidy_policy=str(value["subsidy_policy"]),
             )

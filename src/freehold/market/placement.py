@@ -1,8 +1,9 @@
 """Which nodes to deal with: live registrations, their signed offers, and a choice among them.
 
 Distinct shards go to distinct operators, so a choice has at most one node of each; among equals, places that are not
-yet used come first, then the cheaper, then chance. Invariant: what is chosen was signed by the node itself and has not
-expired, and where too few are left the error says how many there are.
+yet used come first, then the cheaper, then chance. Invariant: what is chosen was signed by the node itself, came over a
+connection with the certificate that it names, and has not expired (`meeting.py`); and where too few are left the error
+says how many there are.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
+from freehold.market.meeting import ask_offers, judge_identity, note_certificate
 from freehold.net.client import Dial
 from freehold.protocol.errors import FreeholdError, InsufficientOperators
-from freehold.protocol.keys import is_signed_by
 from freehold.protocol.messages import Offer
 from freehold.protocol.state import NodeRecord
 from freehold.protocol.typed import Domain
-from freehold.protocol.units import Address
+from freehold.protocol.units import Address, Hash
 
 OFFER_SECONDS = 3.0  # a node that takes longer to say what it offers is not waited for
 
@@ -75,32 +76,26 @@ async def _ask(record: NodeRecord, dial: Dial, terms: Terms) -> Candidate | str:
         return f"its bond of {record.bond} is below {terms.minimum_bond}"
     try:
         async with asyncio.timeout(OFFER_SECONDS):
-            value = await dial.peer(record.endpoint).get_json("/v1/offers")
-        offers = [Offer.from_json(entry) for entry in value]
+            shown = await ask_offers(dial, record.node, record.endpoint)
     except TimeoutError:
         return f"{record.endpoint} did not answer within {OFFER_SECONDS:.0f} s"
-    except (FreeholdError, TypeError) as error:
+    except FreeholdError as error:
         return str(error)
     reason = f"it offers no {terms.service}"
-    for offer in offers:
+    for offer in shown.offers:
         if offer.service == terms.service:
-            reason = judge_offer(offer, record, terms)
+            reason = judge_offer(offer, record, terms, shown.fingerprint)
             if not reason:
+                note_certificate(dial, record.endpoint, offer)
                 return Candidate(record, offer)
     return reason
 
 
-def judge_offer(offer: Offer, record: NodeRecord, terms: Terms) -> str:
-    """Why an offer cannot be taken; empty if it can."""
-    if offer.node != record.node:
-        return f"its offer is another node's ({offer.node})"
-    if offer.expiry < terms.now:
-        return f"its offer expired {terms.now - offer.expiry} s ago"
+def judge_offer(offer: Offer, record: NodeRecord, terms: Terms, shown: Hash) -> str:
+    """Why an offer that came with the certificate `shown` (zero: over http) cannot be taken; empty if it can."""
     if offer.capacity < terms.capacity:
         return f"{offer.capacity} of {terms.capacity} are free"
-    if not is_signed_by(offer, offer.node_signature, record.node, terms.domain):
-        return "its offer is not signed by it"
-    return ""
+    return judge_identity(offer, record.node, shown, terms.domain, terms.now)
 
 
 def choose(

@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from freehold.market.membership import Membership
+from freehold.market.network import MemberRecord
 from freehold.net.client import Dial, Peer, retry_after
 from freehold.protocol.batches import Batch, encode_batch
 from freehold.protocol.certificates import check_certificate, faults, make_certificate, quorum
@@ -68,15 +69,14 @@ class Quorum:
     def __init__(
         self,
         dial: Dial,
-        members: Sequence[Address],
-        urls: Sequence[str],
+        members: Sequence[MemberRecord],
         domain: Domain,
         membership: Membership | None = None,
     ) -> None:
-        self.members = tuple(members)
-        self.membership = membership or Membership(members)
+        self.members = tuple(member.address for member in members)
+        self.membership = membership or Membership(self.members)
         self.domain = domain
-        self._peers: dict[Address, Peer] = {m: dial.peer(url) for m, url in zip(members, urls, strict=True)}
+        self._peers: dict[Address, Peer] = {m.address: dial.peer(m.url, m.fingerprint) for m in members}
 
     async def certify(self, batch: Batch, *, ask_first: bool = False) -> Held:
         """Have Q members acknowledge the batch, make the certificate, have Q members hold it.

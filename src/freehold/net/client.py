@@ -1,17 +1,33 @@
-"""The one HTTP client: connections are reused, errors come back as the types that the server raised."""
+"""The one HTTP client: connections are reused, errors come back as the types that the server raised.
+
+Over https a peer is known by the fingerprint of its certificate (`tls.py`), and by nothing else. Where that is not yet
+known, `Dial.fingerprint_at` asks for it; whoever calls that must find it in something signed before relying on what the
+peer says. Invariant: no byte of a request leaves over a connection whose certificate was not compared with one, and a
+peer that has a fingerprint is never spoken to over http.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import aiohttp
 import yarl
 
-from freehold.protocol.errors import Corrupt, FreeholdError, MalformedMessage, Overloaded, Unavailable
+from freehold.net.tls import client_context, fingerprint_of
+from freehold.protocol.errors import (
+    Corrupt,
+    FreeholdError,
+    MalformedMessage,
+    Overloaded,
+    Unavailable,
+    WrongCertificate,
+)
 from freehold.protocol.typed import canonical_json, parse_json
+from freehold.protocol.units import ZERO_HASH, Address, Hash
 
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 60.0  # without a byte arriving
@@ -22,12 +38,28 @@ JSON_HEADERS = {"Content-Type": "application/json"}
 BYTES_HEADERS = {"Content-Type": "application/octet-stream"}
 
 
+class Pin(Protocol):
+    """Who knows a peer's fingerprint, and can find out again when the peer has a new certificate."""
+
+    async def fingerprint(self, wrong: Hash = ZERO_HASH) -> Hash:
+        """What the peer's certificate must have; `wrong`: anything but this one, which it no longer has."""
+
+
+class Known(NamedTuple):
+    """A certificate that its owner has signed for, in something that stands until `expiry` (unix time)."""
+
+    fingerprint: Hash
+    expiry: int
+
+
 class Dial:
-    """One a process: hands out peers that share its connections."""
+    """One a process: hands out peers that share its connections. `known` are certificates, by owner and URL."""
 
     def __init__(self, connections_per_peer: int = 16) -> None:
         self._per_peer = connections_per_peer
         self._session: aiohttp.ClientSession | None = None
+        self._checks: dict[Hash, aiohttp.Fingerprint] = {}  # one of each: connections are kept by the object
+        self.known: dict[tuple[Address, str], Known] = {}
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -53,16 +85,38 @@ class Dial:
             raise RuntimeError("this Dial is not open")
         return self._session
 
-    def peer(self, url: str) -> Peer:
-        """The party at `url` (scheme, host and port)."""
-        return Peer(self, url.rstrip("/"))
+    def peer(self, url: str, pin: Hash | Pin = ZERO_HASH) -> Peer:
+        """The party at `url` (scheme, host and port), whose certificate must have this fingerprint; zero over http."""
+        return Peer(self, url.rstrip("/"), pin)
+
+    def check(self, fingerprint: Hash) -> aiohttp.Fingerprint:
+        """What compares a connection's certificate with `fingerprint` before anything is sent."""
+        return self._checks.setdefault(fingerprint, aiohttp.Fingerprint(fingerprint))
+
+    async def fingerprint_at(self, url: str) -> Hash:
+        """The fingerprint of the certificate that is shown at `url` now, by whomever; zero for http. Unavailable."""
+        target = _target_of(url)
+        if target.scheme != "https" or not target.host:
+            return ZERO_HASH
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                _, writer = await asyncio.open_connection(target.host, target.port, ssl=client_context())
+        except TimeoutError:
+            raise Unavailable(f"{url} shows no certificate within {CONNECT_SECONDS:.0f} s", url=url) from None
+        except OSError as error:
+            raise Unavailable(f"{url} shows no certificate: {error.strerror or error}", url=url) from None
+        try:
+            return fingerprint_of(writer.get_extra_info("ssl_object").getpeercert(binary_form=True))
+        finally:
+            writer.transport.abort()
 
 
 class Peer:
     """One party's HTTP end. Every method raises Unavailable, or the typed error that the party answered."""
 
-    def __init__(self, dial: Dial, url: str) -> None:
+    def __init__(self, dial: Dial, url: str, pin: Hash | Pin) -> None:
         self._dial = dial
+        self._pin = pin
         self.url = url
 
     def __repr__(self) -> str:
@@ -76,11 +130,9 @@ class Peer:
 
         Redirects are not followed: a peer must not choose whom this process asks.
         """
-        target = yarl.URL(self.url + path, encoded=True)
+        target = _target_of(self.url + path)
         try:
-            async with self._dial.session.request(
-                method, target, headers=headers, data=data, allow_redirects=False
-            ) as response:
+            async with await self._send(method, target, headers, data) as response:
                 if response.status >= 300:
                     raise await _error_of(response, self.url)
                 yield response
@@ -89,6 +141,49 @@ class Peer:
             raise Unavailable(f"{self.url} does not answer: {reason}", url=self.url) from None
         except aiohttp.ClientError as error:
             raise Unavailable(f"{self.url}: {error}", url=self.url) from None
+
+    async def _send(
+        self, method: str, target: yarl.URL, headers: Mapping[str, str] | None, data: Any
+    ) -> aiohttp.ClientResponse:
+        """The answer of the peer itself: one whose certificate is another is asked nothing."""
+        expected = await self._fingerprint(target)
+        try:
+            return await self._send_to(expected, method, target, headers, data)
+        except aiohttp.ServerFingerprintMismatch as error:
+            shown = Hash(error.got)
+        # Nothing was sent, so `data` is whole. A certificate that its owner has signed for meanwhile is as good.
+        newer = expected if isinstance(self._pin, Hash) else await self._pin.fingerprint(wrong=expected)
+        if newer != shown:
+            raise self._wrong(shown, newer)
+        return await self._send_to(newer, method, target, headers, data)
+
+    async def _send_to(
+        self, fingerprint: Hash, method: str, target: yarl.URL, headers: Mapping[str, str] | None, data: Any
+    ) -> aiohttp.ClientResponse:
+        check = self._dial.check(fingerprint) if target.scheme == "https" else True
+        return await self._dial.session.request(
+            method, target, headers=headers, data=data, allow_redirects=False, ssl=check
+        )
+
+    async def _fingerprint(self, target: yarl.URL) -> Hash:
+        expected = self._pin if isinstance(self._pin, Hash) else await self._pin.fingerprint()
+        if target.scheme == "https" and expected == ZERO_HASH:
+            raise WrongCertificate(f"{self.url} has no known certificate", url=self.url)
+        if target.scheme != "https" and expected != ZERO_HASH:
+            raise WrongCertificate(
+                f"{self.url} must be spoken to over https: its certificate is {expected}",
+                url=self.url,
+                expected=str(expected),
+            )
+        return expected
+
+    def _wrong(self, shown: Hash, expected: Hash) -> WrongCertificate:
+        return WrongCertificate(
+            f"{self.url} shows the certificate {shown}, not {expected}",
+            url=self.url,
+            shown=str(shown),
+            expected=str(expected),
+        )
 
     async def get_bytes(self, path: str, limit: int = BYTES_LIMIT) -> bytes:
         """A GET's whole body, at most `limit` bytes."""
@@ -110,6 +205,13 @@ class Peer:
         """The `data` of a POST's envelope, which has at most `limit` bytes; the body are raw bytes."""
         async with self.request("POST", path, headers=BYTES_HEADERS | dict(headers or {}), data=data) as response:
             return _data_of(await _read(response, limit))
+
+
+def _target_of(url: str) -> yarl.URL:
+    try:
+        return yarl.URL(url, encoded=True)
+    except ValueError:
+        raise Unavailable(f"{url!r} is no address of a peer", url=url) from None
 
 
 async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:

@@ -11,6 +11,7 @@ import ipaddress
 import json
 import math
 import resource
+import ssl
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
@@ -24,6 +25,8 @@ CONNECTIONS = 1024  # in all; fewer where the process may have fewer files open
 ADDRESSES = 10_000  # whose waste is remembered
 WASTE_BURST = 200  # requests in a row that may come to nothing
 WASTE_RATE = 20.0  # of them a second, from then on
+HANDSHAKE_SECONDS = 10.0  # for a connection to become one over TLS
+CLOSING_SECONDS = 2.0  # for a peer to agree that a connection over TLS is over
 REFUSED_SECONDS = 5  # until an address with too many connections may try again
 SHARE_OF_ADDRESS = 2  # one address takes at most one part in so many of a Room
 
@@ -151,7 +154,7 @@ class Connections:
     """A protocol factory in front of another: takes in no more connections than it may.
 
     Where there is no room, the address that has the most connections loses its oldest idle one, so that nobody is shut
-    out by an address that only holds connections open.
+    out by an address that only holds connections open. With `tls` a connection counts from before its handshake on.
     """
 
     def __init__(
@@ -159,8 +162,10 @@ class Connections:
         serve: Callable[[], asyncio.Protocol],
         per_address: int = CONNECTIONS_PER_ADDRESS,
         in_all: int = CONNECTIONS,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.serve = serve
+        self.tls = tls
         self._per_address = per_address
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._in_all = in_all if files == resource.RLIM_INFINITY else min(in_all, max(1, files // 2))
@@ -208,6 +213,9 @@ class Gate(asyncio.Protocol):
         self._connections = connections
         self._inner: asyncio.Protocol | None = None
         self._transport: asyncio.BaseTransport | None = None
+        self._securing: asyncio.Task[None] | None = None
+        self._early: list[bytes] = []  # what came in one piece with the end of the handshake
+        self._is_lost = False
         self.address = ""
         self.requests = 0
 
@@ -215,16 +223,48 @@ class Gate(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         self.address = address_of(peer[0] if isinstance(peer, tuple) else None)
         self._transport = transport
+        assert isinstance(transport, asyncio.Transport)
         if self._connections.take(self):
-            self._inner = self._connections.serve()
-            self._inner.connection_made(transport)
-        elif isinstance(transport, asyncio.Transport):
+            if self._connections.tls is None:
+                self._begin(transport)
+            else:
+                self._securing = asyncio.get_running_loop().create_task(self._secure(transport, self._connections.tls))
+        elif self._connections.tls is None:
             transport.write(REFUSAL)
             transport.close()
+        else:
+            transport.abort()
+
+    async def _secure(self, raw: asyncio.Transport, tls: ssl.SSLContext) -> None:
+        try:
+            secured = await asyncio.get_running_loop().start_tls(
+                raw,
+                self,
+                tls,
+                server_side=True,
+                ssl_handshake_timeout=HANDSHAKE_SECONDS,
+                ssl_shutdown_timeout=CLOSING_SECONDS,
+            )
+        except OSError:
+            self._connections.leave(self)
+            raw.abort()
+            return
+        if secured is not None and not self._is_lost:
+            self._begin(secured)
+
+    def _begin(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._inner = self._connections.serve()
+        self._inner.connection_made(transport)
+        early, self._early = self._early, []
+        for data in early:
+            self._inner.data_received(data)
 
     def data_received(self, data: bytes) -> None:
         if self._inner is not None:
             self._inner.data_received(data)
+        elif self._securing is not None:
+            self._early.append(data)
 
     def eof_received(self) -> bool | None:
         return None if self._inner is None else self._inner.eof_received()
@@ -238,6 +278,7 @@ class Gate(asyncio.Protocol):
             self._inner.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._is_lost = True
         self._connections.leave(self)
         if self._inner is not None:
             self._inner.connection_lost(exc)

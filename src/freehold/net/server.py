@@ -20,6 +20,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from freehold.net.limits import Connections, Gate, Room, Share, Waste, address_of
+from freehold.net.tls import Certificate, server_context
 from freehold.protocol.errors import (
     BodyTooLarge,
     DeadlineExpired,
@@ -29,6 +30,7 @@ from freehold.protocol.errors import (
     Overloaded,
 )
 from freehold.protocol.typed import parse_json
+from freehold.protocol.units import ZERO_HASH, Hash
 
 log = logging.getLogger(__name__)
 
@@ -211,9 +213,10 @@ def make_app(
 
 @dataclass
 class Server:
-    """A running server."""
+    """A running server. `fingerprint` is that of its certificate; zero over http."""
 
     url: str
+    fingerprint: Hash
     connections: Connections
     _runner: web.AppRunner
     _listening: asyncio.Server
@@ -225,11 +228,17 @@ class Server:
 
 
 async def serve(
-    app: web.Application, host: str, port: int, ready_file: Path | None = None, read_bytes: int = READ_BYTES
+    app: web.Application,
+    host: str,
+    port: int,
+    ready_file: Path | None = None,
+    read_bytes: int = READ_BYTES,
+    tls: Certificate | None = None,
 ) -> Server:
-    """Listen (port 0: any free one) and write `{"url", "pid"}` to `ready_file` once connections are taken.
+    """Listen (port 0: any free one); once connections are taken, write `{"url", "fingerprint", "pid"}` to `ready_file`.
 
-    `read_bytes` of each body may wait to be read: more where large bodies are to arrive in few pieces.
+    `read_bytes` of each body may wait to be read: more where large bodies are to arrive in few pieces. With a
+    certificate the server speaks https and nothing else.
     """
     runner = web.AppRunner(
         app,
@@ -243,11 +252,14 @@ async def serve(
     )
     await runner.setup()
     assert runner.server is not None
-    connections = Connections(runner.server)
+    context = None if tls is None else server_context(tls.certificate, tls.key)
+    connections = Connections(runner.server, tls=context)
     listening = await asyncio.get_running_loop().create_server(connections, host, port, backlog=BACKLOG)
-    server = Server(f"http://{host}:{listening.sockets[0].getsockname()[1]}", connections, runner, listening)
+    scheme, fingerprint = ("http", ZERO_HASH) if tls is None else ("https", tls.fingerprint)
+    url = f"{scheme}://{host}:{listening.sockets[0].getsockname()[1]}"
+    server = Server(url, fingerprint, connections, runner, listening)
     if ready_file is not None:
-        write_ready_file(ready_file, {"url": server.url, "pid": os.getpid()})
+        write_ready_file(ready_file, {"url": url, "fingerprint": str(fingerprint), "pid": os.getpid()})
     return server
 
 

@@ -53,6 +53,15 @@ def load_certificate(certificate: Path, key: Path) -> Certificate:
     return Certificate(certificate, key, fingerprint_of(_read(certificate).public_bytes(serialization.Encoding.DER)))
 
 
+def choose_certificate(tls: bool, certificate: Path | None, key: Path | None, folder: Path) -> Certificate | None:
+    """What a process serves with by its configuration: nothing, an operator's own, or one made in `folder`."""
+    if (certificate is None) != (key is None) or (certificate is not None and not tls):
+        raise InvalidInput("'certificate' and 'certificate_key' are given together, and only with 'tls'")
+    if not tls:
+        return None
+    return ensure_certificate(folder) if certificate is None or key is None else load_certificate(certificate, key)
+
+
 def ensure_certificate(folder: Path, names: Sequence[str] = ()) -> Certificate:
     """The certificate in `folder`, made if it is not there, lacks one of the names, or ends soon.
 

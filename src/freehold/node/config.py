@@ -2,6 +2,8 @@
 
     network, data, wallet, operator_wallet, passphrase_file    paths; the passphrase may stand in FREEHOLD_PASSPHRASE
     host, port, ready_file, endpoint                           where it listens (port 0: any), and what it registers
+    tls, certificate, certificate_key                          true, as it is by default: https, with a certificate made
+                                                               in `data`, or with these two PEM files
     bond, stream_price, voucher_price                          decimal strings in base units
     allowance, place, poll                                     bytes of disk; a name; seconds between looks at members
 
@@ -21,7 +23,10 @@ from freehold.protocol.typed import parse_json
 from freehold.protocol.units import check_amount
 
 PASSPHRASE_VARIABLE = "FREEHOLD_PASSPHRASE"
-_PATHS = {"network", "data", "wallet", "operator_wallet", "passphrase_file", "ready_file"}
+_PATHS = {
+    *("network", "data", "wallet", "operator_wallet", "passphrase_file", "ready_file"),
+    *("certificate", "certificate_key"),
+}
 _AMOUNTS = {"bond", "stream_price", "voucher_price"}
 
 
@@ -43,6 +48,9 @@ class NodeConfig:
     host: str = "127.0.0.1"
     port: int = 0
     ready_file: Path | None = None
+    tls: bool = True
+    certificate: Path | None = None
+    certificate_key: Path | None = None
     poll: float = 1.0
 
     @staticmethod
@@ -68,7 +76,14 @@ class NodeConfig:
         for name in ("network", "data", "wallet", "allowance", "stream_price", "voucher_price"):
             if name not in known:
                 raise InvalidInput(f"the configuration lacks {name!r}")
-        return NodeConfig(**known)
+        config = NodeConfig(**known)
+        scheme = "https" if config.tls else "http"
+        if config.endpoint is not None and not config.endpoint.startswith(f"{scheme}://"):
+            raise InvalidInput(
+                f"the endpoint {config.endpoint} must begin with {scheme}://",
+                hint="`tls` says which of the two this node speaks; others know it by its own certificate.",
+            )
+        return config
 
     def passphrase(self) -> str:
         """What opens the wallets. InvalidInput where none is given."""
@@ -88,6 +103,8 @@ def _parse(name: str, item: Any, directory: Path) -> Any:
     if name in _AMOUNTS and isinstance(item, str) and item.isascii() and item.isdigit():
         return check_amount(int(item), name)
     if name in ("allowance", "port") and type(item) is int and item >= 0:
+        return item
+    if name == "tls" and isinstance(item, bool):
         return item
     if name == "poll" and type(item) in (int, float) and item > 0:
         return float(item)

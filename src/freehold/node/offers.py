@@ -11,6 +11,7 @@ from freehold.protocol.errors import Refused
 from freehold.protocol.keys import Key
 from freehold.protocol.messages import STREAM, VOUCHER, Lease, Offer
 from freehold.protocol.typed import Domain
+from freehold.protocol.units import ZERO_HASH
 from freehold.services.seam import HostedProvider
 
 OFFER_SECONDS = 3600  # an offer's prices stand this long
@@ -25,7 +26,7 @@ class Terms(NamedTuple):
 
 
 class Offers:
-    """The offers of one node. `endpoint` is known once the server is bound."""
+    """The offers of one node. `endpoint` and `fingerprint` are known once the server is bound."""
 
     def __init__(
         self,
@@ -41,6 +42,7 @@ class Offers:
         self._providers = providers
         self._clock = clock
         self.endpoint = ""
+        self.fingerprint = ZERO_HASH
 
     def current(self) -> list[Offer]:
         """One signed offer for each service that clients lease."""
@@ -61,6 +63,7 @@ class Offers:
             node=self._key.address,
             service=service,
             endpoint=self.endpoint,
+            fingerprint=self.fingerprint,
             place=self._terms.place,
             stream_price=self._terms.stream_price,
             voucher_price=self._terms.voucher_price,

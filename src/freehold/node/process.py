@@ -1,6 +1,7 @@
 """The node's one wiring function: what runs, and in which order it stops.
 
     data/node.sqlite       the book            data/<service>.sqlite, data/<service>/    each provider's rows and blobs
+    data/tls/              its certificate, unless the configuration names another
 
 Start: book and providers (disk and SQL brought together), server, registration and epochs. Stop, on SIGTERM or SIGINT:
 epochs and registration, server (what runs is finished), providers, book. A kill at any moment is no different from a
@@ -25,6 +26,7 @@ from freehold.market.quorum import Quorum
 from freehold.net.auth import Guard
 from freehold.net.client import Dial
 from freehold.net.server import make_app, serve
+from freehold.net.tls import choose_certificate
 from freehold.node.api import Api
 from freehold.node.book import MIGRATIONS, Book
 from freehold.node.config import NodeConfig
@@ -71,14 +73,15 @@ async def run(config: NodeConfig, stopping: asyncio.Event) -> None:
             now = network
             with suppress(NotFound, InvalidInput):
                 now = Network.load(config.network)
-            return Quorum(dial, now.member_addresses, now.member_urls, network.domain, membership)
+            return Quorum(dial, now.members, network.domain, membership)
 
         loop = EpochLoop(key, network.parameters, book, providers, refresh, clock, config.poll)
         status.watch(loop, providers)
         app = make_app(api.routes(), ready=status.ready, metrics=status.metrics)
-        server = await serve(app, config.host, config.port, config.ready_file, READ_BYTES)
+        tls = choose_certificate(config.tls, config.certificate, config.certificate_key, config.data / "tls")
+        server = await serve(app, config.host, config.port, config.ready_file, READ_BYTES, tls)
         stack.push_async_callback(server.stop)
-        offers.endpoint = config.endpoint or server.url
+        offers.endpoint, offers.fingerprint = config.endpoint or server.url, server.fingerprint
         log.info("node %s serves at %s", key.address, offers.endpoint)
         registrar = await asyncio.to_thread(make_registrar, config, network, key, status)
         tasks = [

@@ -2,6 +2,8 @@
 
 network, data, wallet, passphrase_file   paths; the passphrase may stand in FREEHOLD_PASSPHRASE instead
 host, port, ready_file                   where it listens (port 0: any)
+tls, certificate, certificate_key        true, as it is by default: https, with a certificate made in `data`, or with
+                                         these two PEM files; its fingerprint stands in the network file
 price_file                               {"price": "decimal string, 1e18 US dollars a token"}, read as it changes
 view_timeout, poll                       seconds: the first view's time; between looks at the chain
 allowance                                bytes that batches, bundles and states may take
@@ -26,7 +28,10 @@ from freehold.protocol.typed import parse_json
 PASSPHRASE_VARIABLE = "FREEHOLD_PASSPHRASE"
 ALLOWANCE = 20 * 2**30
 _ADDRESSES = {"database": "postgresql://", "blobs": "s3://"}
-_PATHS = {"network", "data", "wallet", "passphrase_file", "price_file", "ready_file"}
+_PATHS = {
+    *("network", "data", "wallet", "passphrase_file", "price_file", "ready_file"),
+    *("certificate", "certificate_key"),
+}
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,9 @@ class MemberConfig:
     host: str = "127.0.0.1"
     port: int = 0
     ready_file: Path | None = None
+    tls: bool = True
+    certificate: Path | None = None
+    certificate_key: Path | None = None
     view_timeout: float = 4.0
     poll: float = 1.0
     allowance: int = ALLOWANCE
@@ -101,6 +109,8 @@ def _parse(name: str, item: Any, directory: Path) -> Any:
     if name in _PATHS and isinstance(item, str):
         return directory / item
     if name in ("allowance", "port") and type(item) is int and item >= 0:
+        return item
+    if name == "tls" and isinstance(item, bool):
         return item
     if name in ("view_timeout", "poll") and type(item) in (int, float) and item > 0:
         return float(item)

@@ -1,8 +1,8 @@
 """The other members, by HTTP: messages go out through bounded queues, and nothing waits for a slow peer.
 
-A message that does not arrive is sent again by the state machine, not here. The members' addresses are those of the
-network file as it is now: it is read again whenever a peer does not answer. Each request is signed for its recipient,
-so that a member knows whose it is before it reads the body.
+A message that does not arrive is sent again by the state machine, not here. Where the members are, and with which
+certificates, is what the network file says now: it is read again whenever a peer does not answer. Each request is
+signed for its recipient, so that a member knows whose it is before it reads the body.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
+from freehold.market.network import MemberRecord
 from freehold.net.auth import authorize
-from freehold.net.client import Dial
+from freehold.net.client import Dial, Peer
 from freehold.oracle.checks import PeerMessage
 from freehold.protocol.batches import BATCH_LIMIT
 from freehold.protocol.errors import FreeholdError, Unavailable
@@ -43,17 +44,17 @@ def encode_message(message: PeerMessage) -> tuple[bytes, Hash]:
 
 
 class Peers:
-    """`key` signs the requests; `urls` gives the members' addresses as the network file names them now."""
+    """`key` signs the requests; `members` gives the members as the network file names them now."""
 
     def __init__(
         self,
         dial: Dial,
         key: Key,
         domain: Domain,
-        urls: Callable[[], Mapping[Address, str]],
+        members: Callable[[], Mapping[Address, MemberRecord]],
     ) -> None:
-        self._dial, self._key, self._domain, self._read_urls = dial, key, domain, urls
-        self._urls = dict(urls())
+        self._dial, self._key, self._domain, self._read_members = dial, key, domain, members
+        self._members = dict(members())
         self._queues: dict[Address, deque[PeerMessage]] = {}
         self._waiting: dict[Address, asyncio.Event] = {}
         self._met: asyncio.Queue[Address] = asyncio.Queue()
@@ -92,7 +93,7 @@ class Peers:
         data, body = encode_message(message)
         now, nonce = int(time.time()), Hash(os.urandom(32))
         headers = authorize(self._key, "POST", MESSAGES_PATH, body, member, self._domain, now, nonce)
-        await self._dial.peer(self._url(member)).post_bytes(MESSAGES_PATH, data, headers | {BODY_HEADER: str(body)})
+        await self._peer(member).post_bytes(MESSAGES_PATH, data, headers | {BODY_HEADER: str(body)})
 
     async def fetch_batch(self, member: Address, subject: Hash) -> bytes:
         """A batch's bytes from one peer. FreeholdError."""
@@ -105,7 +106,7 @@ class Peers:
     async def _fetch(self, member: Address, path: str, limit: int) -> bytes:
         try:
             async with asyncio.timeout(FETCH_SECONDS):
-                return await self._dial.peer(self._url(member)).get_bytes(path, limit)
+                return await self._peer(member).get_bytes(path, limit)
         except TimeoutError:
             error = Unavailable(f"member {member} took more than {FETCH_SECONDS:.0f} s for {path}")
             self._failed(member, error)
@@ -114,11 +115,11 @@ class Peers:
             self._failed(member, error)
             raise
 
-    def _url(self, member: Address) -> str:
-        url = self._urls.get(member)
-        if not url:
+    def _peer(self, member: Address) -> Peer:
+        record = self._members.get(member)
+        if record is None or not record.url:
             raise Unavailable(f"the network file names no address of member {member}")
-        return url
+        return self._dial.peer(record.url, record.fingerprint)
 
     def _failed(self, member: Address, error: Exception) -> None:
         if isinstance(error, FreeholdError) and not isinstance(error, Unavailable):
@@ -127,7 +128,7 @@ class Peers:
         if member not in self.failing:
             log.warning("member %s does not answer: %s", member, error)
         self.failing[member] = str(error) or type(error).__name__
-        self._urls = dict(self._read_urls())
+        self._members = dict(self._read_members())
 
     def _recovered(self, member: Address) -> None:
         if self.failing.pop(member, None) is not None:

@@ -1,6 +1,7 @@
 """A member's one wiring function: what runs, and in which order it stops.
 
     data/oracle.sqlite, data/blobs/    all that the member must not forget, unless its configuration names other places
+    data/tls/                          its certificate, unless the configuration names another
 
 Start: the member from its records, the server, then everything at once. Stop, on SIGTERM or SIGINT, or when one task
 fails: the tasks, the server, the disk. A kill at any moment is no different: what left the member is on its disk.
@@ -19,9 +20,10 @@ from pathlib import Path
 
 from freehold.chain.contracts import Members
 from freehold.chain.rpc import Rpc
-from freehold.market.network import Network
+from freehold.market.network import MemberRecord, Network
 from freehold.net.client import Dial
 from freehold.net.server import make_app, serve
+from freehold.net.tls import choose_certificate
 from freehold.oracle.answering import Answerer
 from freehold.oracle.chain import Feed, Submitter
 from freehold.oracle.chain_view import Start
@@ -77,7 +79,7 @@ async def run(config: MemberConfig, stopping: asyncio.Event, own_key: Key | None
         stack.push_async_callback(asyncio.to_thread, store.close)
         member = Member(setup, *await store.load())
         feed = Feed(rpc, network, config.poll, store.note_transaction)
-        peers = Peers(dial, key, network.domain, lambda: read_urls(config.network, network))
+        peers = Peers(dial, key, network.domain, lambda: read_members(config.network, network))
         submitter = Submitter(rpc, network, key.secret)
         engine = Engine(member, store, peers, submitter)
         court = Court(rpc, network, key, submitter.sender)
@@ -85,9 +87,11 @@ async def run(config: MemberConfig, stopping: asyncio.Event, own_key: Key | None
         price = PriceFile(config.price_file, lambda seen: engine.handle(PriceSeen(seen)))
         status = Status(member, feed, peers, store, submitter)
         app = make_app(Api(engine, store, status).routes(), ready=status.ready, metrics=status.metrics)
-        server = await serve(app, config.host, config.port, config.ready_file)
+        tls = choose_certificate(config.tls, config.certificate, config.certificate_key, config.data / "tls")
+        server = await serve(app, config.host, config.port, config.ready_file, tls=tls)
         stack.push_async_callback(server.stop)
-        log.info("member %s of %s serves at %s", key.address, network.name, server.url)
+        shown = "" if tls is None else f" with the certificate {tls.fingerprint}"
+        log.info("member %s of %s serves at %s%s", key.address, network.name, server.url, shown)
         tasks = [
             asyncio.create_task(engine.run(), name="engine"),
             asyncio.create_task(
@@ -134,13 +138,13 @@ async def read_first_members(rpc: Rpc, network: Network) -> tuple[Address, ...]:
         await asyncio.sleep(CHAIN_SECONDS)
 
 
-def read_urls(path: Path, known: Network) -> Mapping[Address, str]:
-    """Where the members listen, by the network file as it is now."""
+def read_members(path: Path, known: Network) -> Mapping[Address, MemberRecord]:
+    """The members, by the network file as it is now."""
     try:
         network = Network.load(path)
     except (NotFound, InvalidInput):
         network = known
-    return dict(zip(network.member_addresses, network.member_urls, strict=True))
+    return {member.address: member for member in network.members}
 
 
 async def tick(engine: Engine) -> None:

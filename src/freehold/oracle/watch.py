@@ -105,7 +105,7 @@ class Watcher:
         block = Block(network.deployment_block, network.deployment_hash, network.deployment_time)
         self.chain = ChainView(Start(block, network.parameters, network.member_addresses))
         self._network, self._rpc, self._poll = network, rpc, poll
-        self._quorum = Quorum(dial, network.member_addresses, network.member_urls, network.domain)
+        self._quorum = Quorum(dial, network.members, network.domain)
         self._feed = Feed(rpc, network, poll, lambda _epoch, _transaction: None)
         self._court = Court(rpc, network, key) if key is not None else None
         self._tell, self._from = tell, from_epoch

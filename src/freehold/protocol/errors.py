@@ -16,7 +16,8 @@
     │   ├── DiskFull              the allowance or the disk is used up                       (507)
     │   └── Overloaded            too much at once; try again after a while                  (429)
     ├── Unavailable               a peer or the chain did not answer                     (503)
-    │   └── ChainError            the RPC end failed, or a transaction reverted
+    │   ├── ChainError            the RPC end failed, or a transaction reverted
+    │   └── WrongCertificate      somebody answered, but nothing shows that it is the peer
     ├── Corrupt                   stored or received bytes are not what was promised     (502)
     │   └── ReplayMismatch        a bundle does not lead to its report; names the first difference
     ├── WrongPassphrase           a key or a name does not open with this secret         (401)
@@ -130,6 +131,11 @@ class Unavailable(FreeholdError):
 
 class ChainError(Unavailable):
     code = "chain_error"
+
+
+class WrongCertificate(Unavailable):
+    code, retryable = "wrong_certificate", False
+    hint = "Somebody else answers there, or the network file is older than the peer's certificate."
 
 
 class Corrupt(FreeholdError):

@@ -17,11 +17,15 @@ MODES = {STREAM: "stream", VOUCHER: "voucher"}
 
 
 class Offer(Message, frozen=True):
-    """A node's offer of a service. Prices are credits per unit of the service's terms; capacity is in its unit."""
+    """A node's offer of a service. Prices are credits per unit of the service's terms; capacity is in its unit.
+
+    `fingerprint` is the SHA-256 of the certificate that the endpoint shows; zero where it is spoken to over http.
+    """
 
     node: Address
     service: str
     endpoint: str
+    fingerprint: Hash
     place: str
     stream_price: Amount
     voucher_price: Amount
