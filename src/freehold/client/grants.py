@@ -210,7 +210,7 @@ class Grants:
         `details["reason"]` of the error: malformed, signer, revoked, expired, operation, outside.
         To list, `key` is the prefix of what is listed; bucket and key "" are the list of buckets.
         """
-        biscuit, grant = self.verify(token, revoked)
+        biscuit, grant = self._verify(token, revoked)
         why_not = grant.why_not(operation, bucket, key, now)
         if why_not is None and not decide(biscuit, operation, resource(operation, bucket, key), now):
             why_not = "outside", "this grant does not allow that"
@@ -218,8 +218,11 @@ class Grants:
             raise AccessDenied(why_not[1], reason=why_not[0])
         return grant
 
-    def verify(self, token: str, revoked: Container[str]) -> tuple[Biscuit, Grant]:
-        """The token as one that this account signed and did not revoke; it may have expired."""
+    def verify(self, token: str, revoked: Container[str]) -> Grant:
+        """What a token says that this account signed and did not revoke; it may have expired. Else AccessDenied."""
+        return self._verify(token, revoked)[1]
+
+    def _verify(self, token: str, revoked: Container[str]) -> tuple[Biscuit, Grant]:
         known = self._known.get(token)
         if known is None:
             if _split(token)[0] != self.public_key:

@@ -1,0 +1,301 @@
+"""Shared links: what they show and take, to whom, and that neither names nor shared pages turn against the viewer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from html.parser import HTMLParser
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+import pytest
+from aiohttp import ClientSession, FormData
+from yarl import URL
+
+from freehold.client.grants import GrantKey, describe, narrow
+from freehold.gateway import share
+from tests.gateway.share_world import ACCOUNT, World
+
+HARD = "<img src=x onerror=alert(1)>\"'& %2F..é\u2028🎉 #?.txt"
+HTML = {"Accept": "text/html,*/*"}
+
+Scene = Callable[[World, ClientSession], Awaitable[None]]
+
+
+def play(scene: Scene, world: World | None = None) -> None:
+    async def run() -> None:
+        async with (world or World()).serving() as served, ClientSession() as session:
+            await scene(served, session)
+
+    asyncio.run(run())
+
+
+def at(world: World, token: str, key: str = "", query: str = "", bucket: str = "b-1") -> URL:
+    return URL(f"{world.url}{token}/{bucket}/{quote(key, safe='')}{query}", encoded=True)
+
+
+async def fetch(session: ClientSession, url: URL, method: str = "GET", **more: Any) -> tuple[int, Any, bytes]:
+    async with session.request(method, url, allow_redirects=False, **more) as answer:
+        return answer.status, answer.headers, await answer.read()
+
+
+class Links(HTMLParser):
+    """Every tag, link and text of a page."""
+
+    def __init__(self, page: bytes) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: dict[str, str] = {}
+        self.text = ""
+        self._link = ""
+        self.feed(page.decode())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self._link = dict(attrs).get("href") or "" if tag == "a" else ""
+
+    def handle_endtag(self, tag: str) -> None:
+        self._link = ""
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if self._link:
+            self.links[data] = self._link
+
+
+def test_an_object_is_sent_with_its_type_and_cannot_act_in_the_gateways_name() -> None:
+    async def scene(world: World, session: ClientSession) -> None:
+        world.objects.add("b-1", "page.html", b"<script>alert(1)</script>", "text/html")
+        world.objects.add("b-1", "notes.txt", b"x" * 5_500)
+        world.objects.add("b-1", "a.pdf", b"%PDF")
+        token = world.issue()
+        status, headers, body = await fetch(session, at(world, token, "page.html"))
+        assert (status, body) == (200, b"<script>alert(1)</script>")
+        assert headers["Content-Type"] == "text/html"
+        assert headers["Content-Security-Policy"] == "sandbox"
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["Referrer-Policy"] == "no-referrer"
+        assert headers["Cache-Control"].startswith("private")
+        assert headers["Content-Disposition"] == "inline; filename*=UTF-8''page.html"
+        status, headers, body = await fetch(session, at(world, token, "notes.txt"))
+        assert (status, body, headers["Content-Type"]) == (200, b"x" * 5_500, "text/plain; charset=utf-8")
+        assert headers["Content-Length"] == "5500"
+        _, headers, _ = await fetch(session, at(world, token, "notes.txt", "?download"))
+        assert headers["Content-Disposition"].startswith("attachment;")
+        _, headers, _ = await fetch(session, at(world, token, "a.pdf"))
+        assert "Content-Security-Policy" not in headers  # a browser's viewer shows none in a sandbox
+
+    play(scene)
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "body", "said"),
+    [
+        ("bytes=0-0", 206, b"0", "bytes 0-0/10"),
+        ("bytes=3-", 206, b"3456789", "bytes 3-9/10"),
+        ("bytes=-4", 206, b"6789", "bytes 6-9/10"),
+        ("bytes=5-99", 206, b"56789", "bytes 5-9/10"),
+        ("bytes=10-", 416, None, "bytes */10"),
+        ("bytes=1-2,5-6", 200, b"0123456789", None),
+        ("lines=1-2", 200, b"0123456789", None),
+    ],
+)
+def test_ranges(asked: str, status: int, body: bytes | None, said: str | None) -> None:
+    async def scene(world: World, session: ClientSession) -> None:
+        world.objects.add("b-1", "digits", b"0123456789")
+        found, headers, got = await fetch(session, at(world, world.issue(), "digits"), headers={"Range": asked})
+        assert (found, headers.get("Content-Range")) == (status, said)
+        assert body is None or got == body
+
+    play(scene)
+
+
+def test_head_and_conditions() -> None:
+    async def scene(world: World, session: ClientSession) -> None:
+        info = world.objects.add("b-1", "digits", b"0123456789")
+        url = at(world, world.issue(), "digits")
+        status, headers, body = await fetch(session, url, "HEAD")
+        assert (status, headers["Content-Length"], body) == (200, "10", b"")
+        tag = headers["ETag"]
+        assert tag == f'"{info.etag}"'
+        assert (await fetch(session, url, headers={"If-None-Match": tag}))[0] == 304
+        assert (await fetch(session, url, headers={"If-Match": '"other"'}))[0] == 412
+        both = {"Range": "bytes=1-2", "If-Range": '"other"'}
+        assert (await fetch(session, url, headers=both))[2] == b"0123456789"
+
+    play(scene)
+
+
+def test_a_folder_lists_what_is_in_it_and_every_link_works() -> None:
+    async def scene(world: World, session: ClientSession) -> None:
+        for key in ("p/a.txt", f"p/{HARD}", "p/sub/x", "p/sub/y", "q/other"):
+            world.objects.add("b-1", key, key.encode(), "text/plain")
+        token = world.issue(prefix="p/")
+        status, headers, body = await fetch(session, at(world, token, "p/"))
+        assert status == 200
+        assert "default-src 'none'" in headers["Content-Security-Policy"]
+        assert headers["Referrer-Policy"] == "no-referrer"
+        page = Links(body)
+        assert set(page.links) == {"a.txt", HARD, "sub/"}
+        assert "img" not in page.tags
+        assert "7 B" in page.text
+        assert "other" not in page.text
+        for name, link in page.links.items():
+            status, _, body = await fetch(session, URL(world.url.partition("/-/")[0] + link, encoded=True))
+            assert status == 200
+            if name != "sub/":
+                assert body == f"p/{name}".encode()
+            else:
+                inner = Links(body)
+                assert set(inner.links) == {"x", "y", "← up"}
+
+    play(scene)
+
+
+def test_pages_follow_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(share, "PAGE_SIZE", 2)
+
+    async def scene(world: World, session: ClientSession) -> None:
+        for name in ("a", "b & b", "c", "d/1", "e"):
+            world.objects.add("b-1", f"p/{name}", b"")
+        seen: list[str] = []
+        url = at(world, world.issue(prefix="p/"), "p/")
+        for _ in range(3):
+            page = Links((await fetch(session, url))[2])
+            following = page.links.pop("Next page →", "")
+            seen += page.links
+            if not following:
+                break
+            url = URL(world.url.partition("/-/")[0] + following, encoded=True)
+        assert sorted(seen) == ["a", "b & b", "c", "d/", "e"]
+        assert not following
+
+    play(scene)
+
+
+def test_the_token_alone_leads_on() -> None:
+    async def scene(world: World, session: ClientSession) -> None:
+        for what, path in (
+            ({"prefix": "a b", "exact": True}, "/b-1/a%20b"),
+            ({"prefix": "p/"}, "/b-1/p/"),
+            ({"prefix": "p/20"}, "/b-1/p/20?list"),
+            ({}, "/b-1/"),
+        ):
+            token = world.issue(**what)
+            for slash in ("", "/"):
+                status, headers, _ = await fetch(session, URL(world.url + token + slash))
+                assert (status, headers["Location"]) == (302, f"/-/share/{token}{path}")
+        world.objects.add("b-1", "p/2024", b"")
+        world.objects.add("b-1", "p/19", b"")
+        page = Links((await fetch(session, at(world, world.issue(prefix="p/20"), "p/20", "?list")))[2])
+        assert set(page.links) == {"2024"}
+
+    play(scene)
+
+
+@pytest.mark.parametrize("html", [True, False], ids=["html", "json"])
+def test_why_not(html: bool) -> None:
+    async def scene(world: World, session: ClientSession) -> None:
+        world.objects.add("b-1", "p/a", b"secret")
+        world.objects.add("b-1", "q", b"secret")
+        token = world.issue("read", prefix="p/", expires=2_000_000)
+        revoked = narrow(token, prefix="p/a")
+        world.dead.add(describe(revoked).ids[-1])
+        cases = [
+            (token, "q", "GET", 403, "access_denied"),
+            (token, "p/", "GET", 403, "access_denied"),
+            (token, "p/a", "PUT", 403, "access_denied"),
+            (token, "p/a", "DELETE", 403, "access_denied"),
+            (token, "p/b", "GET", 404, "key_not_found"),
+            (token, "p/a", "PATCH", 405, "method_not_allowed"),
+            (narrow(token, expires=999_999), "p/a", "GET", 410, "access_denied"),
+            (revoked, "p/a", "GET", 410, "access_denied"),
+            (token[:-8], "p/a", "GET", 404, "access_denied"),
+            ("nonsense", "p/a", "GET", 404, "access_denied"),
+            (GrantKey(b"o" * 32).issue(ACCOUNT, ["read"]), "p/a", "GET", 404, "access_denied"),
+        ]
+        for given, key, method, expected, code in cases:
+            status, headers, body = await fetch(
+                session, at(world, given, key), method, headers=HTML if html else {"Accept": "*/*"}
+            )
+            assert status == expected, (key, method)
+            assert b"secret" not in body
+            if html:
+                assert headers["Content-Type"].startswith("text/html")
+                assert Links(body).tags.count("h1") == 1
+            else:
+                assert f'"code": "{code}"'.encode() in body
+        assert world.objects.asked == ["open p/b"]  # nothing else came through to the objects
+
+    play(scene)
+
+
+def test_putting_and_deleting_where_granted() -> None:
+    async def scene(world: World, session: ClientSession) -> None:
+        token = world.issue("write", "delete", "read", prefix="in/")
+        url = at(world, token, "in/ü.txt")
+        status, _, body = await fetch(session, url, "PUT", data=b"y" * 3_333, headers={"Content-Type": "text/x-own"})
+        assert status == 201
+        assert b'"size": 3333' in body
+        info, data = world.objects.kept["b-1", "in/ü.txt"]
+        assert (data, info.headers) == (b"y" * 3_333, {"content-type": "text/x-own"})
+        assert (await fetch(session, url, "PUT", data=b"z", headers={"If-None-Match": "*"}))[0] == 412
+        assert (await fetch(session, at(world, token, "out"), "PUT", data=b"z"))[0] == 403
+        assert (await fetch(session, url, "DELETE"))[0] == 204
+        assert world.objects.kept == {}
+
+    play(scene)
+
+
+def test_a_form_puts_files_below_the_folder() -> None:
+    async def scene(world: World, session: ClientSession) -> None:
+        token = world.issue("write", "list", prefix="in/")
+        url = at(world, token, "in/")
+        page = Links((await fetch(session, url))[2])
+        assert {"form", "input", "button"} <= set(page.tags)
+        form = FormData(quote_fields=False)  # as browsers do
+        form.add_field("other", "ignored")
+        form.add_field("file", b"one" * 1_000, filename="C:\\x\\one.txt", content_type="text/plain")
+        form.add_field("file", b"two", filename="../../two.bin", content_type="image/png")
+        status, headers, _ = await fetch(session, url, "POST", data=form)
+        assert (status, headers["Location"]) == (303, f"/-/share/{token}/b-1/in/?list")
+        kept = {key: data for (_, key), (_, data) in world.objects.kept.items()}
+        assert kept == {"in/one.txt": b"one" * 1_000, "in/two.bin": b"two"}
+        for wrong, data in ((at(world, token, "in/x"), form_of("a")), (url, FormData({"a": "b"}))):
+            assert (await fetch(session, wrong, "POST", data=data))[0] == 400
+        box = at(world, narrow(token, operations=["write"]), "in/")  # takes files, shows none
+        page = Links((await fetch(session, box))[2])
+        assert "form" in page.tags
+        assert "one.txt" not in page.text
+        reader = world.issue("read", "list", prefix="in/")
+        assert "form" not in Links((await fetch(session, at(world, reader, "in/")))[2]).tags
+        assert (await fetch(session, at(world, reader, "in/"), "POST", data=form_of("evil")))[0] == 403
+        assert len(world.objects.kept) == 2
+
+    play(scene)
+
+
+def form_of(name: str) -> FormData:
+    form = FormData()
+    form.add_field("file", b"data", filename=name)
+    return form
+
+
+def test_an_object_that_cannot_be_read_to_its_end_is_cut_off() -> None:
+    async def scene(world: World, session: ClientSession) -> None:
+        world.objects.add("b-1", "big", b"x" * 5_000)
+        world.objects.broken.add("big")
+        with pytest.raises((aiohttp.ClientPayloadError, aiohttp.ClientConnectionError)):
+            await fetch(session, at(world, world.issue(), "big"))
+
+    play(scene)
+
+
+@pytest.mark.parametrize("path", ["%ff", "a?%ff=%ff", "?" + "&".join("abcdefghijklmnopqrstuvwxyz")])
+def test_paths_and_queries_that_cannot_be_read(path: str) -> None:
+    async def scene(world: World, session: ClientSession) -> None:
+        url = URL(f"{world.url}{world.issue()}/b-1/{path}", encoded=True)
+        assert (await fetch(session, url))[0] == 400
+
+    play(scene)
