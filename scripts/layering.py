@@ -28,7 +28,7 @@ EVERYTHING = (*WORKED, "client", "node", "oracle", "gateway", "web", "twin", "ju
 LAYERS: dict[str, tuple[str, ...]] = {
     "cli": (*EVERYTHING, "local"),
     "local": EVERYTHING,
-    "gateway": (*WORKED, "client"),
+    "gateway": (*WORKED, "client", "working"),  # what a body is put from is storage's
     "web": (*BASE, "net"),  # speaks HTTP to the others, imports none of them
     "twin": (*JUDGED, "market"),
     "node": WORKED,
