@@ -22,6 +22,7 @@ import freehold
 from freehold.chain import abi, reverts, transactor, wire
 from freehold.chain.endpoint import parse_retry_after
 from freehold.client import collect, grants, index, keystore, money
+from freehold.client import table_records as table
 from freehold.market import view
 from freehold.market.network import CONTRACTS, MemberRecord, Network
 from freehold.net.auth import REQUEST_HEADER, SIGNATURE_HEADER, Guard, authorize
@@ -224,6 +225,25 @@ def changes() -> list[bytes]:
 def stored() -> StoredObject:
     segment = StoredSegment(9, 2, 5, b"record", b"wrapped", (bytes(32),) * 3, (bytes(20),) * 3, (0, 1, 7))
     return StoredObject(9, (segment,))
+
+
+def table_frames() -> list[bytes]:
+    value = table.Value(b"meta", b"payload")
+    changes = [((1, b"key", b"sub"), value), ((2, b"key", b""), None)]
+    return [table.encode(table.Frame(table.VERSION, bytes(16), 5, 2, changes))]
+
+
+def table_entries() -> list[bytes]:
+    values = [table.Value(b"meta", table.Packed(3, 0, 9)), None, table.Value(b"")]
+    return [table.encode(table.Entries(table.VERSION, [(1, b"a", b""), (1, b"b", b""), (2, b"", b"")], values))]
+
+
+def table_directories() -> list[bytes]:
+    packs = {3: table.Pack(bytes(16), 30, stored(), ((0, 5), (9, 4)), ((0, 5),))}
+    runs = (table.Run(bytes(16), 7, 9, stored(), (1, b"b", b"")),)
+    pages = tuple(table.Page(bytes(16), key, 5, 9, stored()) for key in [(1, b"a", b""), (1, b"b", b"")])
+    full = table.Directory(table.VERSION, 9, (bytes(16),), pages, runs, packs, 4)
+    return [table.encode(directory) for directory in (table.Directory(table.VERSION), full)]
 
 
 def account_seeds() -> list[bytes]:
@@ -447,6 +467,26 @@ def others() -> Iterator[Decoder]:
         lambda: [index.encode_head(index.Code(2, 3), found) for found in (None, stored())],
         "client.index.decode_head",
         encode=lambda head: index.encode_head(head.code, head.index),
+    )
+    yield entry(
+        "table_frame", table.decode_frame, table_frames, "client.table_records.decode_frame", encode=table.encode
+    )
+    yield entry(
+        "table_entries", table.decode_entries, table_entries, "client.table_records.decode_entries", encode=table.encode
+    )
+    yield entry(
+        "table_directory",
+        table.decode_directory,
+        table_directories,
+        "client.table_records.decode_directory",
+        encode=table.encode,
+    )
+    yield entry(
+        "table_base",
+        table.decode_base,
+        lambda: [table.encode(table.Base(table.VERSION, found)) for found in (b"directory", stored())],
+        "client.table_records.decode_base",
+        encode=table.encode,
     )
     yield entry("keystore", of_json(open_keystore), keystores, "client.keystore.open_secret")
     # the chain
