@@ -1,0 +1,134 @@
+"""A gateway's configuration: one JSON file, its relative paths relative to the file's own directory.
+
+    network, data, passphrase_file            paths; the passphrase may stand in FREEHOLD_PASSPHRASE
+    wallets                                   keystores, or {"wallet", "passphrase_file"}: one account each, in the order
+                                              in which a bucket is looked for when a request names no account
+    key_label                                 each account without an access key of this label is given one
+    host, port, ready_file                    where it listens (port 0: any)
+    region, domain                            what clients sign for; the name below which buckets are hosts
+    tls, certificate, private_key             own files (PEM), or one that is made where there are none
+    requests, requests_per_address            worked on at once, before others hear SlowDown
+    lifecycle_seconds                         between looks at what has expired
+
+Invariant: what is not understood is refused by name, at the start.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from freehold.protocol.errors import InvalidInput, MalformedMessage, NotFound
+from freehold.protocol.typed import parse_json
+
+PASSPHRASE_VARIABLE = "FREEHOLD_PASSPHRASE"
+DEFAULT_REGION = "us-east-1"
+_PATHS = {"network", "data", "passphrase_file", "ready_file", "certificate", "private_key"}
+_NEEDED = ("network", "data", "wallets")
+_REGION = re.compile(r"[a-z0-9-]{1,64}")
+_DOMAIN = re.compile(r"[a-z0-9.-]{1,253}")
+
+
+class WalletFile(NamedTuple):
+    """A keystore, and the file with what opens it (None: the configuration's own)."""
+
+    path: Path
+    passphrase_file: Path | None = None
+
+
+@dataclass(frozen=True)
+class GatewayConfig:
+    """What a gateway is told at its start."""
+
+    network: Path
+    data: Path
+    wallets: tuple[WalletFile, ...]
+    passphrase_file: Path | None = None
+    key_label: str = ""
+    host: str = "127.0.0.1"
+    port: int = 0
+    ready_file: Path | None = None
+    region: str = DEFAULT_REGION
+    domain: str = ""
+    tls: bool = False
+    certificate: Path | None = None
+    private_key: Path | None = None
+    requests: int = 512
+    requests_per_address: int = 512
+    lifecycle_seconds: float = 3600.0
+
+    @staticmethod
+    def load(path: Path) -> GatewayConfig:
+        """The configuration at `path`. NotFound, or InvalidInput naming the key that is wrong."""
+        try:
+            value = parse_json(path.read_bytes())
+        except FileNotFoundError:
+            raise NotFound(f"there is no configuration at {path}") from None
+        except MalformedMessage as error:
+            raise InvalidInput(f"{path}: {error.message}") from None
+        if not isinstance(value, dict):
+            raise InvalidInput(f"{path} must hold a JSON object")
+        return GatewayConfig.from_json(value, path.parent)
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any], directory: Path) -> GatewayConfig:
+        """The configuration behind its JSON form. InvalidInput naming the key that is unknown, missing or wrong."""
+        unknown = sorted(set(value) - {field.name for field in fields(GatewayConfig)})
+        if unknown:
+            raise InvalidInput(f"the configuration has an unknown key {unknown[0]!r}")
+        known = {name: _parse(name, item, directory) for name, item in value.items() if item is not None}
+        for name in _NEEDED:
+            if name not in known:
+                raise InvalidInput(f"the configuration lacks {name!r}")
+        config = GatewayConfig(**known)
+        if (config.certificate is None) != (config.private_key is None):
+            raise InvalidInput("'certificate' and 'private_key' go together")
+        return config
+
+    def passphrase(self, wallet: WalletFile) -> str:
+        """What opens a wallet. InvalidInput where none is given."""
+        file = wallet.passphrase_file or self.passphrase_file
+        if file is not None:
+            try:
+                return file.read_text().rstrip("\r\n")
+            except OSError as error:
+                raise InvalidInput(f"the passphrase file cannot be read: {error.strerror}") from None
+        if PASSPHRASE_VARIABLE in os.environ:
+            return os.environ[PASSPHRASE_VARIABLE]
+        raise InvalidInput("no passphrase", hint=f"Name a passphrase_file, or set {PASSPHRASE_VARIABLE}.")
+
+
+def _parse(name: str, item: Any, directory: Path) -> Any:
+    if name in _PATHS and isinstance(item, str):
+        return directory / item
+    if name == "wallets" and isinstance(item, list) and item:
+        return tuple(_parse_wallet(each, directory) for each in item)
+    if name == "tls" and isinstance(item, bool):
+        return item
+    if name in ("requests", "requests_per_address") and type(item) is int and item > 0:
+        return item
+    if name == "port" and type(item) is int and 0 <= item < 65536:
+        return item
+    if name == "lifecycle_seconds" and type(item) in (int, float) and item > 0:
+        return float(item)
+    if name in ("host", "key_label") and isinstance(item, str):
+        return item
+    if name == "region" and isinstance(item, str) and _REGION.fullmatch(item):
+        return item
+    if name == "domain" and isinstance(item, str) and (not item or _DOMAIN.fullmatch(item)):
+        return item
+    raise InvalidInput(f"the configuration's {name!r} is not what it must be: {item!r}")
+
+
+def _parse_wallet(item: Any, directory: Path) -> WalletFile:
+    if isinstance(item, str):
+        return WalletFile(directory / item)
+    if isinstance(item, dict) and set(item) <= {"wallet", "passphrase_file"} and isinstance(item.get("wallet"), str):
+        secret = item.get("passphrase_file")
+        if secret is None or isinstance(secret, str):
+            return WalletFile(directory / item["wallet"], None if secret is None else directory / secret)
+    raise InvalidInput(f"the configuration's 'wallets' has an entry that is none: {item!r}")
