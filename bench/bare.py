@@ -36,7 +36,6 @@ NODES, K, N = 8, 3, 6
 IN_FLIGHT = 3
 PIECE = 256 << 10
 BUFFER = 1 << 20
-CONTEXT = b"bare"
 
 
 def rates(path: Path) -> Rates:
@@ -116,7 +115,7 @@ class Client:
                 if not size:
                     return
                 keys = SegmentKeys.random()
-                encoded = await asyncio.to_thread(codec.encode_segment, plain[:size], keys, K, N, CONTEXT, space)
+                encoded = await asyncio.to_thread(codec.encode_segment, plain[:size], keys, K, N, space)
                 group.create_task(self._send(len(self._segments), encoded, space, spaces))
                 self._segments.append((encoded.record(), keys, size))
 
@@ -157,7 +156,7 @@ class Client:
 
     def _decode(self, i: int, shards: list[VerifiedShard], space: Workspace, target: File) -> None:
         record, keys, size = self._segments[i]
-        target.write(codec.decode_verified(record, shards, size, keys, CONTEXT, space))
+        target.write(codec.decode_verified(record, shards, size, keys, space))
 
     def _url(self, i: int, j: int) -> str:
         return f"http://127.0.0.1:{self._ports[(i + j) % len(self._ports)]}/{i}-{j}"

@@ -11,17 +11,25 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from aiohttp import web
 
-from freehold.client.account import Account
-from freehold.client.sdk import Freehold
+from freehold.client.account import Account, get_account_dir
+from freehold.client.book import Book as ClientBook
+from freehold.client.evidence import EvidenceFolder
+from freehold.client.vault import Vault
+from freehold.market.leases import Leases
 from freehold.market.membership import Membership
 from freehold.market.network import CONTRACTS, MemberRecord, Network
+from freehold.market.quorum import Quorum
+from freehold.market.vouchers import Vouchers
 from freehold.net.auth import Guard
+from freehold.net.client import Dial
 from freehold.net.server import Server, make_app, ok, read_body, read_json, serve
+from freehold.net.tls import Certificate as Identity
+from freehold.net.tls import ensure_certificate
 from freehold.node.api import Api
 from freehold.node.book import MIGRATIONS, Book
 from freehold.node.offers import Offers, Terms
@@ -38,11 +46,15 @@ from freehold.protocol.units import ONE, Address, Hash
 from freehold.protocol.verdicts import RESERVATION_GAP
 from freehold.services.judging import JUDGES
 from freehold.services.seam import ProviderContext
+from freehold.services.storage.client import DAYS, Context, StorageClient
 from freehold.services.storage.provider import StorageProvider
 from freehold.services.storage.terms import DELTA, Delta
 from freehold.store.blobs import Blobs
 from freehold.store.sql import Database
 from tests.services.sensing_world import no_fleets
+
+if TYPE_CHECKING:
+    from freehold.client.sdk import Freehold
 
 CHAIN_ID = 31337
 ORACLE = Address("0x" + "0c" * 20)
@@ -147,7 +159,7 @@ class Member:
         self.reserved: dict[tuple[Address, int], tuple[int, Hash]] = {}  # acknowledged: epoch and subject
         self.is_away = False  # answers nobody about batches
 
-    async def start(self) -> None:
+    async def start(self, tls: Identity | None) -> None:
         routes = [
             web.post("/v1/batches", self._batch),
             web.get("/v1/batches/{subject}", self._shown),
@@ -156,7 +168,10 @@ class Member:
             web.get("/v1/state/{epoch}/clients/{client}", self._client),
         ]
         app = make_app(routes, ready=lambda: (True, ""), metrics=lambda: "", limit=20 << 20)
-        self.server = await serve(app, "127.0.0.1", 0)
+        self.server = await serve(app, "127.0.0.1", 0, tls=tls)
+
+    def record(self) -> MemberRecord:
+        return MemberRecord(self.key.address, self.key.public, self.server.url, self.server.fingerprint)
 
     async def _batch(self, request: web.Request) -> web.Response:
         batch = decode_batch(await read_body(request, 16 << 20), kinds_of(JUDGES), DOMAIN)
@@ -228,6 +243,7 @@ class Node:
         self._settings = settings
         self.server: Server | None = None
         self.url = ""
+        self.claims: Hash | None = None  # the certificate that its offers name, where that is not its own
         self._port = 0
 
     async def start(self) -> None:
@@ -254,10 +270,12 @@ class Node:
         app = make_app(routes, ready=lambda: (True, ""), metrics=lambda: "")
         if wrap is not None:
             app.middlewares.append(wrap(self))
-        self.server = await serve(app, "127.0.0.1", self._port)
+        tls = ensure_certificate(self.folder / "tls") if self._settings.get("tls") else None
+        self.server = await serve(app, "127.0.0.1", self._port, tls=tls)
         self.url = self.server.url
         self._port = int(self.url.rpartition(":")[2])
         offers.endpoint = self.url
+        offers.fingerprint = self.server.fingerprint if self.claims is None else self.claims
 
     async def stop(self) -> None:
         if self.server is not None:
@@ -306,19 +324,49 @@ class World:
         return account
 
     def client(self, number: int = 0, *, credits: int = 1000 * ONE, home: str = "home", **options: Any) -> Freehold:
+        from freehold.client.sdk import Freehold  # whoever needs no SDK does not load it
+
         return Freehold(self.network, self.account(number, credits), home=self.folder / home, directory=self, **options)
+
+    @asynccontextmanager
+    async def vault(
+        self, number: int = 0, *, credits: int = 1000 * ONE, home: str = "home", days: int = DAYS
+    ) -> AsyncIterator[Vault]:
+        """An account's blobs, without what is built on them."""
+        own, network = self.account(number, credits).key, self.network
+        folder = get_account_dir(self.folder / home, network.domain, own.address)
+        async with AsyncExitStack() as stack:
+            book = ClientBook(folder)
+            stack.callback(book.close)
+            dial = await stack.enter_async_context(Dial(connections_per_peer=32))
+            quorum = Quorum(dial, network.members, network.domain)
+            vouchers = Vouchers(own, network.domain, book)
+            leases = Leases(own, network.domain, network.parameters, quorum, dial, book, vouchers, time.time, "storage")
+            storage = StorageClient(
+                Context(
+                    network=network, key=own, dial=dial, quorum=quorum, directory=self, leases=leases,
+                    vouchers=vouchers, book=book, evidence=EvidenceFolder(folder / "evidence").keep, clock=time.time,
+                    days=days,
+                )
+            )  # fmt: skip
+            stack.push_async_callback(storage.close)
+            yield Vault(storage, book)
 
 
 @asynccontextmanager
 async def world(folder: Path, nodes: int = 8, **settings: Any) -> AsyncIterator[World]:
-    """A running world with 4 members. Settings: `parameters`, `allowance`, `operator`, `wrap` (a node's middleware)."""
+    """A running world with 4 members.
+
+    Settings: `parameters`, `allowance`, `operator`, `wrap` (a node's middleware), `tls` (whether all of them speak it).
+    """
     settings.setdefault("parameters", parameters())
     async with AsyncExitStack() as stack:
         memory, keys = Memory(), [key("member", i) for i in range(4)]
         addresses = [k.address for k in keys]
         members = [Member(k, memory, addresses) for k in keys]
+        certificate = ensure_certificate(folder / "tls") if settings.get("tls") else None
         for member in members:
-            await member.start()
+            await member.start(certificate)
             stack.push_async_callback(member.server.stop)
         started = [Node(i, folder / f"node{i}", addresses, settings) for i in range(nodes)]
         for node in started:
@@ -328,7 +376,7 @@ async def world(folder: Path, nodes: int = 8, **settings: Any) -> AsyncIterator[
             name="test", chain_id=CHAIN_ID, rpc_url="http://127.0.0.1:1",
             contracts=dict.fromkeys(CONTRACTS, ORACLE), deployment_block=0, deployment_hash=Hash(bytes(32)),
             deployment_time=0,
-            members=tuple(MemberRecord(m.key.address, m.key.public, m.server.url) for m in members),
+            members=tuple(m.record() for m in members),
             parameters=settings["parameters"],
         )  # fmt: skip
         yield World(folder, network, memory, members, started)

@@ -37,7 +37,7 @@ from freehold.protocol.tables import Table
 from freehold.protocol.typed import Message, canonical_json, fields_of, keccak, parse_json
 from freehold.protocol.units import Address, Hash, Signature
 from freehold.services.judging import JUDGES
-from freehold.services.storage import client_objects, list_steps, proof, provider, receiving, repair_key
+from freehold.services.storage import client_objects, list_steps, listing, proof, provider, receiving, repair_key
 from freehold.services.storage.client_objects import StoredObject, StoredSegment
 from freehold.services.storage.codec import REPAIR_KEY_BYTES, SegmentKeys
 from freehold.services.storage.segment_record import SegmentRecord
@@ -223,7 +223,7 @@ def changes() -> list[bytes]:
 
 
 def stored() -> StoredObject:
-    segment = StoredSegment(9, 2, 5, b"record", b"wrapped", (bytes(32),) * 3, (bytes(20),) * 3, (0, 1, 7))
+    segment = StoredSegment(9, 2, 5, b"record", bytes(48), (bytes(32),) * 3, (bytes(20),) * 3, (0, 1, 7))
     return StoredObject(9, (segment,))
 
 
@@ -451,6 +451,13 @@ def others() -> Iterator[Decoder]:
         lambda: [msgspec.msgpack.encode(stored())],
         "services.storage.client_objects.decode_object",
         encode=msgspec.msgpack.encode,
+    )
+    page = {"data": {"entries": [[0, "00" * 32, 9, NOW], [7, "11" * 32, 9, NOW]], "next": 8}}
+    yield entry(
+        "list_page",
+        lambda data: listing.parse_page(data, 0),
+        lambda: [canonical_json(page)],
+        "services.storage.listing.parse_page",
     )
     # a client's own, as others keep it
     entries = {"path": index.IndexEntry(stored(), 5)}

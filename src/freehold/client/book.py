@@ -38,6 +38,7 @@ MIGRATIONS = (
         PRIMARY KEY (shipment, node, position, root)) STRICT, WITHOUT ROWID;
     """,
     "ALTER TABLE leases ADD COLUMN closing INTEGER NOT NULL DEFAULT 0;",
+    "CREATE INDEX shards_node ON shards (node, position, root);",
 )
 
 _GARBAGE = ""
@@ -133,13 +134,20 @@ class Book:
         row = await self._database.read(lambda c: c.execute(query, (bytes(lease),)).fetchone())
         return Delta.from_bytes(row[0]) if row else None
 
-    async def keep_delta(self, delta: Delta) -> None:
+    async def keep_delta(self, delta: Delta, collected: Sequence[ListedShard] = ()) -> None:
         """See `ListBook`."""
         statement = """
             INSERT INTO deltas (lease, number, message) VALUES (?, ?, ?) ON CONFLICT (lease) DO UPDATE
             SET number = excluded.number, message = excluded.message, certified = 0
             WHERE excluded.number > deltas.number"""
-        await self._run(statement, [(bytes(delta.lease), delta.number, delta.to_bytes())])
+        row = (bytes(delta.lease), delta.number, delta.to_bytes())
+        gone = [(_GARBAGE, *_row(shard)) for shard in collected]
+
+        def change(connection: sqlite3.Connection) -> None:
+            connection.executemany(statement, [row])
+            connection.executemany(_DELETE, gone)
+
+        await self._database.write(change)
 
     async def uncertified_deltas(self) -> Sequence[Delta]:
         """See `ListBook`."""
@@ -152,28 +160,47 @@ class Book:
         rows = [(bytes(delta.lease), delta.number) for delta in deltas]
         await self._run("UPDATE deltas SET certified = 1 WHERE lease = ? AND number = ?", rows)
 
-    async def intend(self, shipment: str, shards: Sequence[ListedShard]) -> None:
+    async def intend(self, shards: Iterable[tuple[str, ListedShard]]) -> None:
         """See `ListBook`."""
-        await self._run(_ADD, [(shipment, *_row(shard)) for shard in shards])
+        await self._run(_ADD, [(shipment, *_row(shard)) for shipment, shard in shards])
 
-    async def withdraw(self, shipment: str, shards: Sequence[ListedShard]) -> None:
+    async def withdraw(self, shards: Iterable[tuple[str, ListedShard]]) -> None:
         """See `ListBook`."""
-        await self._run(_DELETE, [(shipment, *_row(shard)) for shard in shards])
+        await self._run(_DELETE, [(shipment, *_row(shard)) for shipment, shard in shards])
 
-    async def discard(self, shipment: str, shards: Sequence[ListedShard]) -> None:
+    async def discard(self, shards: Iterable[tuple[str, ListedShard]]) -> None:
         """See `ListBook`."""
-        rows = [_row(shard) for shard in shards]
+        rows = [(shipment, *_row(shard)) for shipment, shard in shards]
 
         def change(connection: sqlite3.Connection) -> None:
-            connection.executemany(_ADD, [(_GARBAGE, *row) for row in rows])
-            connection.executemany(_DELETE, [(shipment, *row) for row in rows])
+            connection.executemany(_DELETE, rows)
+            connection.executemany(_ADD, [(_GARBAGE, *row[1:]) for row in rows])
 
         await self._database.write(change)
 
-    async def garbage(self, node: Address) -> Sequence[ListedShard]:
+    async def settle(self, shipment: str, named: Iterable[ListedShard]) -> None:
+        """A shipment has ended: a head names these; whatever else it has listed, or meant to list, is garbage."""
+        rows = [(shipment, *_row(shard)) for shard in named]
+
+        def change(connection: sqlite3.Connection) -> None:
+            connection.executemany(_DELETE, rows)
+            connection.execute("UPDATE OR REPLACE shards SET shipment = '' WHERE shipment = ?", (shipment,))
+
+        await self._database.write(change)
+
+    async def known(self, shards: Sequence[ListedShard]) -> set[ListedShard]:
+        """Those of the shards that are garbage already, or of a shipment that is not settled."""
+        query = "SELECT 1 FROM shards WHERE node = ? AND position = ? AND root = ?"
+
+        def work(connection: sqlite3.Connection) -> set[ListedShard]:
+            return {shard for shard in shards if connection.execute(query, _row(shard)).fetchone()}
+
+        return await self._database.read(work)
+
+    async def garbage(self, node: Address, limit: int) -> Sequence[ListedShard]:
         """See `ListBook`."""
-        query = "SELECT position, root FROM shards WHERE shipment = '' AND node = ? ORDER BY position"
-        rows = await self._database.read(lambda c: c.execute(query, (bytes(node),)).fetchall())
+        query = "SELECT position, root FROM shards WHERE shipment = '' AND node = ? ORDER BY position LIMIT ?"
+        rows = await self._database.read(lambda c: c.execute(query, (bytes(node), limit)).fetchall())
         return [ListedShard(node, position, Hash(root)) for position, root in rows]
 
     async def garbage_nodes(self) -> Sequence[Address]:
@@ -182,9 +209,9 @@ class Book:
         rows = await self._database.read(lambda c: c.execute(query).fetchall())
         return [Address(node) for (node,) in rows]
 
-    async def collected(self, shards: Sequence[ListedShard]) -> None:
+    async def collected(self, shards: Iterable[ListedShard]) -> None:
         """See `ListBook`."""
-        await self.withdraw(_GARBAGE, shards)
+        await self.withdraw((_GARBAGE, shard) for shard in shards)
 
     # Shipments: a lock file each, so that one whose process is gone is known
 

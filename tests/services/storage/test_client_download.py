@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from freehold.market.vouchers import Vouchers
-from freehold.protocol.errors import Conflict, Corrupt, InvalidInput, NotFound, Unavailable, WrongPassphrase
+from freehold.protocol.errors import (
+    Conflict,
+    Corrupt,
+    FreeholdError,
+    InvalidInput,
+    NotFound,
+    Unavailable,
+    WrongPassphrase,
+)
 from freehold.protocol.keys import Key
 from freehold.protocol.messages import VOUCHER, Lease, Voucher
 from freehold.protocol.typed import Domain, keccak
 from freehold.protocol.units import Address, Hash
-from freehold.services.storage.client_objects import StoredObject, StoredSegment
+from freehold.services.storage.client_memory import Budget, Pool
+from freehold.services.storage.client_objects import StoredObject, StoredSegment, join
+from freehold.services.storage.client_sessions import compute_cost
 from freehold.services.storage.codec import SegmentKeys, encode_segment
-from freehold.services.storage.download import Downloader, Place, compute_cost
-from freehold.services.storage.names import PathSecret, segment_context
+from freehold.services.storage.download import Downloader, Memory
 from freehold.services.storage.terms import TIB, Served
 from tests.market.test_vouchers import MemoryBook
 
@@ -27,8 +37,6 @@ DOMAIN = Domain(1, Address(b"o" * 20))
 KEY = Key(b"k" * 32)
 K, N, SEGMENT = 3, 6, 10_000
 PRICE = TIB  # one base unit a byte
-SECRET = PathSecret.of_bucket(b"seed" * 8, "demo")
-PLACE = Place(SECRET, "demo", "path")
 
 Behave = Callable[[], Any]
 
@@ -71,26 +79,37 @@ class World:
         self.nodes = [MemoryNode(number) for number in range(nodes)]
         self.evidence: list[tuple[Address, Served, str]] = []
         self.vouchers = Vouchers(KEY, DOMAIN, MemoryBook())
+        self.away: dict[Address, FreeholdError] = {}
+        self.asked: list[tuple[int, int]] = []
         self.stored = StoredObject(size, tuple(self._segment(i) for i in range(-(-size // SEGMENT))))
 
     def _segment(self, index: int) -> StoredSegment:
         plain, keys = self.data[index * SEGMENT : (index + 1) * SEGMENT], SegmentKeys.random()
-        coded = encode_segment(plain, keys, K, N, segment_context("demo", "path", index))
+        coded = encode_segment(plain, keys, K, N)
         holders = [self.nodes[(i + index) % len(self.nodes)] for i in range(N)]
         for node, root, shard in zip(holders, coded.roots, coded.shards, strict=True):
             node.shards[Hash(root)] = bytes(shard)
         return StoredSegment(
             size=len(plain), k=K, shard_size=coded.shard_size, record=bytes(keccak(coded.record().to_bytes())),
-            wrapped=SECRET.wrap(keys.to_bytes()), roots=coded.roots,
+            keys=keys.to_bytes(), roots=coded.roots,
             nodes=tuple(bytes(node.address) for node in holders), positions=tuple(range(N)),
         )  # fmt: skip
 
     def downloader(self) -> Downloader:
-        nodes: Any = {node.address: node for node in self.nodes}
-        return Downloader(nodes, self.vouchers, lambda *kept: self.evidence.append(kept))
+        memory = Memory(Budget(10 * SEGMENT), Pool(2))
+        return Downloader(self, self.vouchers, lambda *kept: self.evidence.append(kept), memory)
 
-    async def read(self, offset: int = 0, length: int | None = None, place: Place = PLACE) -> bytes:
-        return b"".join([bytes(v) async for v in self.downloader().read(self.stored, place, offset, length)])
+    async def reading(self, addresses: Collection[Address], each: int, enough: int) -> tuple[Any, Any]:
+        """All nodes but those that were left: as `Sessions` does."""
+        self.asked.append((each, enough))
+        away = {address: error for address, error in self.away.items() if address in addresses}
+        return {n.address: n for n in self.nodes if n.address in addresses and n.address not in away}, away
+
+    def distrust(self, node: Any, error: FreeholdError) -> None:
+        self.away[node.address] = error
+
+    async def read(self, offset: int = 0, length: int | None = None) -> bytes:
+        return b"".join([bytes(v) async for v in self.downloader().read(self.stored, offset, length)])
 
 
 async def hang() -> None:
@@ -149,13 +168,45 @@ def test_too_few_nodes_say_why() -> None:
     assert caught.value.details == {"segment": 0, "have": 2, "need": 3}
 
 
-def test_another_secret_is_a_wrong_passphrase() -> None:
+def test_other_keys_are_a_wrong_passphrase() -> None:
     world = World(SEGMENT)
-    other = PathSecret.of_bucket(b"other" * 8, "demo")
+    segment = msgspec.structs.replace(world.stored.segments[0], keys=bytes(32) + world.stored.segments[0].keys[32:])
+    world.stored = StoredObject(SEGMENT, (segment,))
     with pytest.raises(WrongPassphrase):
-        asyncio.run(world.read(place=PLACE._replace(secret=other)))
-    with pytest.raises(WrongPassphrase):
-        asyncio.run(world.read(place=PLACE._replace(path="other")))
+        asyncio.run(world.read())
+
+
+def test_segments_of_several_objects_are_an_object() -> None:
+    world = World(3 * SEGMENT + 5)
+    first, last = world.stored.segments[0], world.stored.segments[3]
+    world.stored = join([StoredObject(5, (last,)), StoredObject(0), StoredObject(SEGMENT, (first,))]).check()
+    assert asyncio.run(world.read()) == world.data[3 * SEGMENT :] + world.data[:SEGMENT]
+    assert asyncio.run(world.read(3, 4)) == world.data[-2:] + world.data[:2]
+
+
+def test_only_the_segments_of_a_range_are_fetched() -> None:
+    world = World(20 * SEGMENT)
+    assert asyncio.run(world.read(7 * SEGMENT + 10, 20)) == world.data[7 * SEGMENT + 10 :][:20]
+    assert sum(node.asked for node in world.nodes) == K
+    assert world.asked == [(world.stored.segments[7].shard_size, K)]
+
+
+def test_reads_share_what_is_learned_of_nodes_and_memory_comes_back() -> None:
+    async def scenario() -> None:
+        world = World(6 * SEGMENT)
+        world.nodes[0].behave = fail(Corrupt("bad disk"))
+        downloader = world.downloader()
+
+        async def one() -> bytes:
+            return b"".join([bytes(view) async for view in downloader.read(world.stored)])
+
+        assert await asyncio.gather(*(one() for _ in range(8))) == [world.data] * 8
+        asked = world.nodes[0].asked
+        assert await one() == world.data
+        assert world.nodes[0].asked == asked  # others are quick and good
+        assert downloader._memory.ahead.try_take(10 * SEGMENT)
+
+    asyncio.run(scenario())
 
 
 def test_ranges_and_their_bounds() -> None:
@@ -192,7 +243,7 @@ def test_a_debt_that_this_client_forgot_is_agreed_on_once() -> None:
 def test_a_reader_that_stops_leaves_nothing_running() -> None:
     async def scenario() -> None:
         world = World(6 * SEGMENT)
-        views = world.downloader().read(world.stored, PLACE)
+        views = world.downloader().read(world.stored)
         await anext(views)
         await views.aclose()
         assert len(asyncio.all_tasks()) == 1

@@ -17,7 +17,6 @@ from freehold.services.storage.codec import SegmentKeys, Workspace
 from freehold.services.storage.segment_record import MAX_SHARDS, SegmentRecord
 
 KEYS = SegmentKeys(bytes(range(32)), bytes(range(16)))
-AAD = b"bucket/path/0"
 
 
 def text(size: int, seed: int = 0) -> bytes:
@@ -25,7 +24,7 @@ def text(size: int, seed: int = 0) -> bytes:
 
 
 def encode(plaintext: bytes, k: int, n: int) -> tuple[SegmentRecord, dict[int, bytes]]:
-    encoded = codec.encode_segment(plaintext, KEYS, k, n, AAD)
+    encoded = codec.encode_segment(plaintext, KEYS, k, n)
     return encoded.record(), {i: bytes(shard) for i, shard in enumerate(encoded.shards)}
 
 
@@ -35,7 +34,7 @@ def test_every_k_of_n_decode(k: int, n: int, size: int) -> None:
     plaintext = text(size)
     record, shards = encode(plaintext, k, n)
     for chosen in itertools.combinations(range(n), k):
-        got = codec.decode_segment(record, {i: shards[i] for i in chosen}, size, KEYS, AAD)
+        got = codec.decode_segment(record, {i: shards[i] for i in chosen}, size, KEYS)
         assert got == plaintext
 
 
@@ -46,7 +45,7 @@ def test_many_k_of_n_decode_in_large_codes(k: int, n: int) -> None:
     draw = random.Random(k)
     choices = [range(k), range(n - k, n), *(draw.sample(range(n), k) for _ in range(60))]
     for chosen in choices:
-        got = codec.decode_segment(record, {i: shards[i] for i in chosen}, len(plaintext), KEYS, AAD)
+        got = codec.decode_segment(record, {i: shards[i] for i in chosen}, len(plaintext), KEYS)
         assert got == plaintext
 
 
@@ -56,7 +55,7 @@ def test_any_size_and_code_round_trip(size: int, k: int, parity: int, draw: rand
     record, shards = encode(plaintext, k, n)
     assert SegmentRecord.from_bytes(record.to_bytes()) == record
     chosen = draw.sample(range(n), k)
-    assert codec.decode_segment(record, {i: shards[i] for i in chosen}, size, KEYS, AAD) == plaintext
+    assert codec.decode_segment(record, {i: shards[i] for i in chosen}, size, KEYS) == plaintext
     lost = draw.randrange(n)
     helpers = [codec.verify_shard(record, i, shards[i]) for i in range(n) if i != lost]
     assert codec.rebuild_shard(record, lost, helpers, KEYS.repair) == shards[lost]
@@ -64,20 +63,20 @@ def test_any_size_and_code_round_trip(size: int, k: int, parity: int, draw: rand
 
 def test_shards_never_change() -> None:
     """Frozen: what is stored must decode for ever, and be rebuilt by any release."""
-    encoded = codec.encode_segment(text(100_000), KEYS, 3, 6, AAD)
+    encoded = codec.encode_segment(text(100_000), KEYS, 3, 6)
     assert encoded.shard_size == 33_339
     assert (
         sha256(b"".join(encoded.shards)).hexdigest()
-        == "cc92729917f505e3c0c00e3b0360622808042e284aa139535bbe2f99bc993e32"
+        == "120f4e260ecaffca911f7d24b5f31658fc11a6674ae281f77ce0e64dafae5eda"
     )
     assert (
-        encoded.record((b"sealed",)).hash().hex() == "0c3850b74e566950894be104d16c49087ab0dc197f5c6b9e7730cebfb883e46c"
+        encoded.record((b"sealed",)).hash().hex() == "919e62f44d72c9f6063c0e3d32bfb90c642577048e5de6a01524bf7224ded416"
     )
 
 
 def test_a_shard_is_the_code_under_its_mask_and_nothing_else() -> None:
-    one = codec.encode_segment(text(3000), KEYS, 3, 6, AAD)
-    other = codec.encode_segment(text(3000), SegmentKeys(KEYS.key, bytes(16)), 3, 6, AAD)
+    one = codec.encode_segment(text(3000), KEYS, 3, 6)
+    other = codec.encode_segment(text(3000), SegmentKeys(KEYS.key, bytes(16)), 3, 6)
     assert all(len(shard) == one.shard_size == 1006 for shard in one.shards)
     masks = [bytes(a ^ b for a, b in zip(x, y, strict=True)) for x, y in zip(one.shards, other.shards, strict=True)]
     assert len(set(masks)) == 6, "each shard has a keystream of its own"
@@ -91,10 +90,10 @@ def test_a_changed_shard_is_named_and_not_used(index: int, at: int) -> None:
     bad = bytearray(shards[index])
     bad[at] ^= 0x80
     with pytest.raises(Corrupt) as caught:
-        codec.decode_segment(record, {**shards, index: bytes(bad)}, 60_000, KEYS, AAD)
+        codec.decode_segment(record, {**shards, index: bytes(bad)}, 60_000, KEYS)
     assert caught.value.details["shard"] == index
     rest = {i: shard for i, shard in shards.items() if i != index}
-    assert codec.decode_segment(record, rest, 60_000, KEYS, AAD) == text(60_000)
+    assert codec.decode_segment(record, rest, 60_000, KEYS) == text(60_000)
 
 
 @pytest.mark.parametrize("wrong", [b"", b"\x00", None])
@@ -114,33 +113,30 @@ def test_a_shard_in_anothers_place_is_corrupt() -> None:
         codec.verify_shard(record, 6, shards[2])
 
 
-@pytest.mark.parametrize(
-    ("keys", "aad"),
-    [(SegmentKeys(bytes(32), KEYS.repair), AAD), (SegmentKeys(KEYS.key, bytes(16)), AAD), (KEYS, b"bucket/path/1")],
-)
-def test_a_wrong_key_or_place_never_gives_garbage(keys: SegmentKeys, aad: bytes) -> None:
+@pytest.mark.parametrize("keys", [SegmentKeys(bytes(32), KEYS.repair), SegmentKeys(KEYS.key, bytes(16))])
+def test_a_wrong_key_never_gives_garbage(keys: SegmentKeys) -> None:
     record, shards = encode(text(5000), 3, 6)
     with pytest.raises(WrongPassphrase):
-        codec.decode_segment(record, shards, 5000, keys, aad)
+        codec.decode_segment(record, shards, 5000, keys)
 
 
 def test_too_few_shards_or_a_size_that_does_not_fit() -> None:
     record, shards = encode(text(5000), 3, 6)
     two = [codec.verify_shard(record, i, shards[i]) for i in (0, 4)]
     with pytest.raises(InvalidInput) as caught:
-        codec.decode_verified(record, [*two, two[0]], 5000, KEYS, AAD)
+        codec.decode_verified(record, [*two, two[0]], 5000, KEYS)
     assert caught.value.details == {"have": 2, "need": 3}
     for size in (-1, 0, 4000, 6000):
         with pytest.raises(InvalidInput):
-            codec.decode_segment(record, shards, size, KEYS, AAD)
+            codec.decode_segment(record, shards, size, KEYS)
     with pytest.raises(WrongPassphrase):
-        codec.decode_segment(record, shards, 4999, KEYS, AAD)
+        codec.decode_segment(record, shards, 4999, KEYS)
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 2), (2, 2), (3, 2), (1, MAX_SHARDS + 1), (-1, 3)])
 def test_codes_out_of_range(k: int, n: int) -> None:
     with pytest.raises(InvalidInput):
-        codec.encode_segment(b"x", KEYS, k, n, AAD)
+        codec.encode_segment(b"x", KEYS, k, n)
 
 
 def test_the_rebuilder_needs_the_right_repair_key() -> None:
@@ -155,12 +151,12 @@ def test_the_rebuilder_needs_the_right_repair_key() -> None:
 def test_a_workspace_carries_nothing_from_one_segment_to_the_next() -> None:
     space, back = Workspace(), Workspace()
     for size in (90_000, 10, 0, 70_001, 90_000, 16):
-        encoded = codec.encode_segment(text(size, size), KEYS, 3, 6, AAD, space)
-        fresh = codec.encode_segment(text(size, size), KEYS, 3, 6, AAD)
+        encoded = codec.encode_segment(text(size, size), KEYS, 3, 6, space)
+        fresh = codec.encode_segment(text(size, size), KEYS, 3, 6)
         assert encoded.shards == fresh.shards
         assert encoded.roots == fresh.roots == tuple(shard_tree.root(shard) for shard in fresh.shards)
         some = dict(enumerate(encoded.shards[2:5], start=2))
-        assert codec.decode_segment(encoded.record(), some, size, KEYS, AAD, back) == text(size, size)
+        assert codec.decode_segment(encoded.record(), some, size, KEYS, back) == text(size, size)
 
 
 def test_threads_share_the_code_but_no_workspace() -> None:
@@ -168,9 +164,9 @@ def test_threads_share_the_code_but_no_workspace() -> None:
 
     def there_and_back(plaintext: bytes) -> bytes:
         space, back = Workspace(), Workspace()
-        encoded = codec.encode_segment(plaintext, KEYS, 3, 6, AAD, space)
+        encoded = codec.encode_segment(plaintext, KEYS, 3, 6, space)
         some = {i: encoded.shards[i] for i in (1, 3, 4)}
-        return bytes(codec.decode_segment(encoded.record(), some, len(plaintext), KEYS, AAD, back))
+        return bytes(codec.decode_segment(encoded.record(), some, len(plaintext), KEYS, back))
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(there_and_back, texts)) == texts

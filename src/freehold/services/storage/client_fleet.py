@@ -1,66 +1,158 @@
-"""The n nodes that an upload goes to, and who takes over when one of them fails.
+"""The n nodes that uploads of one code go to, and who takes over when one of them fails.
 
-Shard i of segment s goes to slot (i + s) mod n, so that every node holds data and parity alike. A node that fails is
-out for the whole upload: its slot goes to a spare of another operator. Invariant: at any time the slots' operators are
-distinct, and a failed node never comes back into a slot.
+A fleet is shared by all uploads, and looked over again every half a minute and whenever it has failed; between, taking
+it costs nothing. It keeps its nodes while they offer, so that they stay under the same leases. Shard i of a segment
+goes to place (i + turn) mod n, where the turn moves on with each segment, so that every node holds data and parity
+alike. Invariant: the operators of a segment's n nodes are distinct, whoever was replaced meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
 
-from freehold.market.placement import Candidate, choose
-from freehold.protocol.errors import FreeholdError, InsufficientOperators
+from freehold.market.placement import Candidate, Survey, choose
+from freehold.protocol.errors import FreeholdError, InsufficientOperators, Unavailable
 from freehold.protocol.units import Address
 from freehold.services.storage.client_node import StorageNode
 
-Prepare = Callable[[Sequence[Candidate]], Awaitable[tuple[list[StorageNode], dict[Address, FreeholdError]]]]
+FRESH_SECONDS = 30.0
+
+
+class Preparing(Protocol):
+    """Who opens and covers leases (`client_sessions.py`)."""
+
+    async def prepare(
+        self, chosen: Sequence[Candidate], each: int
+    ) -> tuple[list[StorageNode], dict[Address, FreeholdError]]:
+        """Nodes that cover `each` more bytes, and what the others answered."""
+
+    def expire(self, node: StorageNode) -> None:
+        """What its locks cover must be worked out again."""
 
 
 class Fleet:
-    """`prepare` opens and covers leases with candidates; it says who serves, and what the others answered."""
+    """`survey` says who offers so many free bytes now."""
 
-    def __init__(self, candidates: Sequence[Candidate], count: int, prepare: Prepare) -> None:
-        self._candidates = {candidate.node: candidate for candidate in candidates}
+    def __init__(self, count: int, survey: Callable[[int], Awaitable[Survey]], sessions: Preparing) -> None:
         self._count = count
-        self._prepare = prepare
-        self._replacing = asyncio.Lock()
+        self._survey = survey
+        self._sessions = sessions
+        self._changing = asyncio.Lock()
+        self._candidates: list[Candidate] = []
+        self._known: dict[Address, Candidate] = {}  # with those that segments under way went to before
+        self._surveyed = -FRESH_SECONDS
+        self._turn = 0
         self.slots: list[StorageNode] = []
         self.failed: dict[Address, FreeholdError] = {}
 
-    async def assemble(self) -> None:
-        """Fill all slots. InsufficientOperators says how many there are."""
-        async with self._replacing:
-            while len(self.slots) < self._count:
-                ready, refused = await self._prepare(self._choose(self._count - len(self.slots)))
-                self.slots += ready
+    async def ready(self, each: int) -> None:
+        """Fill all slots with nodes that cover `each` more bytes. InsufficientOperators says how many there are."""
+        if self._is_ready(each):
+            return
+        async with self._changing:
+            if self._is_ready(each):
+                return
+            slots = self.slots
+            if len(slots) < self._count or not self._is_fresh(each) or self._has_failed():
+                slots = await self._look(each)
+            try:
+                kept = [self._known[node.address] for node in slots]
+                slots, refused = await self._sessions.prepare(kept, each) if kept else ([], {})
                 self.failed |= refused
+                while len(slots) < self._count:
+                    found, refused = await self._sessions.prepare(self._choose(self._count - len(slots), slots), each)
+                    slots = slots + found
+                    self.failed |= refused
+            except FreeholdError:
+                self._surveyed = -FRESH_SECONDS
+                raise
+            self.slots = slots
 
-    def slot(self, segment: int, shard: int) -> int:
-        """Which slot a shard goes to."""
-        return (shard + segment) % self._count
+    def draw(self) -> list[StorageNode]:
+        """The nodes of the next segment's shards, by shard."""
+        self._turn += 1
+        return [self.slots[(shard + self._turn) % self._count] for shard in range(self._count)]
 
-    @property
-    def has_spare(self) -> bool:
-        """Whether another operator could take over a slot."""
-        used = {self._candidates[node.address].record.operator for node in self.slots}
-        return any(c.record.operator not in used and c.node not in self.failed for c in self._candidates.values())
+    def has_spare(self, nodes: Sequence[StorageNode]) -> bool:
+        """Whether another operator could take over from one of these."""
+        used = {self._operator(node) for node in nodes}
+        return any(c.record.operator not in used and c.node not in self.failed for c in self._candidates)
 
-    async def replace(self, slot: int, node: StorageNode, error: FreeholdError) -> None:
-        """Put a spare into the slot of a node that failed, unless that has been done already."""
-        async with self._replacing:
-            while self.slots[slot].address == node.address or self.slots[slot].address in self.failed:
-                self.failed[self.slots[slot].address] = error
-                ready, refused = await self._prepare(self._choose(1, but=slot))
+    async def cover(self, nodes: Sequence[StorageNode], each: int) -> None:
+        """Have each of these nodes cover `each` more bytes, as far as it serves."""
+        short = [self._known[node.address] for node in nodes if not node.room.has(each)]
+        if short:
+            await self._sessions.prepare(short, each)
+
+    async def renew(self, node: StorageNode, each: int) -> bool:
+        """A node says that its locks do not cover what came: whether it serves once they were looked at again."""
+        self._sessions.expire(node)
+        return bool((await self._sessions.prepare([self._known[node.address]], each))[0])
+
+    async def substitute(
+        self, nodes: Sequence[StorageNode], node: StorageNode, failed: dict[Address, FreeholdError], each: int
+    ) -> StorageNode:
+        """Who takes over from `node`, the last of those that `failed` for a segment's `nodes`; the fleet's too.
+
+        InsufficientOperators where nobody is left.
+        """
+        others = [other for other in nodes if other is not node]
+        async with self._changing:
+            self.failed |= failed
+            used = {self._operator(other) for other in others}
+            for other in self.slots:  # who took over from it before
+                if self._operator(other) not in used and other.address not in self.failed:
+                    return other
+            while True:
+                slots = [slot for slot in self.slots if slot is not node]
+                try:
+                    chosen = self._choose(1, [*others, *slots])
+                except InsufficientOperators:
+                    chosen = self._choose(1, others)
+                found, refused = await self._sessions.prepare(chosen, each)
                 self.failed |= refused
-                if ready:
-                    self.slots[slot] = ready[0]
+                if found:
+                    at = next((i for i, slot in enumerate(self.slots) if slot.address == node.address), None)
+                    if at is not None and self._operator(found[0]) not in {self._operator(slot) for slot in slots}:
+                        self.slots[at] = found[0]
+                    return found[0]
 
-    def _choose(self, count: int, but: int | None = None) -> list[Candidate]:
-        taken = [self._candidates[node.address] for i, node in enumerate(self.slots) if i != but]
+    def _is_fresh(self, each: int) -> bool:
+        return time.monotonic() - self._surveyed < FRESH_SECONDS and all(
+            self._known[node.address].offer.capacity >= each for node in self.slots
+        )
+
+    def _is_ready(self, each: int) -> bool:
+        return (
+            len(self.slots) == self._count
+            and self._is_fresh(each)
+            and all(node.room.has(each) for node in self.slots)
+            and not self._has_failed()
+        )
+
+    def _has_failed(self) -> bool:
+        return any(node.address in self.failed for node in self.slots)
+
+    async def _look(self, each: int) -> list[StorageNode]:
+        """Survey anew: what has failed before may serve again. Those of the slots that go on offering."""
+        found = await self._survey(each)
+        self._candidates = found.candidates
+        self._known |= {candidate.node: candidate for candidate in found.candidates}
+        self.failed = {node: Unavailable(reason) for node, reason in found.refusals.items()}
+        self._surveyed = time.monotonic()
+        offering = {candidate.node for candidate in found.candidates}
+        return [node for node in self.slots if node.address in offering]
+
+    def _operator(self, node: StorageNode) -> Address:
+        return self._known[node.address].record.operator
+
+    def _choose(self, count: int, taken: Sequence[StorageNode]) -> list[Candidate]:
+        used = list({node.address: self._known[node.address] for node in taken}.values())
         try:
-            return choose(list(self._candidates.values()), count, taken=taken, avoid=self.failed)
+            return choose(self._candidates, count, taken=used, avoid=self.failed)
         except InsufficientOperators as error:
             why = "; ".join(f"{node}: {reason.message}" for node, reason in sorted(self.failed.items()))
             if why:

@@ -1,25 +1,28 @@
 """The client's side of lists: changing them, having the changes certified, and remembering what must come off again.
 
 A shard that is listed is paid for. So before a client signs a list that has it, its place is written down under the
-change (`shipment`) it belongs to; once the bucket's head names it, it is forgotten here; if that never happens, or
-when an object is removed, it is garbage, and the node's next delta takes it off. Invariant: whatever is listed at a
-node is in an index, in a shipment under way, or in the garbage.
+shipment it belongs to; once a head names it, it is forgotten here; if that never happens, or when an object is removed,
+it is garbage, and one of the node's next deltas takes it off. All that is to be listed at a node while a delta is under
+way goes into the next one, whoever wants it; and so do all deltas that wait for a quorum (`client_groups.py`).
+
+Invariant: whatever is listed at a node is named by a head, in a shipment or intent under way, or in the garbage.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from freehold.market.quorum import Quorum
 from freehold.protocol.batches import make_batch
-from freehold.protocol.errors import Conflict, InvalidInput
+from freehold.protocol.errors import Conflict, FreeholdError, InvalidInput, Unavailable
 from freehold.protocol.keys import Key
 from freehold.protocol.tables import Table
 from freehold.protocol.units import Address, Hash
+from freehold.services.storage.client_groups import Group
 from freehold.services.storage.client_node import StorageNode
 from freehold.services.storage.client_objects import ListedShard
 from freehold.services.storage.terms import DELTA, Delta, ShardEntry
@@ -27,7 +30,10 @@ from freehold.services.storage.terms import DELTA, Delta, ShardEntry
 ATTEMPTS = 30
 PAUSE_SECONDS = 0.01  # doubles, up to LONGEST_PAUSE; drawn from nothing to that
 LONGEST_PAUSE = 0.5
-GARBAGE_AT_ONCE = 2048  # removals in one delta
+LIST_SECONDS = 60.0  # for one node to sign one delta
+ENTRIES_AT_ONCE = 2048  # additions in one delta: a plan stays below the limit of a request's JSON
+GARBAGE_AT_ONCE = 2048  # removals in one delta that adds nothing
+GARBAGE_BESIDE = 128  # removals that go with additions, which somebody waits for
 
 
 class ListBook(Protocol):
@@ -36,8 +42,8 @@ class ListBook(Protocol):
     async def newest_delta(self, lease: Hash) -> Delta | None:
         """The newest that both signed."""
 
-    async def keep_delta(self, delta: Delta) -> None:
-        """Both signed it; no quorum holds it yet."""
+    async def keep_delta(self, delta: Delta, collected: Sequence[ListedShard] = ()) -> None:
+        """Both signed it, and with it these came off; no quorum holds it yet."""
 
     async def uncertified_deltas(self) -> Sequence[Delta]:
         """The newest delta of each lease of which no quorum holds the newest."""
@@ -45,62 +51,147 @@ class ListBook(Protocol):
     async def mark_deltas(self, deltas: Sequence[Delta]) -> None:
         """A quorum holds these."""
 
-    async def intend(self, shipment: str, shards: Sequence[ListedShard]) -> None:
-        """A shipment is about to list these, or to make a head that does not name them any more."""
+    async def intend(self, shards: Iterable[tuple[str, ListedShard]]) -> None:
+        """Shipments are about to list these, or to make a head that does not name them any more."""
 
-    async def withdraw(self, shipment: str, shards: Sequence[ListedShard]) -> None:
-        """These were not listed after all, or a head names them: this shipment leaves them alone."""
+    async def withdraw(self, shards: Iterable[tuple[str, ListedShard]]) -> None:
+        """These were not listed after all: the shipments leave them alone."""
 
-    async def discard(self, shipment: str, shards: Sequence[ListedShard]) -> None:
-        """A shipment leaves these, and no head names them: they are garbage."""
+    async def discard(self, shards: Iterable[tuple[str, ListedShard]]) -> None:
+        """The shipments leave these, and no head names them: they are garbage."""
 
-    async def garbage(self, node: Address) -> Sequence[ListedShard]:
-        """What must come off a node's list."""
+    async def garbage(self, node: Address, limit: int) -> Sequence[ListedShard]:
+        """What must come off a node's list, so many at the most."""
 
     async def garbage_nodes(self) -> Sequence[Address]:
         """The nodes that hold garbage."""
 
-    async def collected(self, shards: Sequence[ListedShard]) -> None:
+    async def collected(self, shards: Iterable[ListedShard]) -> None:
         """These are off."""
 
     def exclusive(self, name: str) -> AbstractAsyncContextManager[None]:
         """Only one task of one process of this account is inside at a time."""
 
 
-async def change_list(node: StorageNode, add: Sequence[ShardEntry], book: ListBook, shipment: str) -> tuple[int, ...]:
-    """Add entries to a node's list, and take garbage off with them; the positions of the additions.
+class Addition(NamedTuple):
+    """What one shipment wants listed at a node; nothing: only garbage is to come off."""
+
+    shipment: str
+    entries: tuple[ShardEntry, ...]
+
+
+Positions = tuple[int, ...]
+
+
+class Lists:
+    """The lists of one account at all nodes, and their certification."""
+
+    def __init__(self, key: Key, quorum: Quorum, book: ListBook) -> None:
+        self._key = key
+        self._quorum = quorum
+        self._book = book
+        self._groups: dict[StorageNode, Group[Addition, Positions | FreeholdError]] = {}
+        self._certifying: Group[None, None] = Group(self._certify)
+
+    async def add(self, node: StorageNode, shipment: str, entries: Sequence[ShardEntry]) -> Positions:
+        """List shards that the node has stored: the position of each. What the node refuses with passes through."""
+        result = await self._group(node).do(Addition(shipment, tuple(entries)))
+        if isinstance(result, FreeholdError):
+            raise result
+        return result
+
+    async def clean(self, node: StorageNode) -> None:
+        """Take all garbage off a node's list."""
+        while await self._book.garbage(node.address, 1):
+            await self.add(node, "", ())
+
+    async def certify(self) -> None:
+        """Have a quorum hold all deltas that were signed before this was called: nothing of them can be lost then."""
+        await self._certifying.do(None)
+
+    async def close(self) -> None:
+        """End what is under way, wherever it stands: what it listed is in the book."""
+        await asyncio.gather(self._certifying.close(), *(group.close() for group in self._groups.values()))
+
+    def _group(self, node: StorageNode) -> Group[Addition, Positions | FreeholdError]:
+        if node not in self._groups:
+
+            async def work(additions: Sequence[Addition]) -> list[Positions | FreeholdError]:
+                return await self._change(node, additions)
+
+            async def orphaned(addition: Addition, result: Positions | FreeholdError) -> None:
+                if not isinstance(result, FreeholdError):
+                    placed = _place(node, addition, result)
+                    await self._book.discard((addition.shipment, shard) for shard in placed)
+
+            self._groups[node] = Group(
+                work, weigh=lambda addition: len(addition.entries), limit=ENTRIES_AT_ONCE, orphaned=orphaned
+            )
+        return self._groups[node]
+
+    async def _change(self, node: StorageNode, additions: Sequence[Addition]) -> list[Positions | FreeholdError]:
+        """One delta for all; where the node refuses it, one for each, so that none fails for another's sake."""
+        try:
+            async with asyncio.timeout(LIST_SECONDS):
+                return list(await change_list(node, additions, self._book))
+        except TimeoutError:
+            error = Unavailable(f"{node.leases.endpoint} did not sign its list within {LIST_SECONDS:.0f} s")
+            return [error] * len(additions)
+        except FreeholdError as refusal:
+            if len(additions) == 1 or refusal.retryable:
+                return [refusal] * len(additions)
+        return [result for addition in additions for result in await self._change(node, [addition])]
+
+    async def _certify(self, waiting: Sequence[None]) -> Sequence[None]:
+        deltas = list(await self._book.uncertified_deltas())
+        if deltas:
+            await self._quorum.certify(make_batch(DELTA, Table.of(Delta, deltas), self._key, self._quorum.domain))
+            await self._book.mark_deltas(deltas)
+        return waiting
+
+
+async def change_list(node: StorageNode, additions: Sequence[Addition], book: ListBook) -> list[Positions]:
+    """Add entries to a node's list, and take garbage off with them; the positions that each addition takes.
 
     Where another device of the account was faster, the change is made again on the list as it is then. Conflict if
     others change the list all the time; what else a node refuses with passes through.
     """
+    add = [entry for addition in additions for entry in addition.entries]
+    attempt, most = 0, GARBAGE_BESIDE if add else GARBAGE_AT_ONCE
     async with book.exclusive(f"list-{node.address.hex()}"):
-        for attempt in range(ATTEMPTS):
-            garbage = list(await book.garbage(node.address))[:GARBAGE_AT_ONCE]
+        while attempt < ATTEMPTS:
+            garbage = await book.garbage(node.address, most) if most else []
+            if not add and not garbage:
+                return [() for _ in additions]
             try:
-                delta, positions = await node.plan(add, garbage, await book.newest_delta(node.leases.stream_id))
+                delta, taken = await node.plan(add, garbage, await book.newest_delta(node.leases.stream_id))
             except InvalidInput as error:
                 gone = [shard for shard in garbage if shard.position == error.details.get("position")]
                 if not gone:
                     raise
-                await book.collected(gone)  # it is off already: the answer that said so was lost
+                await book.collected(gone)  # it is off already, or was never listed: an answer was lost
+                most = 0 if add else most  # nobody waits while one after the other is found out
                 continue
-            placed = [ListedShard(node.address, at, entry.root) for at, entry in zip(positions, add, strict=True)]
-            await book.intend(shipment, placed)
+            rest = iter(taken)
+            positions = [tuple(next(rest) for _ in addition.entries) for addition in additions]
+            placed = [
+                (addition.shipment, shard)
+                for addition, at in zip(additions, positions, strict=True)
+                for shard in _place(node, addition, at)
+            ]
+            await book.intend(placed)
             try:
                 signed = await node.change(delta, add, garbage)
             except Conflict:
-                await book.withdraw(shipment, placed)
+                await book.withdraw(placed)
                 await asyncio.sleep(random.random() * min(LONGEST_PAUSE, PAUSE_SECONDS * 2**attempt))
+                attempt += 1
                 continue
-            await book.keep_delta(signed)
-            await book.collected(garbage)
-            return tuple(positions)
+            await book.keep_delta(signed, garbage)
+            node.room.listed = signed.size
+            return positions
     raise Conflict(f"the list at {node.address} is being changed by another writer")
 
 
-async def certify_deltas(key: Key, quorum: Quorum, book: ListBook) -> None:
-    """Have a quorum hold the newest delta of every list: after this, nothing of it can be lost."""
-    deltas = list(await book.uncertified_deltas())
-    if deltas:
-        await quorum.certify(make_batch(DELTA, Table.of(Delta, deltas), key, quorum.domain))
-        await book.mark_deltas(deltas)
+def _place(node: StorageNode, addition: Addition, positions: Positions) -> list[ListedShard]:
+    return [ListedShard(node.address, at, entry.root) for at, entry in zip(positions, addition.entries, strict=True)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -24,6 +25,7 @@ from freehold.protocol.typed import Domain, canonical_json, keccak, parse_json
 from freehold.protocol.units import ZERO_HASH, Address, Hash
 from freehold.services.storage.client_objects import ListedShard
 from freehold.services.storage.list_steps import Step, apply_steps
+from freehold.services.storage.listing import PAGE_LIMIT, Entry, parse_page
 from freehold.services.storage.terms import Delta, Served, ShardEntry
 
 VOUCHER_HEADER, PREPAID_HEADER, SERVED_HEADER = "Freehold-Voucher", "Freehold-Prepaid", "Freehold-Served"
@@ -35,12 +37,30 @@ _BYTES = "application/octet-stream"
 ANSWER_BYTES = 4096
 
 
+@dataclass
+class Room:
+    """What the locks of a node's leases allow, in bytes: `limit` kept at once; `listed` are, `arriving` will be.
+
+    `checked` is when this was last worked out (monotonic seconds).
+    """
+
+    limit: int = 0
+    listed: int = 0
+    arriving: int = 0
+    checked: float = 0.0
+
+    def has(self, size: int) -> bool:
+        """Whether so many more bytes are covered."""
+        return self.listed + self.arriving + size <= self.limit
+
+
 class StorageNode:
     """A node under two leases of this client."""
 
     def __init__(self, leases: NodeLeases, dial: Dial, key: Key, domain: Domain, clock: Callable[[], float]) -> None:
         self.leases = leases
-        self._peer = dial.peer(leases.endpoint)
+        self.room = Room()
+        self._peer = leases.peer(dial, domain, clock)
         self._key = key
         self._domain = domain
         self._clock = clock
@@ -144,6 +164,15 @@ class StorageNode:
         if signed.struct_hash() != delta.struct_hash():
             raise WrongSignature(f"{self._peer.url} signed another delta")
         return signed
+
+    async def list_entries(self, start: int) -> tuple[list[Entry], int | None]:
+        """What the node says that the newest list has from position `start` on, and where the next page starts."""
+        path = f"/v1/storage/{self.leases.stream_id}/entries?start={start}"
+        async with self._peer.request("GET", path, headers=self._sign("GET", path, ZERO_HASH)) as response:
+            body = await response.content.read(PAGE_LIMIT)
+            while len(body) < PAGE_LIMIT and (more := await response.content.read(PAGE_LIMIT - len(body))):
+                body += more
+        return parse_page(body, start)
 
     def check_delta(self, value: Any) -> Delta:
         """A delta of this lease that both signed; WrongSignature for any other."""

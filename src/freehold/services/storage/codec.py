@@ -111,12 +111,12 @@ def shard_size(plaintext_size: int, k: int) -> int:
 
 
 def encode_segment(
-    plaintext: Buffer, keys: SegmentKeys, k: int, n: int, aad: bytes, workspace: Workspace | None = None
+    plaintext: Buffer, keys: SegmentKeys, k: int, n: int, workspace: Workspace | None = None
 ) -> EncodedSegment:
     """The n shards of a segment (0 bytes or more), any k of which give it back.
 
-    `aad` binds the shards to their place (bucket, path, segment index: `names.segment_context`). Deterministic in its
-    arguments; `keys` must be of this segment only. The shards are views into `workspace`, to be used before its next
+    Deterministic in its arguments; `keys` must be of this segment only: whoever has them says where it belongs, so that
+    a segment may be put into another object as it is. The shards are views into `workspace`, to be used before its next
     call. InvalidInput for a code out of range or a segment too large.
     """
     _check_code(k, n)
@@ -124,7 +124,7 @@ def encode_segment(
     if size > MAX_SHARD_BYTES:
         raise InvalidInput(f"a shard of {size} bytes is more than {MAX_SHARD_BYTES}")
     space = workspace or Workspace()
-    cipher = _encrypt(plaintext, keys.key, aad, space.take("cipher", k * size))
+    cipher = _encrypt(plaintext, keys.key, space.take("cipher", k * size))
     out = space.take("shards", n * size)
     shards = [out[i * size : (i + 1) * size] for i in range(n)]
     masks = [_mask(keys.repair, i) for i in range(n)]
@@ -162,12 +162,11 @@ def decode_segment(
     shards: Mapping[int, Buffer],
     plaintext_size: int,
     keys: SegmentKeys,
-    aad: bytes,
     workspace: Workspace | None = None,
 ) -> memoryview:
     """`decode_verified` over shards that nobody has checked yet. Corrupt names the first bad one."""
     verified = [verify_shard(record, index, data) for index, data in sorted(shards.items())]
-    return decode_verified(record, verified, plaintext_size, keys, aad, workspace)
+    return decode_verified(record, verified, plaintext_size, keys, workspace)
 
 
 def decode_verified(
@@ -175,13 +174,12 @@ def decode_verified(
     shards: Sequence[VerifiedShard],
     plaintext_size: int,
     keys: SegmentKeys,
-    aad: bytes,
     workspace: Workspace | None = None,
 ) -> memoryview:
     """The plaintext, from any k distinct shards or more; a view into `workspace`, to be used before its next call.
 
     InvalidInput when there are fewer than k or the size does not fit the record; WrongPassphrase when the shards are
-    right but do not open with this key for this place.
+    right but do not open with this key.
     """
     if plaintext_size < 0 or shard_size(plaintext_size, record.k) != record.shard_size:
         raise InvalidInput(f"{plaintext_size} bytes do not make {record.k} shards of {record.shard_size}")
@@ -189,7 +187,7 @@ def decode_verified(
     cipher = _gather(record, shards, keys.repair, space)
     plain = space.take("plain", plaintext_size)
     try:
-        AESGCM(keys.key).decrypt_into(_NONCE, cipher[: plaintext_size + TAG_BYTES], _CONTEXT + aad, plain)
+        AESGCM(keys.key).decrypt_into(_NONCE, cipher[: plaintext_size + TAG_BYTES], _CONTEXT, plain)
     except InvalidTag:
         raise WrongPassphrase("the segment does not open with this key") from None
     return plain
@@ -225,9 +223,9 @@ def _check_code(k: int, n: int) -> None:
         raise InvalidInput(f"{k} of {n} is not a code: 1 <= k < n <= {MAX_SHARDS}")
 
 
-def _encrypt(plaintext: Buffer, key: bytes, aad: bytes, cipher: memoryview) -> memoryview:
+def _encrypt(plaintext: Buffer, key: bytes, cipher: memoryview) -> memoryview:
     used = len(plaintext) + TAG_BYTES
-    AESGCM(key).encrypt_into(_NONCE, plaintext, _CONTEXT + aad, cipher[:used])
+    AESGCM(key).encrypt_into(_NONCE, plaintext, _CONTEXT, cipher[:used])
     cipher[used:] = bytes(len(cipher) - used)
     return cipher
 

@@ -4,6 +4,7 @@
     POST /v1/storage/{lease}/plan              which positions a change takes, step by step
     POST /v1/storage/{lease}/deltas            the change, signed by both
     GET  /v1/storage/{lease}/shards/{root}     serving.py
+    GET  /v1/storage/{lease}/entries           listing.py
     GET  /v1/storage/{lease}/records/{hash}    a segment's public record
     .../records, .../resharings                reshared.py
 
@@ -31,6 +32,7 @@ from freehold.protocol.typed import keccak, parse_json
 from freehold.protocol.units import Address, Hash
 from freehold.services.seam import ProviderContext
 from freehold.services.storage.list_steps import POSITION_LIMIT
+from freehold.services.storage.listing import Listing
 from freehold.services.storage.lists import MIGRATIONS, Change, Lists, Stripes
 from freehold.services.storage.proving import prove
 from freehold.services.storage.receiving import (
@@ -64,6 +66,7 @@ class StorageProvider:
         self._locks = Stripes()
         self._receiver = Receiver(context, self._lists, self._locks)
         self._sender = Sender(context, self._lists)
+        self._listing = Listing(context, self._sql)
         self._reshared = Reshared(context, self._sql)
         self._figures: dict[str, int] = {}
         self._proofs = 0
@@ -90,6 +93,7 @@ class StorageProvider:
         return [
             web.put(f"{base}/shards/{{root}}", self._receiver.put),
             web.get(f"{base}/shards/{{root}}", self._sender.get, allow_head=False),
+            web.get(f"{base}/entries", self._listing.show),
             web.get(f"{base}/records/{{hash}}", self._show_record),
             web.post(f"{base}/plan", self._plan),
             web.post(f"{base}/deltas", self._accept),
