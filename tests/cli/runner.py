@@ -41,6 +41,7 @@ def invoke(home: Path, *arguments: str, stdin: str = "", **environment: str) -> 
     """Run `freehold ARGUMENTS` with a home of its own and nothing else of this machine's settings."""
     assert isinstance(main, click.Command)
     own = {"FREEHOLD_HOME": str(home), "FREEHOLD_CONFIG": str(home / "config.toml")}
-    cleared = dict.fromkeys(("FREEHOLD_NETWORK", "FREEHOLD_WALLET", "FREEHOLD_PASSPHRASE", "FREEHOLD_JSON"))
+    names = ("NETWORK", "WALLET", "PASSPHRASE", "GATEWAY", "JSON")
+    cleared = dict.fromkeys(f"FREEHOLD_{name}" for name in names)
     result = CliRunner().invoke(main, list(arguments), input=stdin, env={**cleared, **own, **environment})
     return Outcome(result.exit_code, result.stdout, result.stderr)

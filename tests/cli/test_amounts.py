@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from freehold.cli.amounts import ADDRESS, AMOUNT, format_amount, format_exact, format_seconds, format_size, short
+from freehold.cli.amounts import (
+    ADDRESS,
+    AMOUNT,
+    DURATION,
+    format_amount,
+    format_exact,
+    format_seconds,
+    format_size,
+    short,
+)
 from freehold.protocol.units import AMOUNT_LIMIT, ONE
 
 
@@ -58,6 +67,14 @@ def test_sizes(size: int, text: str) -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0 s"), (61, "1 min 1 s"), (3600, "1 h"), (90_061, "1 d 1 h")])
 def test_durations(seconds: int, text: str) -> None:
     assert format_seconds(seconds) == text
+
+
+def test_lengths_of_time() -> None:
+    lengths = {"90m": 5_400, "12h": 43_200, "2d": 172_800, "4w": 2_419_200, "1s": 1, "never": 0}
+    assert {text: DURATION.convert(text, None, None) for text in lengths} == lengths
+    for text in ("", "2", "d", "-2d", "0d", "1.5h", "2 d", "2d1h", "2D", "40000d", "forever"):
+        with pytest.raises(click.BadParameter):
+            DURATION.convert(text, None, None)
 
 
 def test_addresses() -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from aiohttp import web
 
 from freehold.client.bucket_types import Deleted, DeleteWhat, ObjectInfo, Page, PutOptions
-from freehold.client.errors import KeyNotFound, PreconditionFailed
+from freehold.client.errors import BucketNotFound, KeyNotFound, PreconditionFailed
 from freehold.client.grants import GrantKey, Grants
 from freehold.gateway.share import SharePages
 from freehold.protocol.errors import FreeholdError, Unavailable
@@ -49,6 +49,13 @@ class Objects:
         self.kept[bucket, key] = info, data
         return info
 
+    async def bucket(self, name: str) -> None:
+        if name not in {bucket for bucket, _ in self.kept}:
+            raise BucketNotFound(f"there is no bucket {name}")
+
+    async def head(self, bucket: str, key: str) -> ObjectInfo:
+        return (await self.open(bucket, key)).info
+
     async def open(self, bucket: str, key: str, version_id: str | None = None) -> Reading:
         self.asked.append(f"open {key}")
         if (bucket, key) not in self.kept:
@@ -77,7 +84,7 @@ class Objects:
         names: dict[str, ObjectInfo | None] = {}
         for (where, key), (info, _) in sorted(self.kept.items(), key=lambda item: item[0][1].encode()):
             if where == bucket and key.startswith(prefix):
-                head, cut, _ = key[len(prefix) :].partition(delimiter)
+                head, cut, _ = key[len(prefix) :].partition(delimiter or "\0")
                 name = prefix + head + cut
                 if name.encode() > after.encode():
                     names.setdefault(name, None if cut else info)

@@ -11,6 +11,8 @@ from freehold.protocol.units import AMOUNT_LIMIT, ONE
 BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _AMOUNT = re.compile(r"(?P<whole>[0-9]{1,12})(\.(?P<places>[0-9]{1,18}))?")
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
+_DURATION = re.compile(r"(?P<count>[0-9]{1,9})(?P<unit>[smhdw])")
+_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
 def format_amount(value: int, digits: int = 6) -> str:
@@ -86,5 +88,21 @@ class AddressType(click.ParamType[str]):
         return str(value).lower()
 
 
+class DurationType(click.ParamType[int]):
+    """A length of time, like 90m, 12h or 2d, as seconds; 0 for "never", which is no length."""
+
+    name = "duration"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int) or value == "never":
+            return value if isinstance(value, int) else 0
+        match = _DURATION.fullmatch(str(value))
+        seconds = int(match["count"]) * _SECONDS[match["unit"]] if match else 0
+        if not 0 < seconds <= 100 * 366 * 86_400:
+            self.fail(f"{value!r} is not a length of time: like 90m, 12h, 2d or 4w (or never)", param, ctx)
+        return seconds
+
+
 AMOUNT = AmountType()
 ADDRESS = AddressType()
+DURATION = DurationType()

@@ -28,6 +28,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "mb": ("files", "Make a bucket."),
     "rb": ("files", "Remove an empty bucket."),
     "rm": ("files", "Remove objects."),
+    "share": ("share", "Give a link to objects, narrow it, see and revoke what was shared."),
+    "key": ("keys", "Access keys for S3 programs: make, list, remove."),
     "operator": ("operators", "Who holds what, bond, reputation, earned."),
     "lease": ("leases", "List and close leases with operators."),
     "epoch": ("epochs", "List, show and replay epochs."),

@@ -5,6 +5,7 @@ The table is all there is; `freehold config show` prints it. The configuration f
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from collections.abc import Mapping
@@ -37,6 +38,7 @@ SETTINGS = (
     Setting("network", "The network file to use."),
     Setting("wallet", "The name of the wallet that pays and signs."),
     Setting("passphrase_file", "A file whose first line opens the wallet."),
+    Setting("gateway", "The URL of the gateway that shared links lead to."),
     Setting("passphrase", "What opens the wallet.", secret=True, flag=False),
 )
 BY_NAME = {setting.name: setting for setting in SETTINGS}
@@ -95,6 +97,8 @@ class Settings:
         if name == "wallet":
             own = self.path("network").parent / "wallets" / "client.json"  # of the local network
             return "client" if own.exists() else "default"
+        if name == "gateway":
+            return _read_gateway(self.path("network").parent / "gateway.json")  # of the local network
         return ""
 
     def _read_file(self) -> dict[str, str]:
@@ -110,6 +114,16 @@ def _xdg(environment: Mapping[str, str], variable: str, function: str) -> Path:
     import platformdirs
 
     return Path(getattr(platformdirs, function)("freehold", appauthor=False))
+
+
+def _read_gateway(path: Path) -> str:
+    """The URL of a gateway that runs here, as it wrote it down; "" where there is none."""
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["url"])
+    except FileNotFoundError:
+        return ""
+    except (ValueError, KeyError, TypeError):
+        raise click.UsageError(f'{path} is not what a gateway writes: {{"url": ...}}') from None
 
 
 def _read_toml(path: Path) -> dict[str, str]:

@@ -10,16 +10,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from typing import NamedTuple
+from urllib.parse import quote
 
 import msgspec
 
 from freehold.client.access_keys import check_label
-from freehold.client.grants import LATEST, OPERATIONS, PREFIX, GrantKey, describe, root_key_of
+from freehold.client.grants import LATEST, OPERATIONS, PREFIX, Grant, GrantKey, describe, root_key_of
 from freehold.client.root import AccountRoot, Root, Share
 from freehold.protocol.errors import InvalidInput, NotFound, Refused
 
 MAX_SHARES = 1_000
 MAX_REVOKED = 4_000  # with the shares less than 1 MiB of the root's 4
+URL_PATH = "/-/share/"  # below a gateway; no bucket can be called "-"
 SHOWN = 12  # hexadecimal digits of an id that tell shares apart for people
 
 Clock = Callable[[], float]
@@ -90,6 +92,19 @@ async def revoke(
 def find_token(text: str) -> str:
     """The token that a text is, or that a URL has; "" where there is none."""
     return next((part for part in text.replace("?", "/").split("/") if part.startswith(PREFIX)), "")
+
+
+def link_to(token: str, bucket: str, key: str, query: str = "") -> str:
+    """The path of a gateway's URL for a key or prefix."""
+    return f"{URL_PATH}{token}/{quote(bucket, safe='')}/{quote(key, safe='/~')}{query}"
+
+
+def landing(token: str, grant: Grant) -> str:
+    """The path of the URL for what a token is for: its object, or the page of what it may list."""
+    if grant.bucket is None:
+        return URL_PATH + token
+    is_folder = not grant.prefix or grant.prefix.endswith("/")
+    return link_to(token, grant.bucket, grant.prefix, "" if grant.exact or is_folder else "?list")
 
 
 def _of_token(key: GrantKey, token: str, *, everything: bool) -> Revoked:

@@ -27,8 +27,9 @@ from aiohttp import BodyPartReader, web
 from freehold.client.bucket_types import DeleteWhat, ObjectInfo, PutOptions
 from freehold.client.errors import AccessDenied, KeyNotFound
 from freehold.client.grants import Grant, Grants, root_key_of
+from freehold.client.shares import URL_PATH, landing, link_to
 from freehold.gateway.conditions import Span, check_read, holds_range, parse_range, unquote_tag
-from freehold.gateway.share_page import STYLE, Row, quote_key, write_error, write_folder
+from freehold.gateway.share_page import STYLE, Row, write_error, write_folder
 from freehold.gateway.wire.errors import S3Error
 from freehold.protocol.errors import FreeholdError, InvalidInput
 from freehold.services.storage.client_sources import IterSource
@@ -36,7 +37,7 @@ from freehold.services.storage.client_sources import IterSource
 if TYPE_CHECKING:
     from freehold.client.buckets import Buckets
 
-PREFIX = "/-/share/"
+PREFIX = URL_PATH
 PAGE_SIZE = 500  # names on a page
 MAX_FILES = 100  # of one form
 
@@ -108,7 +109,7 @@ class _Visit:
 
     def link(self, key: str, query: str = "") -> str:
         """The URL of a key or prefix under the same token."""
-        return f"{PREFIX}{self.token}/{quote_key(self.bucket)}/{quote_key(key)}{query}"
+        return link_to(self.token, self.bucket, key, query)
 
 
 class SharePages:
@@ -150,9 +151,7 @@ async def _lead_on(visit: _Visit) -> web.StreamResponse:
     grant = visit.tenant.grants.verify(visit.token, await visit.tenant.revoked())
     if grant.bucket is None:
         raise AccessDenied("this grant is for every bucket: say which, as /bucket/ after it", reason="outside")
-    visit.bucket = grant.bucket
-    query = "" if grant.exact or not grant.prefix or grant.prefix.endswith("/") else "?list"
-    return web.Response(status=302, headers={**_COMMON, "Location": visit.link(grant.prefix, query)})
+    return web.Response(status=302, headers={**_COMMON, "Location": landing(visit.token, grant)})
 
 
 async def _show_folder(visit: _Visit) -> web.StreamResponse:

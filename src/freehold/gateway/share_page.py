@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from html import escape
 from typing import NamedTuple
-from urllib.parse import quote
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8883; --quiet: #777; --link: #1660b8; }
@@ -72,11 +71,6 @@ def write_folder(
 def write_error(title: str, message: str, hint: str = "") -> str:
     """A page that says why there is nothing to see."""
     return _page(title, f"<p>{escape(message)}</p>" + (f"<p>{escape(hint)}</p>" if hint else ""))
-
-
-def quote_key(key: str) -> str:
-    """A key as the path of a URL has it."""
-    return quote(key, safe="/~")
 
 
 def _row(row: Row) -> str:
