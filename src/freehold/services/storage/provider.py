@@ -7,6 +7,7 @@
     GET  /v1/storage/{lease}/entries           listing.py
     GET  /v1/storage/{lease}/records/{hash}    a segment's public record
     .../records, .../resharings                reshared.py
+    /v1/storage/registers/...                  register_routes.py
 
 Invariant: a shard that was acknowledged, and an entry whose delta the node signed, survive a kill or a power cut at any
 moment; they go only by the rules in `lists.py`.
@@ -43,6 +44,9 @@ from freehold.services.storage.receiving import (
     key_of,
     parse_hash,
 )
+from freehold.services.storage.register_routes import RegisterRoutes
+from freehold.services.storage.registers import MIGRATION as REGISTERS_MIGRATION
+from freehold.services.storage.registers import Registers
 from freehold.services.storage.reshared import MIGRATION, Reshared
 from freehold.services.storage.serving import Sender
 from freehold.services.storage.terms import DELTA, NAME, PROOF, Delta, ShardEntry, StorageProof
@@ -61,13 +65,15 @@ class StorageProvider:
 
     def __init__(self, context: ProviderContext) -> None:
         self._context = context
-        self._sql = context.open_sql([*MIGRATIONS, MIGRATION])
+        self._sql = context.open_sql([*MIGRATIONS, MIGRATION, REGISTERS_MIGRATION])
         self._lists = Lists(self._sql)
         self._locks = Stripes()
         self._receiver = Receiver(context, self._lists, self._locks)
         self._sender = Sender(context, self._lists)
         self._listing = Listing(context, self._sql)
         self._reshared = Reshared(context, self._sql)
+        self._registers = Registers(self._sql)
+        self._register_routes = RegisterRoutes(context, self._registers)
         self._figures: dict[str, int] = {}
         self._proofs = 0
 
@@ -80,7 +86,7 @@ class StorageProvider:
         for key in sorted(set(rows) - keys):
             log.error("shard %s is missing on disk", key)
             await self._lists.mark_corrupt(*rows[key])
-        self._figures = await self._lists.figures()
+        self._figures = await self._lists.figures() | await self._registers.figures()
 
     async def stop(self) -> None:
         """Finish what is becoming durable, and close."""
@@ -98,6 +104,7 @@ class StorageProvider:
             web.post(f"{base}/plan", self._plan),
             web.post(f"{base}/deltas", self._accept),
             *self._reshared.routes(),
+            *self._register_routes.routes(),
         ]
 
     async def prove(self, context: Context) -> Mapping[str, Table[Any]]:
@@ -126,11 +133,31 @@ class StorageProvider:
         """Let go of what only older lists had, and of leases that have ended."""
         for row in rows:
             await self._lists.commit(row.lease, row.number)
+        open_ones = []
         for lease in await self._lists.leases():
             if await self._is_over(lease, epoch, leases.get(lease)):
                 log.info("lease %s has ended: its shards go", lease)
                 await self._lists.drop(lease)
+            else:
+                open_ones.append(lease)
+        await self._end_registers(epoch, leases, open_ones)
         await self.tidy()
+
+    async def _end_registers(self, epoch: int, leases: Mapping[Hash, LeaseState], lists: Sequence[Hash]) -> None:
+        """Registers go with the last lease of their account."""
+        over = []
+        staying = {(await self._context.leases.find(lease)).lease.client for lease in lists}
+        for lease, account in await self._registers.leases():
+            if await self._is_over(lease, epoch, leases.get(lease)):
+                over.append((lease, account))
+            else:
+                staying.add(account)
+        for lease, account in over:
+            if account in staying:
+                await self._registers.forget(lease)
+            else:
+                log.info("account %s has no lease here any more: its registers go", account)
+                await self._registers.drop(account)
 
     async def _is_over(self, lease: Hash, epoch: int, state: LeaseState | None) -> bool:
         if state is not None:
@@ -151,7 +178,7 @@ class StorageProvider:
                 if await self._lists.forget(lease, root, now):
                     await in_thread(self._context.files.delete, key_of(lease, root))
         await self._lists.forget_records(now)
-        self._figures = await self._lists.figures()
+        self._figures = await self._lists.figures() | await self._registers.figures()
 
     async def describe(self, lease: Hash) -> Mapping[str, Any]:
         """The newest delta that both have signed."""

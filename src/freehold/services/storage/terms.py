@@ -108,3 +108,23 @@ class Served(Message, frozen=True):
     content: Hash  # SHA-256 tree root of exactly the bytes sent
     deadline: Uint64
     node_signature: Signature = UNSIGNED
+
+
+class RegisterValue(Message, frozen=True):
+    """What the client of a register proposes under one ballot; never two values under one (`register_values.py`)."""
+
+    group: Hash
+    name: bytes
+    counter: Uint64
+    proposer: Uint64
+    version: Uint64
+    content: Hash  # the value's digest
+
+
+class RegisterPrepare(Message, frozen=True):
+    """A register's client asks for a promise to take nothing under lower ballots."""
+
+    group: Hash
+    name: bytes
+    counter: Uint64
+    proposer: Uint64
