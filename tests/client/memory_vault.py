@@ -45,6 +45,9 @@ class MemoryIntent:
         await self.vault.step("withdraw")
         self.vault.intents.remove(self)
 
+    async def unsure(self) -> None:
+        """It stays among the vault's intents."""
+
 
 class MemoryVault:
     """`before(what)` is called at each step and may raise; `pause` yields to others so many times at most."""
@@ -89,7 +92,7 @@ class MemoryVault:
         if self.eager:
             self.sweep()
 
-    async def intend(self, objects: Sequence[StoredObject]) -> MemoryIntent:
+    async def intend(self, label: str, objects: Sequence[StoredObject]) -> MemoryIntent:
         await self.step("intend")
         intent = MemoryIntent(self, objects)
         self.intents.append(intent)

@@ -23,7 +23,7 @@ from freehold.client.table_flush import Flusher
 from freehold.client.table_layers import Pending
 from freehold.client.table_log import Change, Log
 from freehold.client.table_merge import Merger
-from freehold.client.table_objects import LIMITS, Blobs, Limits, Objects
+from freehold.client.table_objects import GONE, LIMITS, Blobs, Limits, Objects, let_go
 from freehold.client.table_publish import Publisher
 from freehold.client.table_records import INLINE_LIMIT, VERSION, Changes, Directory, Key, Packed, Value, encode
 from freehold.client.table_state import Register, State, seal_base
@@ -96,7 +96,7 @@ class Table:
         state = await self._register.known()
         try:
             return await self._packed(state, value.data)
-        except (NotFound, Unavailable):
+        except GONE:
             newest = await self._register.fresh()
             if key is not None:
                 now = await View(self._register, newest).get(key)
@@ -125,11 +125,15 @@ class Table:
                     await check(View(self._register, state, Pending(), state.number))
                 except Stale:
                     continue
-                intent = await self._vault.intend(_own(state))
-                if await self._register.set(state, None, secrets.token_bytes(16)):
-                    break
-                await intent.withdraw()
-        await intent.done()
+                intent = await self._vault.intend(self.name, _own(state))
+                try:
+                    if await self._register.set(state, None, secrets.token_bytes(16)):
+                        break
+                    await intent.withdraw()
+                except BaseException:
+                    await intent.unsure()
+                    raise
+        await let_go(intent)
 
     async def aclose(self) -> None:
         """Wait for what is under way."""

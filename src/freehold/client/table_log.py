@@ -15,12 +15,11 @@ import random
 import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import NamedTuple
 
 from freehold.client.heads import HEAD_LIMIT, Head
 from freehold.client.table_layers import Pending
-from freehold.client.table_objects import Blobs, Intent, Limits
+from freehold.client.table_objects import Blobs, Intent, Limits, let_go
 from freehold.client.table_records import INLINE_LIMIT, VERSION, Changes, Frame, Key, Packed, check_key
 from freehold.client.table_state import Register, State, seal_frame
 from freehold.client.table_view import Stale, View
@@ -179,19 +178,25 @@ class Log:
     async def _append(self, state: State, frame: Frame, raw: bytes, group: _Group) -> bool:
         """Whether the frame is in the head now; callers are told."""
         head = Head(state.head.version + 1, state.head.base, (*state.head.frames, raw))
-        intent: Intent | None = await self._vault.intend(group.discard) if group.discard else None
-        if not await self._register.set(state, head, frame.identity):
-            if intent is not None:
+        intent: Intent | None = None
+        if group.discard:
+            intent = await self._vault.intend(self._register.name, group.discard)
+        try:
+            done = await self._register.set(state, head, frame.identity)
+            if not done and intent is not None:
                 await intent.withdraw()
+        except BaseException:
+            if intent is not None:
+                await intent.unsure()
+            raise
+        if not done:
             await self._register.read()
             return False
         self._register.advance(state.with_frames(head, [frame]))
         for index, each in enumerate(group.made):
             if not each.outcome.done():
                 each.outcome.set_result(frame.first + index)
-        if intent is not None:
-            with suppress(FreeholdError):  # it stands in the book: a sweep does it
-                await intent.done()
+        await let_go(intent)
         return True
 
 

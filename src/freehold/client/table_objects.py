@@ -11,17 +11,17 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 
 from freehold.client.sealing import Sealer
 from freehold.client.table_cache import DiskCache
 from freehold.client.table_layers import Layer
 from freehold.client.table_records import Entries, Pack, Packed, Page, Run, decode_entries
-from freehold.protocol.errors import Corrupt
+from freehold.protocol.errors import Corrupt, FreeholdError, NotFound, Unavailable
 from freehold.services.storage.client_objects import Code, StoredObject
 from freehold.services.storage.client_sources import BytesSource
 
-_T = TypeVar("_T")
+GONE = (NotFound, Unavailable, Corrupt)  # what reading an object raises that was taken away meanwhile
 _ENTRY_BYTES = 300  # about what an entry takes in memory besides its own bytes
 _REMEMBERED = 1 << 12  # packs of which we know that something was read
 
@@ -70,6 +70,9 @@ class Intent(Protocol):
     async def withdraw(self) -> None:
         """It still does."""
 
+    async def unsure(self) -> None:
+        """Nobody knows."""
+
 
 class Blobs(Protocol):
     """See `Vault`."""
@@ -77,8 +80,8 @@ class Blobs(Protocol):
     def stow(self, label: str, code: Code, sources: Sequence[BytesSource]) -> AbstractAsyncContextManager[Stowed]:
         """Store; garbage unless kept."""
 
-    async def intend(self, objects: Sequence[StoredObject]) -> Intent:
-        """Write down what a head is about not to name any more."""
+    async def intend(self, label: str, objects: Sequence[StoredObject]) -> Intent:
+        """Write down what the head of this name is about to name no more."""
 
     def read(
         self, stored: StoredObject, offset: int = 0, length: int | None = None
@@ -87,6 +90,15 @@ class Blobs(Protocol):
 
     async def fetch(self, stored: StoredObject) -> bytes:
         """A whole object."""
+
+
+async def let_go(intent: Intent | None) -> None:
+    """The head that does not name them is set: what fails now, a sweep does."""
+    if intent is not None:
+        try:
+            await intent.done()
+        except FreeholdError:
+            await intent.unsure()
 
 
 class Objects:

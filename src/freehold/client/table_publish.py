@@ -15,7 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from freehold.client.heads import Head
-from freehold.client.table_objects import Blobs, Limits, Stowed
+from freehold.client.table_objects import Blobs, Limits, Stowed, let_go
 from freehold.client.table_records import Directory, encode
 from freehold.client.table_state import Register, State, identity_of, seal_base
 from freehold.protocol.errors import FreeholdError
@@ -88,7 +88,7 @@ class Publisher:
                 container = await stack.enter_async_context(self._stow([data]))
                 await self._register.objects.save(identity_of(container.objects[0]), data)
                 base = seal_base(self._register.sealer, container.objects[0])
-            intent = await self._vault.intend(discard) if discard else None
+            intent = await self._vault.intend(self._register.name, discard) if discard else None
             try:
                 done = await self._set_base(state, base, edited.frames, identity)
                 if done and container is not None:
@@ -96,11 +96,11 @@ class Publisher:
             except BaseException:
                 if container is not None:
                     await container.unsure()
+                if intent is not None:
+                    await intent.unsure()
                 raise
         if done:
-            if intent is not None:
-                with suppress(FreeholdError):  # it stands in the book: a sweep does it
-                    await intent.done()
+            await let_go(intent)
             await self._register.objects.forget(forget)
         elif intent is not None:
             await intent.withdraw()

@@ -21,7 +21,7 @@ import msgspec
 from freehold.client.heads import Head, Heads
 from freehold.client.sealing import Sealer
 from freehold.client.table_layers import Layer, join
-from freehold.client.table_objects import Objects
+from freehold.client.table_objects import GONE, Objects
 from freehold.client.table_records import (
     LAST,
     VERSION,
@@ -130,7 +130,7 @@ class Register:
                 raise NotFound("there is no such table: it was never made, or is gone")
             try:
                 return await self.adopt(head)
-            except (NotFound, Unavailable):
+            except GONE:
                 if failed == head.version:
                     raise  # nobody replaced what we miss
                 failed = head.version

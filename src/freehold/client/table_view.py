@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 
 from freehold.client.table_layers import Layer, Pending, merge
+from freehold.client.table_objects import GONE
 from freehold.client.table_records import LAST, Key, Page, Value
 from freehold.client.table_state import Register, State
-from freehold.protocol.errors import Conflict, FreeholdError, NotFound, Unavailable
+from freehold.protocol.errors import Conflict, FreeholdError
 
 
 class Stale(Conflict):
@@ -87,7 +88,7 @@ class View:
         page = self._state.directory.pages[index]
         try:
             return await self._register.objects.entries(page)
-        except (NotFound, Unavailable) as error:
+        except GONE as error:
             await self._move_on(page, error)
             return None
 
