@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from freehold.client.paths import ObjectPath
 from freehold.services.storage.client_objects import Code
 
 NULL = "null"  # the version id of what was put while the bucket was not versioned
@@ -28,6 +29,9 @@ class PutOptions:
     legal_hold: bool = False
     if_match: str | None = None
     if_none_match: str | None = None
+
+
+AS_IS = PutOptions()
 
 
 class Digests(NamedTuple):
@@ -78,6 +82,11 @@ class ObjectInfo(NamedTuple):
     legal_hold: bool = False
     storage_class: str = "STANDARD"
     nodes: int = 0  # that hold shards of its own; 0 for what is packed with others
+
+    @property
+    def path(self) -> ObjectPath:
+        """Where it is, as fh://."""
+        return ObjectPath(self.bucket, self.key)
 
 
 class BucketInfo(NamedTuple):

@@ -16,7 +16,7 @@ import os
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack, aclosing, closing
+from contextlib import AsyncExitStack, aclosing, closing, suppress
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -24,13 +24,15 @@ from freehold.chain.journal import Journal
 from freehold.chain.rpc import Rpc
 from freehold.client.account import Account, get_account_dir, get_home
 from freehold.client.book import Book
-from freehold.client.bucket_heads import Heads, LocalHeads
-from freehold.client.buckets import BucketInfo, Buckets, ObjectInfo
-from freehold.client.cache import IndexCache
+from freehold.client.bucket_types import BucketInfo, DeleteWhat, ObjectInfo
+from freehold.client.buckets import DEFAULT_CODE, Buckets
 from freehold.client.directory import ChainDirectory
+from freehold.client.errors import BucketExists, BucketNotFound, KeyNotFound
 from freehold.client.evidence import EvidenceFolder
+from freehold.client.heads import Heads, LocalHeads
 from freehold.client.money import Balance, Claimed, Money
 from freehold.client.paths import ObjectPath, parse_path
+from freehold.client.vault import Vault
 from freehold.market.leases import Leases
 from freehold.market.network import Network
 from freehold.market.placement import Directory, Survey
@@ -47,6 +49,17 @@ from freehold.store.disk import RealFile
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 Path_ = ObjectPath | str
+
+
+REMOVE_AT_ONCE = 1000
+GARBAGE_AT_ONCE = 10_000
+
+
+class Swept(NamedTuple):
+    """Shards that nothing named, found at the nodes; and what those nodes answered that take them off later."""
+
+    found: int
+    failed: dict[Address, FreeholdError]
 
 
 class CreditState(NamedTuple):
@@ -102,7 +115,6 @@ class Freehold:
     async def __aenter__(self) -> Self:
         network, key = self.network, self.account.key
         async with AsyncExitStack() as stack:
-            heads = self._given[1] or LocalHeads(self.folder / "heads", self.account.seed)
             book = self._book = Book(self.folder)
             stack.callback(book.close)
             rpc = await stack.enter_async_context(Rpc(network.rpc_url, chain_id=network.chain_id))
@@ -129,10 +141,11 @@ class Freehold:
                     days=self._days,
                 )
             )
-            cache = IndexCache(self.folder / "indexes", self.account.seed)
-            self._buckets = Buckets(
-                heads, self.account.seed, self.storage, book, cache, network.parameters.segment_size
-            )
+            stack.push_async_callback(self.storage.close)
+            self.vault = Vault(self.storage, book)
+            self.heads: Heads = self._given[1] or LocalHeads(self.folder / "heads")
+            self.objects = Buckets(self.heads, self.vault, self.account.seed, self.folder / "tables", clock=self._clock)
+            stack.push_async_callback(self.objects.aclose)
             self.money = Money(network, rpc, self.quorum, key, Journal(self.folder / "transactions.json"))
             self._stack = stack.pop_all()
         return self
@@ -143,19 +156,31 @@ class Freehold:
     # Objects
 
     async def put(self, local: Path, path: Path_, progress: Progress | None = None) -> ObjectInfo:
-        """Store a file. Raises SourceChanged, InsufficientCredits, InsufficientOperators, and nothing is recorded."""
+        """Store a file; its bucket is made if it is not there.
+
+        Raises SourceChanged, InsufficientCredits, InsufficientOperators, and nothing is recorded.
+        """
+        where = _object(path)
+        try:
+            return await self._put(local, where, progress)
+        except BucketNotFound:
+            with suppress(BucketExists):
+                await self.objects.create_bucket(where.bucket)
+        return await self._put(local, where, progress)
+
+    async def _put(self, local: Path, where: ObjectPath, progress: Progress | None) -> ObjectInfo:
         source = await asyncio.to_thread(FileSource, local)
         try:
-            return await self._buckets.put(_parse(path), source, _add_up(progress, source.size))
+            return await self.objects.put(where.bucket, where.key, source, progress=_add_up(progress, source.size))
         finally:
             source.close()
 
     async def get(self, path: Path_, local: Path, progress: Progress | None = None) -> int:
-        """Read an object into a file, or into a directory under the object's last component; the bytes written."""
-        where = _parse(path)
+        """Read an object into a file, or into a directory under the object's own name; the bytes written."""
+        where = _object(path)
         if await asyncio.to_thread(local.is_dir):
-            local = local / where.components[-1] if where.components else local
-        reading = await self._buckets.open(where)
+            local = local / where.name
+        reading = await self.objects.open(where.bucket, where.key)
         report = _add_up(progress, reading.size)
         temporary = local.with_name(f".{local.name}.{secrets.token_hex(4)}.part")
         try:
@@ -173,40 +198,88 @@ class Freehold:
 
     async def read(self, path: Path_, offset: int = 0, length: int | None = None) -> AsyncGenerator[bytes, None]:
         """An object's bytes from `offset`, in order; only the segments that hold them are fetched."""
-        reading = await self._buckets.open(_parse(path))
+        where = _object(path)
+        reading = await self.objects.open(where.bucket, where.key)
         async with aclosing(reading.read(offset, length)) as views:
             async for view in views:
                 yield bytes(view)
 
+    async def walk(self, path: Path_) -> AsyncGenerator[ObjectInfo, None]:
+        """The objects at and below a path, in order, page by page. "dir" and "dir/" mean dir and what is in it."""
+        where = _parse(path)
+        if where.key and not where.key.endswith("/"):
+            with suppress(KeyNotFound):
+                yield await self.objects.head(where.bucket, where.key)
+            where = where.below("/")
+        after: str | None = ""
+        while after is not None:
+            page = await self.objects.list(where.bucket, where.key, after=after)
+            for info in page.entries:
+                yield info
+            after = page.next
+
     async def ls(self, path: Path_) -> list[ObjectInfo]:
         """The objects at and below a path."""
-        return await self._buckets.list(_parse(path))
+        return [info async for info in self.walk(path)]
 
     async def stat(self, path: Path_) -> ObjectInfo:
         """One object; NotFound."""
-        return await self._buckets.stat(_parse(path))
+        where = _object(path)
+        return await self.objects.head(where.bucket, where.key)
 
     async def rm(self, *paths: Path_) -> dict[Address, FreeholdError]:
-        """Remove objects of one bucket. Nodes that did not answer (they are returned) forget their shards later."""
-        return await self._buckets.remove([_parse(path) for path in paths])
+        """Remove objects of one bucket. Nodes that did not answer (they are returned) forget their shards later.
+
+        NotFound for one that is not there; the others are then removed.
+        """
+        places = [_object(path) for path in paths]
+        if len({where.bucket for where in places}) > 1:
+            raise InvalidInput("objects of one bucket are removed at once")
+        for at in range(0, len(places), REMOVE_AT_ONCE):
+            some = places[at : at + REMOVE_AT_ONCE]
+            what = [DeleteWhat(where.key, None, "*") for where in some]
+            for outcome in await self.objects.delete(some[0].bucket, what):
+                if isinstance(outcome, FreeholdError):
+                    raise outcome
+        await self.objects.sweep()
+        return await self.vault.collect()
 
     # Buckets
 
-    def mb(self, bucket: str, k: int = 3, n: int = 6) -> None:
+    async def mb(self, bucket: str, k: int = 3, n: int = 6) -> None:
         """Make an empty bucket whose objects are coded k of n."""
-        self._buckets.create(_bucket(bucket), Code(k, n))
+        await self.objects.create_bucket(_bucket(bucket), Code(k, n))
 
     async def rb(self, bucket: str) -> None:
         """Remove an empty bucket."""
-        await self._buckets.delete(_bucket(bucket))
+        await self.objects.delete_bucket(_bucket(bucket))
 
-    def buckets(self) -> list[BucketInfo]:
+    async def buckets(self) -> list[BucketInfo]:
         """All buckets of this account."""
-        return self._buckets.names()
+        return await self.objects.buckets()
+
+    async def sweep(self, older_than: float | None = None) -> Swept:
+        """Take off the nodes' lists what nothing names: what transfers left that ended halfway.
+
+        With `older_than` (seconds) also what lost machines left: whatever nodes have listed for longer than that.
+        That reads every record of the account, and must exceed what any other device's transfer takes.
+        """
+        await self.objects.sweep()
+        found = await self.objects.audit(older_than) if older_than is not None else 0
+        return Swept(found, await self.vault.collect())
+
+    async def maintain(self) -> None:
+        """What long-running clients do now and then: heads to where they should be, tables tidy, garbage away."""
+        await self.heads.maintain()
+        await self.objects.maintain()
+        await self.sweep()
 
     async def estimate(self, size: int, path: Path_) -> Estimate:
         """What storing `size` bytes at a path would cost, by the offers of now."""
-        code = self._buckets.code_of(_parse(path).bucket)
+        try:
+            code = (await self.objects.bucket(_parse(path).bucket)).code
+        except BucketNotFound:
+            code = DEFAULT_CODE
         return await self.storage.estimate(size, code.k, code.n)
 
     async def survey(self) -> Survey:
@@ -246,7 +319,8 @@ class Freehold:
             raise NotFound(f"this account has no open lease with {who}")
         closed = await self._leases.close(nodes)
         for node in nodes:  # what was to come off their lists goes with the lists
-            await self._book.collected(await self._book.garbage(node))
+            while gone := await self._book.garbage(node, GARBAGE_AT_ONCE):
+                await self._book.collected(gone)
         return closed
 
     async def balance(self, address: Address | None = None) -> Balance:
@@ -266,9 +340,16 @@ def _parse(path: Path_) -> ObjectPath:
     return parse_path(path) if isinstance(path, str) else path
 
 
+def _object(path: Path_) -> ObjectPath:
+    where = _parse(path)
+    if not where.key:
+        raise InvalidInput(f"{where} names a bucket, not an object")
+    return where
+
+
 def _bucket(text: str) -> str:
     path = parse_path(text if "://" in text else f"fh://{text}")
-    if path.components:
+    if path.key:
         raise InvalidInput(f"{text} names an object, not a bucket")
     return path.bucket
 
