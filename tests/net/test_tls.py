@@ -18,11 +18,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from freehold.net import limits
 from freehold.net.client import Dial, Peer
-from freehold.net.server import Server, make_app, ok, read_body, serve
+from freehold.net.server import Server, make_app, ok, read_body, serve, unbuffered
 from freehold.net.tls import (
     RENEW_DAYS,
     Certificate,
     choose_certificate,
+    client_context,
     ensure_certificate,
     fingerprint_of,
     load_certificate,
@@ -32,6 +33,7 @@ from freehold.protocol.units import ZERO_HASH, Hash
 from tests.conftest import SLOW
 
 DEADLINE = 20.0 * SLOW
+PIECE = 256 << 10
 BODY = bytes(range(256)) * (20 << 10)  # 5 MiB
 
 
@@ -40,6 +42,7 @@ class Site:
 
     def __init__(self) -> None:
         self.asked = 0
+        self.broken = False
         self.server: Server
 
     async def hello(self, _: web.Request) -> web.Response:
@@ -50,6 +53,22 @@ class Site:
         self.asked += 1
         return web.Response(body=await read_body(request, len(BODY)))
 
+    async def stream(self, request: web.Request) -> web.StreamResponse:
+        """BODY, drained after each piece; `asked` counts those that the system has taken."""
+        response = web.StreamResponse()
+        response.content_length = len(BODY)
+        await response.prepare(request)
+        try:
+            with unbuffered(request):
+                for at in range(0, len(BODY), PIECE):
+                    await response.write(BODY[at : at + PIECE])
+                    await request.writer.drain()
+                    self.asked += 1
+        except (ConnectionError, asyncio.CancelledError):
+            self.broken = True
+            raise
+        return response
+
     @property
     def port(self) -> int:
         return int(self.server.url.rpartition(":")[2])
@@ -58,7 +77,7 @@ class Site:
 @asynccontextmanager
 async def site(certificate: Certificate | None, port: int = 0) -> AsyncIterator[Site]:
     it = Site()
-    routes = [web.get("/hello", it.hello), web.put("/echo", it.echo)]
+    routes = [web.get("/hello", it.hello), web.put("/echo", it.echo), web.get("/stream", it.stream)]
     app = make_app(routes, ready=lambda: (True, ""), metrics=lambda: "")
     it.server = await serve(app, "127.0.0.1", port, tls=certificate)
     try:
@@ -212,6 +231,32 @@ def test_without_a_pin_nothing_is_sent_over_https(certificate: Certificate) -> N
         assert it.server.connections.count == 0
 
     run(certificate, use)
+
+
+@pytest.mark.parametrize("is_tls", [False, True])
+def test_drains_wait_for_the_reader_and_end_with_it(certificate: Certificate, is_tls: bool) -> None:
+    async def use(it: Site, dial: Dial) -> None:
+        peer, pieces = dial.peer(it.server.url, it.server.fingerprint), len(BODY) // PIECE
+        assert await peer.get_bytes("/stream") == BODY
+        assert it.asked == pieces
+        assert await peer.get_json("/hello") == "hello"  # over the same connection
+        assert it.server.connections.count == 1
+        it.asked = 0
+        slow = socket.socket()
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(slow, ("127.0.0.1", it.port))
+        context = client_context() if is_tls else None
+        name = "127.0.0.1" if is_tls else None
+        reader, writer = await asyncio.open_connection(sock=slow, ssl=context, server_hostname=name, limit=4096)
+        writer.write(b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n")
+        await reader.read(100)
+        assert it.asked < pieces
+        writer.transport.abort()
+        await until(lambda: it.broken)
+        assert it.asked < pieces
+
+    run(certificate if is_tls else None, use)
 
 
 class Renewing:

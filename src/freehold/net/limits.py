@@ -212,7 +212,8 @@ class Gate(asyncio.Protocol):
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
         self._inner: asyncio.Protocol | None = None
-        self._transport: asyncio.BaseTransport | None = None
+        self._transport: asyncio.Transport | None = None
+        self._secured: asyncio.Transport | None = None  # what is above it, over TLS
         self._securing: asyncio.Task[None] | None = None
         self._early: list[bytes] = []  # what came in one piece with the end of the handshake
         self._is_lost = False
@@ -222,8 +223,8 @@ class Gate(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         peer = transport.get_extra_info("peername")
         self.address = address_of(peer[0] if isinstance(peer, tuple) else None)
-        self._transport = transport
         assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
         if self._connections.take(self):
             if self._connections.tls is None:
                 self._begin(transport)
@@ -250,10 +251,10 @@ class Gate(asyncio.Protocol):
             raw.abort()
             return
         if secured is not None and not self._is_lost:
+            self._secured = secured
             self._begin(secured)
 
     def _begin(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
         self._inner = self._connections.serve()
         self._inner.connection_made(transport)
         early, self._early = self._early, []
@@ -285,8 +286,23 @@ class Gate(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close at once."""
-        if isinstance(self._transport, asyncio.Transport):
+        if self._transport is not None:
             self._transport.abort()
+
+    @contextmanager
+    def unbuffered(self) -> Iterator[None]:
+        """Until its end a drain waits until the system has taken all bytes; over TLS, all but the last write's."""
+        if self._transport is None or self._is_lost:
+            raise ConnectionResetError("the connection is gone")
+        self._transport.set_write_buffer_limits(0)
+        if self._secured is not None:  # whose limit of 0 would hold up an empty buffer too
+            self._secured.set_write_buffer_limits(1, 0)
+        try:
+            yield
+        finally:
+            self._transport.set_write_buffer_limits()
+            if self._secured is not None and not self._secured.is_closing():
+                self._secured.set_write_buffer_limits()
 
 
 def _refusal(error: FreeholdError) -> bytes:

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -72,6 +73,22 @@ def sender_address(request: web.Request) -> str:
     return address_of(request.remote)
 
 
+def _gate_of(request: web.Request) -> Gate | None:
+    gate = request.transport.get_protocol() if request.transport is not None else None
+    return gate if isinstance(gate, Gate) else None
+
+
+def unbuffered(request: web.Request) -> AbstractContextManager[None]:
+    """A context in which whoever drains waits until the system has taken all bytes; over TLS, all but the last write's.
+
+    ConnectionResetError where the connection is gone.
+    """
+    gate = _gate_of(request)
+    if gate is None:
+        raise ConnectionResetError("the connection is gone")
+    return gate.unbuffered()
+
+
 @web.middleware
 async def _limits(request: web.Request, handler: Handler) -> web.StreamResponse:
     waste, address = request.app[_WASTE], sender_address(request)
@@ -79,8 +96,8 @@ async def _limits(request: web.Request, handler: Handler) -> web.StreamResponse:
         waste.check(address)
     except Overloaded as error:
         return failure(error)
-    gate = request.transport.get_protocol() if request.transport is not None else None
-    if isinstance(gate, Gate):
+    gate = _gate_of(request)
+    if gate is not None:
         gate.requests += 1
     try:
         with request.app[_ROOM].share(address) as share:
@@ -90,7 +107,7 @@ async def _limits(request: web.Request, handler: Handler) -> web.StreamResponse:
         waste.count(address)
         return failure(error)
     finally:
-        if isinstance(gate, Gate):
+        if gate is not None:
             gate.requests -= 1
 
 

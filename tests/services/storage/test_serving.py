@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,6 @@ from freehold.services.storage import serving
 from tests.services.storage.provider_world import Provided, Shard
 
 SHARD = Shard(5000, 1)
-
-
-class Transport(asyncio.WriteTransport):
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
 
 
 class Response:
@@ -46,7 +43,6 @@ async def drain() -> None: ...
 
 def get(world: Provided) -> Any:
     request = world.download(SHARD.root, world.pay(10**6))
-    request.transport = Transport()
     request.writer = type("Writer", (), {"drain": staticmethod(drain)})
     return world.provider._sender.get(request)
 
@@ -54,6 +50,7 @@ def get(world: Provided) -> Any:
 @pytest.fixture(autouse=True)
 def answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving.web, "StreamResponse", Response)
+    monkeypatch.setattr(serving, "unbuffered", lambda _: nullcontext())
     Response.taking = Response.most = 0
 
 

@@ -22,6 +22,7 @@ from weakref import WeakValueDictionary
 import msgspec
 from aiohttp import web
 
+from freehold.net.server import unbuffered
 from freehold.protocol.errors import Corrupt, MalformedMessage, NotFound, Refused
 from freehold.protocol.messages import Voucher
 from freehold.protocol.units import ZERO_HASH, Address, Hash
@@ -132,7 +133,7 @@ class Sender:
         try:
             await response.prepare(request)
             async with asyncio.timeout(GRACE_SECONDS + len(data) / LEAST_RATE):
-                with _unbuffered(request):
+                with unbuffered(request):
                     while sent < len(data):
                         await response.write(data[sent : sent + PIECE])
                         sent = min(len(data), sent + PIECE)
@@ -144,16 +145,3 @@ class Sender:
             if sent < len(data) and not isinstance(sys.exception(), TimeoutError):
                 await asyncio.shield(self._context.leases.refund(paid, len(data) - sent))
         return response
-
-
-@contextmanager
-def _unbuffered(request: web.Request) -> Iterator[None]:
-    """Until its end every drain of this connection waits until the system has taken all bytes."""
-    transport = request.transport
-    if not isinstance(transport, asyncio.WriteTransport):
-        raise ConnectionResetError("the connection is gone")
-    transport.set_write_buffer_limits(0)
-    try:
-        yield
-    finally:
-        transport.set_write_buffer_limits()
