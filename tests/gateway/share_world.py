@@ -12,7 +12,7 @@ from aiohttp import web
 from freehold.client.bucket_types import Deleted, DeleteWhat, ObjectInfo, Page, PutOptions
 from freehold.client.errors import BucketNotFound, KeyNotFound, PreconditionFailed
 from freehold.client.grants import GrantKey, Grants
-from freehold.gateway.share import SharePages
+from freehold.gateway import share
 from freehold.protocol.errors import FreeholdError, Unavailable
 from freehold.protocol.units import Address
 
@@ -117,8 +117,9 @@ class World:
     @asynccontextmanager
     async def serving(self, clock: Callable[[], float] | None = None) -> AsyncIterator[World]:
         """The pages on a port of this machine; `url` is their beginning."""
-        pages = SharePages(self, clock or (lambda: self.now))
-        runner = web.ServerRunner(web.Server(pages.handle))
+        app = web.Application()
+        app.add_routes(share.routes(self, clock or (lambda: self.now)))
+        runner = web.AppRunner(app)
         await runner.setup()
         try:
             site = web.TCPSite(runner, "127.0.0.1", 0)

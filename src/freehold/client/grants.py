@@ -238,16 +238,21 @@ class Grants:
 
 
 def decide(biscuit: Biscuit, operation: str, path: str, now: float) -> bool:
-    """What the library says: the first block has the right, and every block's checks hold."""
-    try:
-        builder = AuthorizerBuilder(_POLICY, {"operation": operation, "path": path, "now": _date(int(now))})
+    """What the library says: the first block has the right, and every block's checks hold.
+
+    AccessDenied for a block that it took and cannot work with.
+    """
+    parameters = {"operation": operation, "path": path, "now": _date(int(now))}
+    with _library():
+        builder = AuthorizerBuilder(_POLICY, parameters)
         limits = builder.limits()  # type: ignore[attr-defined]
         for name, value in _LIMITS.items():
             setattr(limits, name, value)
         builder.set_limits(limits)  # type: ignore[attr-defined]
-        return builder.build(biscuit).authorize() == 0
-    except AuthorizationError:
-        return False
+        try:
+            return builder.build(biscuit).authorize() == 0
+        except AuthorizationError:
+            return False
 
 
 def resource(operation: str, bucket: str, key: str) -> str:

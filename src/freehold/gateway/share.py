@@ -137,6 +137,11 @@ class SharePages:
         return await act(_Visit(self._tenants, request, self._clock()))
 
 
+def routes(tenants: ShareTenants, clock: Callable[[], float] = time.time) -> list[web.RouteDef]:
+    """Everything below PREFIX, for an application."""
+    return [web.route("*", PREFIX + "{rest:.*}", SharePages(tenants, clock).handle)]
+
+
 async def _get(visit: _Visit) -> web.StreamResponse:
     if visit.is_start:
         return await _lead_on(visit)
