@@ -1,8 +1,8 @@
 """One S3 request on its way through the gateway: what it names, who asks, and how it is answered.
 
-Path style (`/bucket/key`) and virtual-host style (`bucket.domain`) are told apart here, from the raw path: a key may hold
-"..", "//", "%2F" and whatever else a library would tidy away. Invariant: every answer carries the request's id, and HEAD
-never has a body.
+Path style (`/bucket/key`) and virtual-host style (`bucket.domain`) are told apart here, from the raw path: a key may
+hold "..", "//", "%2F" and whatever else a library would tidy away. Invariant: every answer carries the request's id,
+and HEAD never has a body.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from aiohttp import web
 
 from freehold.gateway.operations import Level, Operation
 from freehold.gateway.wire.errors import S3Error
+from freehold.gateway.wire.names import check_key, split_target
 from freehold.gateway.wire.request import decode_query, decode_text, join_headers
 
 if TYPE_CHECKING:
@@ -24,14 +25,13 @@ if TYPE_CHECKING:
     from freehold.gateway.tenants import Caller, Tenant
     from freehold.gateway.wire.sigv4 import Authorization, Seal
 
-KEY_LIMIT = 1024  # bytes of UTF-8
 SERVER = "Freehold"
 XML = "application/xml"
 _BODILESS = (204, 304)
 
 
 class Call:
-    """One request. `query` is decoded, `headers` have lower-case names; `bucket` and `key` are "" where none is named."""
+    """One request. `query` is decoded, `headers` have lower-case names; `bucket`, `key` are "" where none is named."""
 
     def __init__(self, gateway: Gateway, request: web.BaseRequest) -> None:
         self.gateway = gateway
@@ -58,14 +58,11 @@ class Call:
             self.query = decode_query(self.raw_query)
         hosted = find_hosted_bucket(self.headers.get("host", ""), self.gateway.domain)
         if hosted:
-            self.bucket, key = hosted, self.path[1:]
+            self.bucket, self.key = hosted, decode_text(self.path[1:])
         else:
-            bucket, _, key = self.path[1:].partition("/")
-            self.bucket = decode_text(bucket)
-        if key:
-            self.key = decode_text(key) if "%" in key or not key.isascii() else key
-            if len(self.key.encode()) > KEY_LIMIT:
-                raise S3Error("KeyTooLongError", Size=len(self.key.encode()), MaxSizeAllowed=KEY_LIMIT)
+            self.bucket, self.key = split_target(self.path)
+        if self.key:
+            check_key(self.key)
             self.level = Level.OBJECT
         elif self.bucket:
             self.level = Level.BUCKET
@@ -107,11 +104,8 @@ class Call:
         self, status: int = 200, headers: Mapping[str, str] | None = None, body: bytes | memoryview = b""
     ) -> web.Response:
         """An answer with these headers besides those that all have."""
-        merged = self.common | headers if headers else self.common
-        response = web.Response(status=status, headers=merged, body=body if body or status not in _BODILESS else None)
-        if "Content-Type" not in merged:
-            del response.headers["Content-Type"]
-        return response
+        merged = {**self.common, **headers} if headers else self.common
+        return web.Response(status=status, headers=merged, body=body if body or status not in _BODILESS else None)
 
     def xml(self, body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
         """An answer whose body is XML."""

@@ -1,8 +1,8 @@
 """A gateway's configuration: one JSON file, its relative paths relative to the file's own directory.
 
     network, data, passphrase_file            paths; the passphrase may stand in FREEHOLD_PASSPHRASE
-    wallets                                   keystores, or {"wallet", "passphrase_file"}: one account each, in the order
-                                              in which a bucket is looked for when a request names no account
+    wallets                                   keystores, or {"wallet", "passphrase_file"}: one account each, in the
+                                              order in which a bucket is looked for when a request names no account
     key_label                                 each account without an access key of this label is given one
     host, port, ready_file                    where it listens (port 0: any)
     region, domain                            what clients sign for; the name below which buckets are hosts

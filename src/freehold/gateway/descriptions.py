@@ -19,7 +19,14 @@ from freehold.gateway.wire.errors import S3Error
 from freehold.gateway.wire.headers import parse_metadata, write_metadata
 
 DEFAULT_TYPE = "binary/octet-stream"
-KEPT = ("content-type", "cache-control", "content-disposition", "content-encoding", "content-language", "expires")
+KEPT = {  # what a GET gives back: as buckets name it, and as answers do
+    "content-type": "Content-Type",
+    "cache-control": "Cache-Control",
+    "content-disposition": "Content-Disposition",
+    "content-encoding": "Content-Encoding",
+    "content-language": "Content-Language",
+    "expires": "Expires",
+}
 STORAGE_CLASSES = ("STANDARD",)
 ENCRYPTION = "x-amz-server-side-encryption"
 
@@ -42,10 +49,9 @@ def describe(info: ObjectInfo, record: BucketRecord) -> dict[str, str]:
         "Last-Modified": http_date(info.modified // 1000),
         "Accept-Ranges": "bytes",
         ENCRYPTION: "AES256",
-        "content-type": DEFAULT_TYPE,
-        **info.headers,
+        "Content-Type": DEFAULT_TYPE,
+        **{KEPT[name]: value for name, value in info.headers.items()},
     }
-    headers["Content-Type"] = headers.pop("content-type")
     if info.metadata:
         headers |= write_metadata(info.metadata)
     if record.versioning:

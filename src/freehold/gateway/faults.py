@@ -1,14 +1,13 @@
 """What Freehold cannot do, as S3 says it: each typed error has a code of S3's that makes its clients act rightly.
 
 What trying again can mend is 503 with Retry-After, which every S3 client does by itself; what it cannot is a 4xx, which
-they report. The hint goes with the message. Lack of credits is QuotaExceeded (403): nothing is retried, and the sentence
-says what to buy.
+they report. The hint goes with the message. Lack of credits is QuotaExceeded (403): nothing is retried, and the
+sentence says what to buy.
 """
 
 from __future__ import annotations
 
 from freehold.client import errors as client_errors
-from freehold.client.grants import AccessDenied as GrantDenied
 from freehold.gateway.descriptions import http_date
 from freehold.gateway.wire.errors import S3Error
 from freehold.protocol import errors
@@ -26,7 +25,6 @@ _CODES: tuple[tuple[type[errors.FreeholdError], str], ...] = (
     (client_errors.PreconditionFailed, "PreconditionFailed"),
     (client_errors.ObjectLocked, "AccessDenied"),
     (client_errors.AccessDenied, "AccessDenied"),
-    (GrantDenied, "AccessDenied"),
     (client_errors.MethodNotAllowed, "MethodNotAllowed"),
     (client_errors.InvalidBucketState, "InvalidBucketState"),
     (client_errors.InvalidPart, "InvalidPart"),

@@ -1,8 +1,8 @@
 """Every operation of S3: how a request names it, what it needs, and what this gateway makes of it.
 
 The table is all there is: `app.py` routes by it, `access.py` reads from it what is to be allowed, and docs/s3.md is
-written from it (`scripts/s3_table.py`). Invariant: an operation that is known and not offered answers NotImplemented and
-is named; one is offered exactly if a handler is registered under its name (the tests hold both against each other).
+written from it (`scripts/s3_table.py`). Invariant: an operation that is known and not offered answers NotImplemented
+and is named; one is offered exactly if a handler is registered under its name (the tests hold both against each other).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Operation(NamedTuple):
     """One operation of S3.
 
     `marks`: the query parameters, and `header`: the request header, by which it is told from others of its method.
-    `action`: what bucket policies call it. `grant`: which operation of a grant covers it; "" is for whole accounts only.
+    `action`: what bucket policies call it. `grant`: which operation of a grant covers it; "" takes the account's own key.
     `note`: how it differs from AWS.
     """
 

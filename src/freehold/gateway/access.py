@@ -1,0 +1,146 @@
+"""Who may do what: signatures to callers, then keys, grants and bucket policies to yes or no.
+
+    the account's own key                 everything that its buckets' policies do not deny
+    a key with a grant                    what the grant covers, and no policy denies
+    another account's key, or nobody's    what the bucket's policy allows
+
+A bucket is looked for in the caller's own account, then, as for callers without a key, in the others in the order of
+the configuration; there only a policy opens it. Invariant: nothing is read or written before `authorize` has returned.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+from freehold.client.root import BucketRecord
+from freehold.gateway.call import Call
+from freehold.gateway.operations import Level, Operation
+from freehold.gateway.wire.errors import S3Error
+from freehold.gateway.wire.policy import Policy, PolicyRequest, arn_of, parse_policy
+from freehold.gateway.wire.request import Request
+from freehold.gateway.wire.sigv4 import ALGORITHM, iso_time, parse_authorization, verify
+
+# What the owner of a bucket can always do: or a policy could lock everybody out for good.
+_ALWAYS = {"s3:GetBucketPolicy", "s3:PutBucketPolicy", "s3:DeleteBucketPolicy"}
+_OF_VERSIONS = {
+    "s3:GetObject": "s3:GetObjectVersion",
+    "s3:GetObjectAttributes": "s3:GetObjectVersionAttributes",
+    "s3:DeleteObject": "s3:DeleteObjectVersion",
+    "s3:GetObjectTagging": "s3:GetObjectVersionTagging",
+    "s3:PutObjectTagging": "s3:PutObjectVersionTagging",
+    "s3:DeleteObjectTagging": "s3:DeleteObjectVersionTagging",
+    "s3:GetObjectAcl": "s3:GetObjectVersionAcl",
+    "s3:PutObjectAcl": "s3:PutObjectVersionAcl",
+}
+
+
+async def authenticate(call: Call) -> None:
+    """Find out who asks; nobody is fine. S3Error where the request says who, and that does not hold."""
+    request = Request(call.method, call.path, call.raw_query, call.headers)
+    authorization = parse_authorization(request)
+    if authorization is None:
+        return
+    if "x-amz-security-token" in call.headers or "X-Amz-Security-Token" in call.query:
+        raise S3Error(
+            "InvalidToken", "This gateway has no session tokens: sign with an access key and its secret only."
+        )
+    caller = await call.gateway.tenants.find(authorization.access_key)
+    call.seal = verify(request, authorization, caller.key.secret, call.gateway.region, call.gateway.clock())
+    call.authorization, call.caller = authorization, caller
+
+
+async def locate(call: Call) -> None:
+    """Find the account and the bucket that the request is about. S3Error NoSuchBucket."""
+    caller = call.caller
+    if caller is not None:
+        record = await caller.tenant.bucket(call.bucket)
+        if record is not None:
+            call.place(caller.tenant, record)
+            return
+    found = await call.gateway.tenants.of_bucket(call.bucket)
+    # To another account's caller a bucket exists only as far as its policy goes.
+    if found is None or (caller is not None and not found[1].documents.get("policy")):
+        raise S3Error("NoSuchBucket", BucketName=call.bucket)
+    call.place(*found)
+
+
+class Ask(NamedTuple):
+    """What somebody wants to do: the action of policies, the operation of grants ("": none goes so far), and with what.
+
+    `key` is an object's, "" for a bucket as such; `prefix` is what is listed of it.
+    """
+
+    action: str
+    grant: str
+    key: str = ""
+    prefix: str = ""
+
+
+async def authorize(call: Call, operation: Operation) -> None:
+    """S3Error AccessDenied unless the caller may do the operation on what its request names."""
+    action = operation.action
+    if call.query and "versionId" in call.query:
+        action = _OF_VERSIONS.get(action, action)
+    prefix = call.query.get("prefix", "") if operation.level is Level.BUCKET else ""
+    await check(call, call.bucket, call.record, Ask(action, operation.grant, call.key, prefix))
+
+
+async def check(call: Call, bucket: str, record: BucketRecord, ask: Ask) -> None:
+    """S3Error or AccessDenied unless the caller may do what is asked in this bucket of the account of `call`."""
+    tenant, caller = call.tenant, call.caller
+    is_own = caller is not None and caller.tenant is tenant
+    if caller is not None and is_own and caller.key.grant:
+        if not ask.grant:
+            raise S3Error("AccessDenied", f"{ask.action} needs the account's own key: this one has a grant.")
+        revoked = await tenant.revoked()
+        where = ask.prefix if ask.grant == "list" else ask.key
+        tenant.grants.check(caller.key.grant, ask.grant, bucket, where, int(call.gateway.clock()), revoked)
+    document = record.documents.get("policy")
+    if document is None:
+        if not is_own:
+            raise S3Error("AccessDenied")
+        return
+    if is_own and ask.action in _ALWAYS:
+        return
+    allowed = decide(call, document, bucket, ask)
+    if allowed is False or (allowed is None and not is_own):
+        raise S3Error("AccessDenied")
+
+
+def decide(call: Call, document: bytes, bucket: str, ask: Ask) -> bool | None:
+    """What a bucket's policy says: allowed, denied, or (None) nothing."""
+    key = None if call.caller is None else call.caller.key
+    principal = () if key is None else tuple(filter(None, (key.id, key.label)))
+    request = PolicyRequest(ask.action, arn_of(bucket, ask.key), principal, _gather_facts(call))
+    return _parsed(document, bucket).evaluate(request)
+
+
+@lru_cache(maxsize=256)
+def _parsed(document: bytes, bucket: str) -> Policy:
+    return parse_policy(document, bucket)
+
+
+def _gather_facts(call: Call) -> dict[str, tuple[str, ...]]:
+    """What conditions may ask about, by lower-case name."""
+    now, authorization = call.gateway.clock(), call.authorization
+    facts = {
+        "aws:sourceip": call.request.remote,
+        "aws:securetransport": "true" if call.request.secure else "false",
+        "aws:currenttime": iso_time(now),
+        "aws:epochtime": str(int(now)),
+        "aws:useragent": call.headers.get("user-agent"),
+        "aws:referer": call.headers.get("referer"),
+        "aws:principaltype": "Anonymous" if call.caller is None else "User",
+        "s3:prefix": call.query.get("prefix"),
+        "s3:delimiter": call.query.get("delimiter"),
+        "s3:max-keys": call.query.get("max-keys"),
+        "s3:versionid": call.query.get("versionId"),
+    }
+    if authorization is not None:
+        facts["s3:signatureversion"] = ALGORITHM
+        facts["s3:authtype"] = "REST-HEADER" if authorization.expires is None else "REST-QUERY-STRING"
+        facts["s3:signatureage"] = str(int((now - authorization.when) * 1000))
+        facts["s3:x-amz-content-sha256"] = authorization.payload_hash
+    facts |= {f"s3:{name}": value for name, value in call.headers.items() if name.startswith("x-amz-")}
+    return {name: (value,) for name, value in facts.items() if value is not None}
