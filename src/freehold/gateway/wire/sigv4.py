@@ -191,7 +191,7 @@ def _parse_header(request: Request, header: str) -> Authorization:
     for name in ("Credential", "SignedHeaders", "Signature"):
         if not fields.get(name):
             raise S3Error(code, f"The authorization header is malformed; missing {name}.")
-    access_key, scope = _parse_credential(fields["Credential"], code, "The authorization header is malformed")
+    access_key, scope = parse_credential(fields["Credential"], code, "The authorization header is malformed")
     payload_hash = request.headers.get("x-amz-content-sha256")
     if payload_hash is None:
         raise S3Error("InvalidRequest", "Missing required header for this request: x-amz-content-sha256")
@@ -221,11 +221,11 @@ def _parse_query(request: Request, pairs: Sequence[tuple[str, str]]) -> Authoriz
             "Query-string authentication version 4 requires the X-Amz-Algorithm, X-Amz-Credential, X-Amz-Signature, "
             "X-Amz-Date, X-Amz-SignedHeaders, and X-Amz-Expires parameters.",
         )
-    access_key, scope = _parse_credential(
+    access_key, scope = parse_credential(
         fields["X-Amz-Credential"], code, "Error parsing the X-Amz-Credential parameter"
     )
     stamp = fields["X-Amz-Date"]
-    when = _parse_stamp(stamp)
+    when = parse_stamp(stamp)
     if when is None:
         raise S3Error(code, "X-Amz-Date must be in the ISO8601 Long Format \"yyyyMMdd'T'HHmmss'Z'\"")
     text = fields["X-Amz-Expires"]
@@ -249,7 +249,8 @@ def _parse_query(request: Request, pairs: Sequence[tuple[str, str]]) -> Authoriz
     )
 
 
-def _parse_credential(text: str, code: str, opening: str) -> tuple[str, Scope]:
+def parse_credential(text: str, code: str, opening: str) -> tuple[str, Scope]:
+    """(access key id, scope) of a Credential; `code` and `opening` are of the error where it is none."""
     # The access key id of other systems may hold a slash: the last four parts are the scope.
     parts = text.rsplit("/", 4)
     if len(parts) != 5 or not parts[0]:
@@ -272,7 +273,7 @@ def _parse_date(headers: Mapping[str, str]) -> tuple[str, int]:
     text = headers.get("x-amz-date")
     if text is None:
         text = headers.get("date")
-    when = None if text is None else _parse_stamp(text)
+    when = None if text is None else parse_stamp(text)
     if text is not None and when is not None:
         return text, when
     try:
@@ -284,7 +285,8 @@ def _parse_date(headers: Mapping[str, str]) -> tuple[str, int]:
     return f"{utc:%Y%m%dT%H%M%SZ}".zfill(16), int(utc.timestamp())
 
 
-def _parse_stamp(text: str) -> int | None:
+def parse_stamp(text: str) -> int | None:
+    """The Unix seconds of YYYYMMDDTHHMMSSZ; None for what is none."""
     if not _STAMP.fullmatch(text):
         return None
     fields = (int(text[:4]), int(text[4:6]), int(text[6:8]), int(text[9:11]), int(text[11:13]), int(text[13:15]))
@@ -315,12 +317,11 @@ def verify(
 
     Gives what the chunks of a streamed body are checked with; raises S3Error naming what was expected.
     """
-    by_query = authorization.expires is not None
-    _check_scope(authorization, region, by_query)
+    check_scope(authorization, region)
     _check_time(authorization, now)
     _check_signed(request, authorization.signed_headers)
     pairs = split_query(request.query) if request.query else []
-    if by_query:
+    if authorization.expires is not None:
         pairs = [pair for pair in pairs if pair[0] != "X-Amz-Signature"]
     canonical = canonical_request(
         request.method,
@@ -360,10 +361,11 @@ def _spell(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").hex(" ")
 
 
-def _check_scope(authorization: Authorization, region: str, by_query: bool) -> None:
+def check_scope(authorization: Authorization, region: str) -> None:
+    """S3Error, naming what is expected, unless the signature is for this region, for S3 and for its own day."""
     scope = authorization.scope
     code, opening = "AuthorizationHeaderMalformed", "The authorization header is malformed"
-    if by_query:
+    if authorization.expires is not None:
         code, opening = "AuthorizationQueryParametersError", "Error parsing the X-Amz-Credential parameter"
     if scope.region != region:
         message = f"{opening}; the region '{scope.region}' is wrong; expecting '{region}'"
