@@ -21,7 +21,7 @@ import msgspec
 import freehold
 from freehold.chain import abi, reverts, transactor, wire
 from freehold.chain.endpoint import parse_retry_after
-from freehold.client import collect, grants, index, keystore, money
+from freehold.client import collect, grants, keystore, money, object_records, root
 from freehold.client import table_records as table
 from freehold.market import view
 from freehold.market.network import CONTRACTS, MemberRecord, Network
@@ -460,20 +460,20 @@ def others() -> Iterator[Decoder]:
         "services.storage.listing.parse_page",
     )
     # a client's own, as others keep it
-    entries = {"path": index.IndexEntry(stored(), 5)}
     yield entry(
-        "bucket_index",
-        index.decode_index,
-        lambda: [index.encode_index(entries)],
-        "client.index.decode_index",
-        encode=index.encode_index,
+        "object_version",
+        object_records.decode_version,
+        lambda: [object_records.encode(object_records.Version(0, 9, NOW, "e", object_records.encode(stored())))],
+        "client.object_records.decode_version",
+        encode=object_records.encode,
     )
+    buckets = {"demo": root.BucketRecord(id=bytes(16), created=NOW, code=client_objects.Code(2, 3))}
     yield entry(
-        "bucket_head",
-        index.decode_head,
-        lambda: [index.encode_head(index.Code(2, 3), found) for found in (None, stored())],
-        "client.index.decode_head",
-        encode=lambda head: index.encode_head(head.code, head.index),
+        "account_root",
+        root.decode_root,
+        lambda: [root.encode_root(root.Root(buckets=buckets))],
+        "client.root.decode_root",
+        encode=root.encode_root,
     )
     yield entry(
         "table_frame", table.decode_frame, table_frames, "client.table_records.decode_frame", encode=table.encode

@@ -136,14 +136,23 @@ class AccountRoot:
         self._head, self._began = head, began
 
     def _seal(self, root: Root) -> bytes:
-        return self._sealer.seal(_KIND, msgspec.msgpack.encode((_VERSION, root)))
+        return self._sealer.seal(_KIND, encode_root(root))
 
     def _open(self, head: Head) -> Root:
-        data = self._sealer.open(_KIND, head.base)
-        try:
-            version, root = msgspec.msgpack.decode(data, type=tuple[int, Root])
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise Corrupt(f"not an account's root: {error}") from None
-        if version != _VERSION:
-            raise Corrupt(f"root version {version} is not {_VERSION}")
-        return root
+        return decode_root(self._sealer.open(_KIND, head.base))
+
+
+def encode_root(root: Root) -> bytes:
+    """The root as it is sealed."""
+    return msgspec.msgpack.encode((_VERSION, root))
+
+
+def decode_root(data: bytes) -> Root:
+    """The root behind `encode_root`'s form; Corrupt."""
+    try:
+        version, root = msgspec.msgpack.decode(data, type=tuple[int, Root])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Corrupt(f"not an account's root: {error}") from None
+    if version != _VERSION:
+        raise Corrupt(f"root version {version} is not {_VERSION}")
+    return root
