@@ -33,6 +33,12 @@ LEAST_RATE = 32 * 2**10  # bytes a second
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
+def digests_of(digests: BodyDigests) -> Digests:
+    """What was computed, as buckets take it."""
+    checksums = digests.checksums
+    return Digests(digests.etag, checksums, FULL_OBJECT if checksums else "")
+
+
 class Hashing:
     """Hashes pieces in their order, large ones in a thread while the next is fetched."""
 
@@ -133,8 +139,7 @@ class Body:
 
     def digests(self) -> Digests:
         """What was computed, once it is finished."""
-        checksums = self._digests.checksums
-        return Digests(self._digests.etag, checksums, FULL_OBJECT if checksums else "")
+        return digests_of(self._digests)
 
     async def _next(self) -> bytes:
         """The next decoded bytes; at least one."""

@@ -12,6 +12,7 @@ from freehold.gateway.call import Call
 from freehold.gateway.descriptions import check_not_offered
 from freehold.gateway.wire.documents import iso_milliseconds, parse_create_bucket
 from freehold.gateway.wire.errors import S3Error
+from freehold.gateway.wire.listing import write_owner
 from freehold.gateway.wire.names import check_bucket_name
 from freehold.gateway.wire.xml_writer import DECLARATION, NAMESPACE, Writer
 
@@ -29,7 +30,7 @@ async def list_buckets(call: Call) -> web.StreamResponse:
     rest = [bucket for bucket in found if bucket.name.startswith(prefix) and bucket.name > after]
     shown = rest[:limit]
     writer = Writer("ListAllMyBucketsResult")
-    write_owner(writer, call)
+    write_owner(writer, call.tenant.owner)
     with writer.inside("Buckets"):
         for bucket in shown:
             with writer.inside("Bucket"):
@@ -50,13 +51,6 @@ def _limit(text: str | None) -> int:
         return int(text)
     raise S3Error("InvalidArgument", "max-buckets must be between 1 and 10000", ArgumentName="max-buckets",
                   ArgumentValue=text)  # fmt: skip
-
-
-def write_owner(writer: Writer, call: Call, element: str = "Owner") -> None:
-    """The account, as S3 names one."""
-    with writer.inside(element):
-        writer.leaf("ID", call.tenant.owner)
-        writer.leaf("DisplayName", call.tenant.owner)
 
 
 async def create_bucket(call: Call) -> web.StreamResponse:
@@ -100,7 +94,7 @@ async def get_acl(call: Call) -> web.StreamResponse:
     if call.key:
         await call.objects.head(call.bucket, call.key, call.version)
     writer = Writer("AccessControlPolicy")
-    write_owner(writer, call)
+    write_owner(writer, call.tenant.owner)
     with writer.inside("AccessControlList"), writer.inside("Grant"):
         with writer.inside("Grantee", XSI):
             writer.leaf("ID", call.tenant.owner)

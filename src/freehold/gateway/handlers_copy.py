@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from freehold.client.bucket_types import FULL_OBJECT, Digests, ObjectInfo, PutOptions
+from freehold.client.bucket_types import Digests, ObjectInfo, PutOptions
 from freehold.client.root import BucketRecord
 from freehold.gateway.access import Ask, check
-from freehold.gateway.bodies import OBJECT_LIMIT, Hashed, Hashing
+from freehold.gateway.bodies import OBJECT_LIMIT, Hashed, Hashing, digests_of
 from freehold.gateway.call import Call
 from freehold.gateway.conditions import Span, check_copy, parse_copy_range
 from freehold.gateway.descriptions import ENCRYPTION, parse_options, quote_tag
@@ -58,8 +58,7 @@ class _Digesting:
         return Hashed(source, self._hashing)
 
     def digests(self) -> Digests:
-        checksums = self._digests.checksums
-        return Digests(self._digests.etag, checksums, FULL_OBJECT if checksums else "")
+        return digests_of(self._digests)
 
 
 async def copy_object(call: Call) -> web.StreamResponse:

@@ -24,7 +24,7 @@ class Operation(NamedTuple):
     """One operation of S3.
 
     `marks`: the query parameters, and `header`: the request header, by which it is told from others of its method.
-    `action`: what bucket policies call it. `grant`: which operation of a grant covers it; "" takes the account's own key.
+    `action`: what bucket policies call it. `grant`: which operation of a grant covers it; "" for none does.
     `note`: how it differs from AWS.
     """
 

@@ -12,26 +12,31 @@ before the account's `Grants.check` has allowed just that, with its revocations 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import mimetypes
 import time
 from base64 import b64encode
-from collections.abc import AsyncIterator, Awaitable, Callable, Container, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Container, Mapping
 from contextlib import aclosing
 from email.utils import formatdate
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import parse_qs, quote, unquote_to_bytes
 
+import aiohttp
 from aiohttp import BodyPartReader, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from freehold.client.bucket_types import DeleteWhat, ObjectInfo, PutOptions
 from freehold.client.errors import AccessDenied, KeyNotFound
 from freehold.client.grants import Grant, Grants, root_key_of
 from freehold.client.shares import URL_PATH, landing, link_to
+from freehold.gateway.bodies import GRACE_SECONDS, LEAST_RATE, send_continue
 from freehold.gateway.conditions import Span, check_read, holds_range, parse_range, unquote_tag
 from freehold.gateway.share_page import STYLE, Row, write_error, write_folder
 from freehold.gateway.wire.errors import S3Error
-from freehold.protocol.errors import FreeholdError, InvalidInput
+from freehold.protocol.errors import Conflict, FreeholdError, InvalidInput
 from freehold.services.storage.client_sources import IterSource
 
 if TYPE_CHECKING:
@@ -42,6 +47,15 @@ PAGE_SIZE = 500  # names on a page
 MAX_FILES = 100  # of one form
 
 _CHUNK = 256 * 1024
+_ATTEMPTS = 3  # to read an object that is being replaced
+_MALFORMED = (
+    aiohttp.ClientPayloadError,
+    web.RequestPayloadError,
+    HttpProcessingError,
+    ValueError,
+    AssertionError,
+    RuntimeError,
+)
 _METHODS = "GET, HEAD, POST, PUT, DELETE"
 _STATUS = {"malformed": 404, "signer": 404, "expired": 410, "revoked": 410, "operation": 403, "outside": 403}
 _TITLES = {403: "This link does not allow that", 404: "There is nothing here", 410: "This link has ended"}
@@ -124,6 +138,8 @@ class SharePages:
         try:
             return await self._answer(request)
         except S3Error as error:
+            if error.status == 304:
+                return web.Response(status=304, headers=error.headers)
             return _fail(request, error.status, error.code, error.message, headers=error.headers)
         except FreeholdError as error:
             status = _STATUS.get(str(error.details.get("reason")), error.status)
@@ -193,35 +209,57 @@ async def _show_folder(visit: _Visit) -> web.StreamResponse:
 async def _send_object(visit: _Visit) -> web.StreamResponse:
     """The object, or the range of it that is asked for, streamed."""
     request = visit.request
-    reading = await visit.tenant.objects.open(visit.bucket, visit.key)
-    info = reading.info
+    for _ in range(_ATTEMPTS):
+        reading = await visit.tenant.objects.open(visit.bucket, visit.key)
+        info = reading.info
+        response, span = _prepare(visit, info)
+        if request.method == "HEAD" or not span.length:
+            await response.prepare(request)
+            await response.write_eof()
+            return response
+        async with aclosing(reading.read(span.start, span.length)) as views:
+            first = await anext(views)
+            if reading.info == info:
+                return await _send(request, response, first, views)
+    raise Conflict("this object is being replaced all the time")
+
+
+def _prepare(visit: _Visit, info: ObjectInfo) -> tuple[web.StreamResponse, Span]:
+    """How the answer begins, and which bytes it has. S3Error 304, 412, 416."""
     headers = _describe(info, save="download" in visit.query)
-    asked = {name.lower(): value for name, value in request.headers.items()}
+    asked = {name.lower(): value for name, value in visit.request.headers.items()}
     try:
         check_read(asked, info.etag, info.modified)
+        span = parse_range(asked.get("range"), info.size) if visit.request.method == "GET" else None
     except S3Error as error:
-        if error.status != 304:
-            raise
-        return web.Response(status=304, headers=headers)
-    span = parse_range(asked.get("range"), info.size) if request.method == "GET" else None
-    if span is not None and not holds_range(asked.get("if-range"), info.etag, info.modified):
-        span = None
-    status = 200
-    if span is not None:
-        status = 206
-        headers["Content-Range"] = f"bytes {span.start}-{span.start + span.length - 1}/{info.size}"
-    start, length = span or Span(0, info.size)
-    response = web.StreamResponse(status=status, headers={**headers, "Content-Length": str(length)})
+        error.headers |= _COMMON | ({"ETag": headers["ETag"]} if error.status == 304 else {})
+        raise
+    if span is None or not holds_range(asked.get("if-range"), info.etag, info.modified):
+        headers["Content-Length"] = str(info.size)
+        return web.StreamResponse(headers=headers), Span(0, info.size)
+    headers["Content-Length"] = str(span.length)
+    headers["Content-Range"] = f"bytes {span.start}-{span.start + span.length - 1}/{info.size}"
+    return web.StreamResponse(status=206, headers=headers), span
+
+
+async def _send(
+    request: web.BaseRequest, response: web.StreamResponse, first: memoryview, views: AsyncGenerator[memoryview, None]
+) -> web.StreamResponse:
+    """Send the views as they come, of which the first is there: what failed before it was an answer of its own."""
     await response.prepare(request)
-    if request.method == "GET" and length:
-        try:
-            async with aclosing(reading.read(start, length)) as views:
-                async for view in views:
-                    await response.write(view)
-        except FreeholdError:  # too late for another answer: the connection ends before the announced length
-            if request.transport is not None:
-                request.transport.abort()
-            raise ConnectionResetError("what was shared could not be read to its end") from None
+    view: memoryview | None = first
+    try:
+        while view is not None:
+            async with asyncio.timeout(GRACE_SECONDS + len(view) / LEAST_RATE):
+                await response.write(view)
+            view = await anext(views, None)
+    except (
+        FreeholdError,
+        TimeoutError,
+    ) as error:  # it ends before the length it announced, so nobody takes it for whole
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionResetError("what was shared was not sent to its end") from error
     await response.write_eof()
     return response
 
@@ -237,21 +275,26 @@ async def _put(visit: _Visit) -> web.StreamResponse:
         if_match=_tag(request, "If-Match"),
         if_none_match=_tag(request, "If-None-Match"),
     )
-    source = IterSource(request.content.iter_chunked(_CHUNK), request.content_length)
+    await _expect(request)
+    source = IterSource(_receive(request.content.readany), request.content_length)
     info = await visit.tenant.objects.put(visit.bucket, visit.key, source, options)
     made = {"bucket": info.bucket, "key": info.key, "size": info.size, "etag": info.etag}
     return web.json_response(made, status=201, headers={**_COMMON, "ETag": f'"{info.etag}"'})
 
 
 async def _post(visit: _Visit) -> web.StreamResponse:
-    """Store the files of a form below the folder, under their own names; then show it again."""
+    """Store the files of a form below the folder, under their own names; then show it again.
+
+    Each is stored as it arrives: what stood before a fault in the form stays.
+    """
     await visit.check("write")
     request = visit.request
     if not visit.is_listing or request.content_type != "multipart/form-data":
         raise InvalidInput("files are sent to a folder, as multipart/form-data; PUT stores one object")
+    await _expect(request)
     count = 0
-    async for part in await request.multipart():
-        if not isinstance(part, BodyPartReader) or not part.filename:
+    async for part in _parts(request):
+        if not part.filename:
             continue
         count += 1
         if count > MAX_FILES:
@@ -259,7 +302,9 @@ async def _post(visit: _Visit) -> web.StreamResponse:
         key = visit.key + part.filename.replace("\\", "/").rpartition("/")[2]
         await visit.check("write", key)
         options = PutOptions(headers={"content-type": part.headers.get("Content-Type", "application/octet-stream")})
-        await visit.tenant.objects.put(visit.bucket, key, IterSource(_chunks(part)), options)
+        await visit.tenant.objects.put(
+            visit.bucket, key, IterSource(_receive(partial(part.read_chunk, _CHUNK))), options
+        )
     if not count:
         raise InvalidInput("the form has no file")
     return web.Response(status=303, headers={**_COMMON, "Location": visit.link(visit.key, "?list")})
@@ -321,9 +366,41 @@ def _tag(request: web.BaseRequest, header: str) -> str | None:
     return None if value is None else unquote_tag(value)
 
 
-async def _chunks(part: BodyPartReader) -> AsyncIterator[bytes]:
-    while chunk := await part.read_chunk(_CHUNK):
-        yield chunk
+async def _expect(request: web.BaseRequest) -> None:
+    """Tell a client that waits for it that its body is wanted."""
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await send_continue(request)
+
+
+async def _parts(request: web.BaseRequest) -> AsyncIterator[BodyPartReader]:
+    """The parts of a form. InvalidInput where it is none."""
+    try:
+        reader = await request.multipart()
+        while (part := await reader.next()) is not None:
+            if isinstance(part, BodyPartReader):
+                yield part
+    except _MALFORMED as error:
+        raise InvalidInput(f"the form cannot be read: {error}") from None
+
+
+async def _receive(read: Callable[[], Awaitable[bytes]]) -> AsyncIterator[bytes]:
+    """A body as it arrives. InvalidInput where it breaks off, or comes slower than LEAST_RATE."""
+    loop = asyncio.get_running_loop()
+    arrived, waited = 0, 0.0
+    while True:
+        began = loop.time()
+        try:
+            async with asyncio.timeout(max(0.0, GRACE_SECONDS + arrived / LEAST_RATE - waited)):
+                data = await read()
+        except TimeoutError:
+            raise InvalidInput("the body comes too slowly") from None
+        except _MALFORMED as error:
+            raise InvalidInput(f"the body cannot be read to its end: {error}") from None
+        if not data:
+            return
+        waited += loop.time() - began
+        arrived += len(data)
+        yield data
 
 
 def _title(prefix: str, bucket: str) -> str:

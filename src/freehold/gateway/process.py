@@ -1,0 +1,228 @@
+"""The gateway's one wiring function: what runs, and in which order it stops.
+
+    data/networks/...    what each account's client keeps       data/tls/    a certificate, where one is made
+
+Start: accounts (disk, then the network), access keys, server, then lifecycle and upkeep. Stop, on SIGTERM or SIGINT: no
+new requests, those that run are finished within STOP_SECONDS, then the accounts. A kill at any moment loses nothing
+that was acknowledged: the gateway keeps nothing that the network does not have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+
+from aiohttp import web
+
+from freehold.client import access_keys
+from freehold.client.account import Account
+from freehold.client.keystore import open_secret
+from freehold.client.sdk import Freehold
+from freehold.client.shares import URL_PATH
+from freehold.gateway.admin import Admin
+from freehold.gateway.app import Gateway
+from freehold.gateway.bodies import send_continue
+from freehold.gateway.config import GatewayConfig, WalletFile
+from freehold.gateway.expiry import Expiry
+from freehold.gateway.share import SharePages
+from freehold.gateway.tenants import Tenant, Tenants
+from freehold.market.network import Network
+from freehold.net.limits import Connections
+from freehold.net.server import BACKLOG, write_ready_file
+from freehold.net.tls import Certificate, ensure_certificate, load_certificate, server_context
+from freehold.protocol.errors import FreeholdError, InvalidInput, MalformedMessage, NotFound
+from freehold.protocol.units import ZERO_HASH
+
+log = logging.getLogger(__name__)
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+GATEWAY_FILE = "gateway.json"  # beside the network file: where `freehold share` finds this gateway
+OWN_PATHS = "/-/"  # no bucket's name begins with "-"
+READ_BYTES = 2**20  # of a body that wait to be read; about twice that for a moment
+LINE_BYTES = 16 * 2**10  # of a request line, and of one header
+HEADERS = 256
+IDLE_SECONDS = 75.0  # of a connection between requests
+LINGER_SECONDS = 2.0  # for a body that is not wanted to end, before the connection is closed
+STOP_SECONDS = 20.0
+UPKEEP_SECONDS = 60.0
+FIRST_KEY_SECONDS = 45.0  # for the network to keep a new account's first access key
+
+
+async def run(config: GatewayConfig, stopping: asyncio.Event) -> None:
+    """Run a gateway until `stopping` is set. Raises what keeps it from starting."""
+    network = Network.load(config.network)
+    config.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    async with AsyncExitStack() as stack:
+        clients = [await _open(stack, config, network, wallet) for wallet in config.wallets]
+        tenants = Tenants([Tenant(each.objects, each.account.address.hex(), each.account.seed) for each in clients])
+        gateway = Gateway(
+            tenants,
+            region=config.region,
+            domain=config.domain,
+            requests=config.requests,
+            per_address=config.requests_per_address,
+        )
+        stack.callback(gateway.close)
+        keys = [await _ensure_key(tenant, config.key_label) for tenant in tenants] if config.key_label else []
+        expiry = Expiry(tenants, config.lifecycle_seconds)
+        admin, pages = Admin(gateway, expiry), SharePages(tenants)
+
+        async def handle(request: web.BaseRequest) -> web.StreamResponse:
+            if not request.raw_path.startswith(OWN_PATHS):
+                return await gateway(request)
+            if not request.raw_path.startswith(URL_PATH):
+                return await admin.handle(request)
+            if "Expect" in request.headers:
+                await send_continue(request)
+            return await pages.handle(request)
+
+        certificate = await asyncio.to_thread(_find_certificate, config)
+        url, stop = await serve(handle, config, certificate)
+        stack.push_async_callback(stop)
+        log.info("the gateway serves %d accounts at %s", len(clients), url)
+        _tell(config, url, certificate, keys)
+        admin.waits_for = ""
+        tasks = [
+            asyncio.create_task(expiry.run(), name="lifecycle"),
+            asyncio.create_task(_keep_up(clients), name="upkeep"),
+        ]
+        stopped = asyncio.create_task(stopping.wait())
+        try:
+            done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in [stopped, *tasks]:
+                task.cancel()
+            await asyncio.gather(stopped, *tasks, return_exceptions=True)
+    log.info("the gateway has stopped")
+
+
+async def _open(stack: AsyncExitStack, config: GatewayConfig, network: Network, wallet: WalletFile) -> Freehold:
+    account = await asyncio.to_thread(_open_wallet, wallet.path, config.passphrase(wallet))
+    return await stack.enter_async_context(Freehold(network, account, home=config.data))
+
+
+def _open_wallet(path: Path, passphrase: str) -> Account:
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise NotFound(f"there is no wallet at {path}") from None
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"{path} is no wallet: {error}") from None
+    if not isinstance(value, dict):
+        raise MalformedMessage(f"{path} is no wallet")
+    return Account.of_secret(open_secret(value, passphrase))
+
+
+async def _ensure_key(tenant: Tenant, label: str) -> dict[str, str]:
+    """The account's access key of this label, made if there is none; the network may be starting too."""
+    deadline = time.monotonic() + FIRST_KEY_SECONDS
+    while True:
+        try:
+            known = (await tenant.root(0)).access_keys.values()
+            key = next((each for each in known if each.label == label and not each.grant), None)
+            key = key or await access_keys.new(tenant.accounts, label)
+            return {"account": tenant.owner, "access_key": key.id, "secret": key.secret}
+        except FreeholdError as error:
+            if not error.retryable or time.monotonic() > deadline:
+                raise
+            log.warning("the access keys of %s cannot be read yet: %s", tenant.owner, error.message)
+            await asyncio.sleep(1)
+
+
+def _find_certificate(config: GatewayConfig) -> Certificate | None:
+    if config.certificate is not None and config.private_key is not None:
+        return load_certificate(config.certificate, config.private_key)
+    if not config.tls:
+        return None
+    names = [config.host] if config.host not in ("", "0.0.0.0", "::") else []
+    return ensure_certificate(
+        config.data / "tls", [*names, *((config.domain, f"*.{config.domain}") if config.domain else ())]
+    )
+
+
+async def serve(
+    handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+    config: GatewayConfig,
+    certificate: Certificate | None,
+) -> tuple[str, Callable[[], Awaitable[None]]]:
+    """Listen; the URL, and what ends it: no new requests, and those that run are finished."""
+    log_of_http = logging.getLogger(f"{__name__}.http")
+    log_of_http.setLevel(logging.CRITICAL)  # bytes that are no HTTP must not fill the disk; faults are logged elsewhere
+    server = web.Server(
+        handle,
+        access_log=None,
+        logger=log_of_http,
+        keepalive_timeout=IDLE_SECONDS,
+        lingering_time=LINGER_SECONDS,
+        read_bufsize=READ_BYTES,
+        max_line_size=LINE_BYTES,
+        max_field_size=LINE_BYTES,
+        max_headers=HEADERS,
+        auto_decompress=False,
+    )
+    runner = web.ServerRunner(server, shutdown_timeout=STOP_SECONDS)
+    await runner.setup()
+    context = None if certificate is None else server_context(certificate.certificate, certificate.key)
+    connections = Connections(server, 2 * config.requests_per_address, 2 * config.requests, tls=context)
+    loop = asyncio.get_running_loop()
+    listening = await loop.create_server(connections, config.host, config.port, backlog=BACKLOG)
+
+    async def stop() -> None:
+        listening.close()
+        await runner.cleanup()
+
+    scheme = "http" if certificate is None else "https"
+    return f"{scheme}://{config.host}:{listening.sockets[0].getsockname()[1]}", stop
+
+
+def _tell(config: GatewayConfig, url: str, certificate: Certificate | None, keys: list[dict[str, str]]) -> None:
+    """Where this gateway is, for `freehold share`, and for whoever started it."""
+    with suppress(OSError):  # the network file may stand where nothing may be written
+        write_ready_file(config.network.with_name(GATEWAY_FILE), {"url": url, "region": config.region})
+    if config.ready_file is not None:
+        previous = os.umask(0o077)  # it may hold secrets
+        try:
+            fingerprint = ZERO_HASH if certificate is None else certificate.fingerprint
+            told = {"url": url, "pid": os.getpid(), "fingerprint": str(fingerprint), "region": config.region}
+            write_ready_file(config.ready_file, {**told, "keys": keys})
+        finally:
+            os.umask(previous)
+
+
+async def _keep_up(clients: list[Freehold]) -> None:
+    """What clients that run for long owe the network: locks for what is stored, holders of heads, garbage."""
+    while True:
+        await asyncio.sleep(UPKEEP_SECONDS)
+        for client in clients:
+            try:
+                await client.maintain()
+            except FreeholdError as error:
+                log.warning("upkeep of %s waits: %s", client.account.address, error.message)
+
+
+def main(config: Path) -> int:
+    """Run the gateway that the configuration file describes until SIGTERM or SIGINT; the exit code."""
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
+    try:
+        asyncio.run(_run_until_signal(GatewayConfig.load(config)))
+    except FreeholdError as error:
+        log.error("%s %s", error.message, error.advice)
+        return 1
+    return 0
+
+
+async def _run_until_signal(config: GatewayConfig) -> None:
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    await run(config, stopping)
