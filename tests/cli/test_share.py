@@ -31,7 +31,7 @@ class Bench:
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self.objects = Objects()
+        self.objects: Any = Objects()
         for key in ("k", "photos/a.jpg", "photos/b.jpg"):
             self.objects.add("b-1", key, b"data")
 
@@ -63,7 +63,8 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 
     @asynccontextmanager
     async def open_client(program: Any, wallet: str | None = None) -> AsyncIterator[Any]:
-        yield SimpleNamespace(account=ACCOUNT, objects=bench.objects, root=bench.account_root)
+        bench.objects.root = bench.account_root
+        yield SimpleNamespace(account=ACCOUNT, objects=bench.objects)
 
     monkeypatch.setattr(cli_client, "open_client", open_client)
     return bench

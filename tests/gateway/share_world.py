@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 from aiohttp import web
 
@@ -21,17 +21,23 @@ MODIFIED = 1_700_000_000_000
 PIECE = 1_000
 
 
-class Reading(NamedTuple):
-    info: ObjectInfo
-    data: bytes
-    breaks: bool
+class Reading:
+    """As `Buckets` reads: what was replaced before its first byte came is read as it stands then."""
+
+    def __init__(self, objects: Objects, bucket: str, key: str) -> None:
+        self._objects, self._place = objects, (bucket, key)
+        self.info, self._data = objects.kept[bucket, key]
 
     async def read(self, offset: int = 0, length: int | None = None) -> AsyncGenerator[memoryview, None]:
-        end = len(self.data) if length is None else offset + length
+        bucket, key = self._place
+        if key in self._objects.replaced:
+            self._objects.add(bucket, key, self._objects.replaced.pop(key))
+            self.info, self._data = self._objects.kept[bucket, key]
+        end = len(self._data) if length is None else offset + length
         for at in range(offset, end, PIECE):
-            if self.breaks and at:
+            if at and key in self._objects.broken:
                 raise Unavailable("the nodes are gone")
-            yield memoryview(self.data)[at : min(end, at + PIECE)]
+            yield memoryview(self._data)[at : min(end, at + PIECE)]
 
 
 class Objects:
@@ -40,6 +46,7 @@ class Objects:
     def __init__(self) -> None:
         self.kept: dict[tuple[str, str], tuple[ObjectInfo, bytes]] = {}
         self.broken: set[str] = set()
+        self.replaced: dict[str, bytes] = {}  # by key, with what, once somebody reads it
         self.asked: list[str] = []
 
     def add(self, bucket: str, key: str, data: bytes, kind: str = "") -> ObjectInfo:
@@ -60,7 +67,7 @@ class Objects:
         self.asked.append(f"open {key}")
         if (bucket, key) not in self.kept:
             raise KeyNotFound(f"there is no object {key}")
-        return Reading(*self.kept[bucket, key], key in self.broken)
+        return Reading(self, bucket, key)
 
     async def put(self, bucket: str, key: str, source: Any, options: PutOptions) -> ObjectInfo:
         self.asked.append(f"put {key}")

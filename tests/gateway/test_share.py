@@ -292,6 +292,49 @@ def test_an_object_that_cannot_be_read_to_its_end_is_cut_off() -> None:
     play(scene)
 
 
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("multipart/form-data", b"x"),
+        ("multipart/form-data; boundary=", b"x"),
+        ("multipart/form-data; boundary=b", b"x" * 1_000),
+        ("multipart/form-data; boundary=b", b"--b\r\n" + b"X: " + b"y" * 20_000 + b"\r\n\r\n--b--"),
+    ],
+)
+def test_forms_that_cannot_be_read(kind: str, body: bytes) -> None:
+    async def scene(world: World, session: ClientSession) -> None:
+        url = at(world, world.issue("write", prefix="in/"), "in/")
+        assert (await fetch(session, url, "POST", data=body, headers={"Content-Type": kind}))[0] == 400
+        assert world.objects.kept == {}
+
+    play(scene)
+
+
+def test_a_body_that_breaks_off_is_not_stored() -> None:
+    async def scene(world: World, session: ClientSession) -> None:
+        url = at(world, world.issue("write"), "x")
+        _, writer = await asyncio.open_connection(url.host, url.port)
+        writer.write(f"PUT {url.raw_path} HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\nabc".encode())
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+        assert (await fetch(session, url, "GET"))[0] == 403  # served after it: the gateway goes on
+        assert world.objects.kept == {}
+
+    play(scene)
+
+
+def test_an_object_that_is_replaced_while_it_is_opened_is_sent_as_it_stands_then() -> None:
+    async def scene(world: World, session: ClientSession) -> None:
+        world.objects.add("b-1", "x", b"old")
+        world.objects.replaced["x"] = b"newer"
+        status, headers, body = await fetch(session, at(world, world.issue(), "x"))
+        assert (status, body, headers["Content-Length"]) == (200, b"newer", "5")
+        assert headers["ETag"] == f'"{world.objects.kept["b-1", "x"][0].etag}"'
+
+    play(scene)
+
+
 @pytest.mark.parametrize("path", ["%ff", "a?%ff=%ff", "?" + "&".join("abcdefghijklmnopqrstuvwxyz")])
 def test_paths_and_queries_that_cannot_be_read(path: str) -> None:
     async def scene(world: World, session: ClientSession) -> None:

@@ -70,7 +70,7 @@ async def _new(
             grant = GrantKey(account.seed).issue(
                 account.address, operations, bucket=bucket, prefix=prefix, expires=expires or None
             )
-        made = await access_keys.new(client.root, label, grant, expires)
+        made = await access_keys.new(client.objects.root, label, grant, expires)
     return _describe(made) | {"secret": made.secret, "endpoint": program.settings.get("gateway").value}
 
 
@@ -119,7 +119,7 @@ async def _list(program: Program) -> list[dict[str, Any]]:
     from freehold.client import access_keys
 
     async with open_client(program) as client:
-        return [_describe(key) for key in await access_keys.listing(client.root)]
+        return [_describe(key) for key in await access_keys.listing(client.objects.root)]
 
 
 def show_removed(data: dict[str, Any]) -> None:
@@ -141,4 +141,4 @@ async def _remove(program: Program, id_: str) -> dict[str, Any]:
     from freehold.client import access_keys
 
     async with open_client(program) as client:
-        return _describe(await access_keys.remove(client.root, id_))
+        return _describe(await access_keys.remove(client.objects.root, id_))

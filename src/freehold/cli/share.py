@@ -95,7 +95,7 @@ async def _new(program: Program, path: str, operations: set[str], life: int, lab
             exact=exact,
             expires=int(time.time()) + life if life else None,
         )
-        await shares.keep(client.root, token, label)
+        await shares.keep(client.objects.root, token, label)
     return _describe(token, program.settings.get("gateway").value)
 
 
@@ -250,7 +250,7 @@ async def _list(program: Program) -> list[dict[str, Any]]:
     from freehold.client import shares
 
     async with open_client(program) as client:
-        kept = await shares.listing(client.root)
+        kept = await shares.listing(client.objects.root)
     return [
         {
             "id": id_,
@@ -288,5 +288,5 @@ async def _revoke(program: Program, what: str, everything: bool) -> dict[str, An
     from freehold.client.grants import GrantKey
 
     async with open_client(program) as client:
-        done = await shares.revoke(client.root, GrantKey(client.account.seed), what, everything=everything)
+        done = await shares.revoke(client.objects.root, GrantKey(client.account.seed), what, everything=everything)
     return {"id": done.id, "path": done.path, "until": done.until}
