@@ -122,17 +122,21 @@ class World:
         return self.key.issue(ACCOUNT, operations or ("read", "list"), **{"bucket": "b-1", **what})
 
     @asynccontextmanager
-    async def serving(self, clock: Callable[[], float] | None = None) -> AsyncIterator[World]:
+    async def serving(self) -> AsyncIterator[World]:
         """The pages on a port of this machine; `url` is their beginning."""
-        app = web.Application()
-        app.add_routes(share.routes(self, clock or (lambda: self.now)))
-        runner = web.AppRunner(app)
-        await runner.setup()
-        try:
-            site = web.TCPSite(runner, "127.0.0.1", 0)
-            await site.start()
-            port = runner.addresses[0][1]
-            self.url = f"http://127.0.0.1:{port}/-/share/"
+        async with serve(self, lambda: self.now) as self.url:
             yield self
-        finally:
-            await runner.cleanup()
+
+
+@asynccontextmanager
+async def serve(tenants: share.ShareTenants, clock: Callable[[], float]) -> AsyncIterator[str]:
+    """Shared pages on a port of this machine: what their URLs begin with."""
+    app = web.Application()
+    app.add_routes(share.routes(tenants, clock))
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}{share.PREFIX}"
+    finally:
+        await runner.cleanup()

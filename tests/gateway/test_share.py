@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -13,9 +15,12 @@ import pytest
 from aiohttp import ClientSession, FormData
 from yarl import URL
 
-from freehold.client.grants import GrantKey, describe, narrow
+from freehold.client import shares
+from freehold.client.grants import OPERATIONS, GrantKey, describe, narrow
 from freehold.gateway import share
-from tests.gateway.share_world import ACCOUNT, World
+from freehold.gateway.tenants import Tenant, Tenants
+from tests.client.bucket_world import SEED, SEGMENT, Net
+from tests.gateway.share_world import ACCOUNT, World, serve
 
 HARD = "<img src=x onerror=alert(1)>\"'& %2F..é\u2028🎉 #?.txt"
 HTML = {"Accept": "text/html,*/*"}
@@ -342,3 +347,35 @@ def test_paths_and_queries_that_cannot_be_read(path: str) -> None:
         assert (await fetch(session, url))[0] == 400
 
     play(scene)
+
+
+def test_with_real_buckets_accounts_and_revocations(tmp_path: Path) -> None:
+    """Everything but the network: what the fake above stands for does the same."""
+
+    async def run() -> None:
+        net = Net(tmp_path)
+        buckets = net.device()
+        await buckets.create_bucket("b-1")
+        key, data = GrantKey(SEED), os.urandom(3 * SEGMENT + 7)
+        token = key.issue(ACCOUNT, OPERATIONS, bucket="b-1", prefix="p/", expires=int(net.now) + 60)
+        async with serve(Tenants([Tenant(buckets, "owner", SEED)]), lambda: net.now) as url, ClientSession() as session:
+
+            async def ask(key: str, method: str = "GET", **more: Any) -> tuple[int, Any, bytes]:
+                return await fetch(session, URL(f"{url}{token}/b-1/{quote(key)}", encoded=True), method, **more)
+
+            for name, body in (("p/large", data), ("p/small ü", b"small"), ("p/sub/x", b"x")):
+                assert (await ask(name, "PUT", data=body, headers={"Content-Type": "text/x-own"}))[0] == 201
+                status, headers, found = await ask(name)
+                assert (status, found, headers["Content-Type"]) == (200, body, "text/x-own; charset=utf-8")
+            part = (await ask("p/large", headers={"Range": f"bytes={SEGMENT - 5}-{SEGMENT + 4}"}))[2]
+            assert part == data[SEGMENT - 5 : SEGMENT + 5]
+            assert set(Links((await ask("p/"))[2]).links) == {"large", "small ü", "sub/"}
+            assert (await ask("p/large", "PUT", data=b"y", headers={"If-None-Match": "*"}))[0] == 412
+            assert (await ask("p/nothing"))[0] == 404
+            assert (await ask("p/small ü", "DELETE"))[0] == 204
+            assert (await ask("p/small ü"))[0] == 404
+            await shares.revoke(buckets.root, key, token, clock=lambda: net.now)
+            assert (await ask("p/large"))[0] == 410
+        await buckets.aclose()
+
+    asyncio.run(run())
