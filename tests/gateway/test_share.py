@@ -340,6 +340,21 @@ def test_an_object_that_is_replaced_while_it_is_opened_is_sent_as_it_stands_then
     play(scene)
 
 
+def test_who_tries_tokens_at_random_has_to_wait() -> None:
+    async def scene(world: World, session: ClientSession) -> None:
+        world.objects.add("b-1", "x", b"")
+        good = at(world, world.issue(), "x")
+        assert (await fetch(session, good))[0] == 200
+        for number in range(1_000):
+            status, headers, _ = await fetch(session, at(world, f"fhg_{number}", "x"))
+            if status != 404:
+                break
+        assert (status, int(headers["Retry-After"]) >= 1) == (429, True)
+        assert (await fetch(session, good))[0] == 429
+
+    play(scene)
+
+
 @pytest.mark.parametrize("path", ["%ff", "a?%ff=%ff", "?" + "&".join("abcdefghijklmnopqrstuvwxyz")])
 def test_paths_and_queries_that_cannot_be_read(path: str) -> None:
     async def scene(world: World, session: ClientSession) -> None:

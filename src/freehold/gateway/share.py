@@ -36,6 +36,7 @@ from freehold.gateway.bodies import GRACE_SECONDS, LEAST_RATE, send_continue
 from freehold.gateway.conditions import Span, check_read, holds_range, parse_range, unquote_tag
 from freehold.gateway.share_page import STYLE, Row, write_error, write_folder
 from freehold.gateway.wire.errors import S3Error
+from freehold.net.limits import Waste, address_of
 from freehold.protocol.errors import Conflict, FreeholdError, InvalidInput
 from freehold.services.storage.client_sources import IterSource
 
@@ -99,7 +100,7 @@ class _Visit:
     def __init__(self, tenants: ShareTenants, request: web.BaseRequest, now: float) -> None:
         self.request, self.now = request, now
         raw, _, query = request.raw_path.partition("?")
-        self.token, _, path = raw[raw.index(PREFIX) + len(PREFIX) :].partition("/")
+        self.token, _, path = raw.partition(PREFIX)[2].partition("/")
         try:
             self.query = parse_qs(query, keep_blank_values=True, max_num_fields=20, errors="strict")
         except ValueError as error:
@@ -132,18 +133,27 @@ class SharePages:
     def __init__(self, tenants: ShareTenants, clock: Callable[[], float] = time.time) -> None:
         self._tenants = tenants
         self._clock = clock
+        self._waste = Waste()  # tokens that nobody here has signed, by address
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """The answer, also where it is no; only a client that is gone, and faults of this program, come out."""
+        address = address_of(request.remote)
         try:
+            self._waste.check(address)
             return await self._answer(request)
         except S3Error as error:
             if error.status == 304:
                 return web.Response(status=304, headers=error.headers)
             return _fail(request, error.status, error.code, error.message, headers=error.headers)
         except FreeholdError as error:
-            status = _STATUS.get(str(error.details.get("reason")), error.status)
-            return _fail(request, status, error.code, error.message, error.advice)
+            reason = str(error.details.get("reason"))
+            if reason in ("malformed", "signer"):
+                self._waste.count(address)
+            wait = error.details.get("retry_after")
+            headers = {} if wait is None else {"Retry-After": str(wait)}
+            return _fail(
+                request, _STATUS.get(reason, error.status), error.code, error.message, error.advice, headers=headers
+            )
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         act = _ACTS.get(request.method)
@@ -253,12 +263,9 @@ async def _send(
             async with asyncio.timeout(GRACE_SECONDS + len(view) / LEAST_RATE):
                 await response.write(view)
             view = await anext(views, None)
-    except (
-        FreeholdError,
-        TimeoutError,
-    ) as error:  # it ends before the length it announced, so nobody takes it for whole
+    except (FreeholdError, TimeoutError) as error:
         if request.transport is not None:
-            request.transport.abort()
+            request.transport.abort()  # before the length that was announced: nobody takes it for whole
         raise ConnectionResetError("what was shared was not sent to its end") from error
     await response.write_eof()
     return response
