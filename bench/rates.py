@@ -14,12 +14,13 @@ Figures = dict[str, float]
 
 class Options(NamedTuple):
     """`size` in bytes; the best of `rounds` counts; `work` is a directory on the disk that is measured; `devices` is
-    how many report in an epoch."""
+    how many report in an epoch, `keys` how many are listed under one prefix."""
 
     size: int
     rounds: int
     work: Path
     devices: int = 1_000_000
+    keys: int = 100_000
 
 
 class Rates(NamedTuple):

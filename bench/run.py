@@ -22,6 +22,7 @@ CACHE = HERE / ".cache"
 BENCHES = {
     "epoch": "bench.epoch",
     "load": "bench.load",
+    "s3": "bench.s3",
     "scaling": "bench.scaling",
     "storage": "bench.storage",
 }
@@ -52,12 +53,14 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--devices", type=int, default=1_000_000)
+    parser.add_argument("--keys", type=int, default=100_000)
     arguments = parser.parse_args()
     for directory in (CACHE, RESULTS):
         directory.mkdir(exist_ok=True)
         (directory / ".gitignore").write_text("*\n")
     bench = importlib.import_module(BENCHES[arguments.name])
-    figures, ratios = bench.measure(Options(arguments.megabytes << 20, arguments.rounds, CACHE, arguments.devices))
+    options = Options(arguments.megabytes << 20, arguments.rounds, CACHE, arguments.devices, arguments.keys)
+    figures, ratios = bench.measure(options)
     found = {"machine": machine(), "figures": figures, "ratios": ratios}
     result = RESULTS / f"{arguments.name}.json"
     result.write_text(json.dumps(found, indent=2) + "\n")
