@@ -116,6 +116,7 @@ def test_description_and_revocation() -> None:
     [
         {"prefix": "q"},
         {"prefix": ""},
+        {"exact": True},
         {"bucket": "b-2"},
         {"bucket": ""},
         {"operations": ["write"]},
