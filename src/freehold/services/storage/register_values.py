@@ -216,7 +216,7 @@ def _message(place: Place, ballot: Ballot, version: int, digest: Hash) -> Regist
 
 def propose(key: Key, domain: Domain, place: Place, ballot: Ballot, value: Value) -> Accepted:
     """The value under a ballot, signed, without its parts."""
-    signature = key.sign(_message(place, ballot, value.version, value.digest), domain)
+    signature = bytes(key.sign(_message(place, ballot, value.version, value.digest), domain))
     return Accepted(
         ballot.counter, ballot.proposer, value.version, value.is_gone, value.writers, value.chain[-1], signature, None
     )
@@ -264,7 +264,8 @@ def ask_promise(
     key: Key, domain: Domain, place: Place, ballot: Ballot, known: Known, *, founding: bool = False
 ) -> Prepare:
     """The request for a promise, signed."""
-    return Prepare(ballot.counter, ballot.proposer, key.sign(_prepare(place, ballot), domain), founding, known)
+    signature = bytes(key.sign(_prepare(place, ballot), domain))
+    return Prepare(ballot.counter, ballot.proposer, signature, founding, known)
 
 
 Status = Literal["ok", "stale", "behind", "sealed", "unknown"]

@@ -396,7 +396,7 @@ def _groups(c: Any, account: Address) -> list[Shown]:
         f"SELECT grp, {_COLUMNS} FROM registers WHERE account = ? AND name = ? AND counter > 0", (account, CONTROL)
     ).fetchall()
     places = [(Place(account, Hash(group), CONTROL), _Row(*row)) for group, *row in rows]
-    return [Shown(place.group, _accepted(c, place, row, Known())) for place, row in places]
+    return [Shown(bytes(place.group), _accepted(c, place, row, Known())) for place, row in places]
 
 
 def _entries(c: Any, account: Address, group: Hash) -> Listing:
