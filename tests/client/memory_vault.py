@@ -28,7 +28,8 @@ class MemoryStowed:
 
     async def unsure(self) -> None:
         self.decided = True
-        self.vault.unsure.extend(self.objects)
+        if not self.vault.dead:
+            self.vault.unsure.extend(self.objects)
 
 
 class MemoryIntent:
@@ -62,6 +63,7 @@ class MemoryVault:
         self.fetched = 0
         self.stowed = 0
         self.eager = True  # what is discarded vanishes at once
+        self.dead = False  # the process has ended: nothing is cleaned up any more
         self._draw = random.Random(seed)
         self._count = 0
 
@@ -81,7 +83,9 @@ class MemoryVault:
             await self.step("stowed")
             yield stowed
         finally:
-            if not stowed.decided:
+            if self.dead:
+                self.unsure.extend(objects)
+            elif not stowed.decided:
                 await self.discard(objects)
 
     async def discard(self, objects: Sequence[StoredObject]) -> None:

@@ -138,9 +138,10 @@ class Table:
     async def aclose(self) -> None:
         """Wait for what is under way."""
         await self._log.close()
-        for task in (self._flush, self._merge):
-            if task is not None:
-                await task
+        if self._flush is not None:
+            await self._flush
+        if self._merge is not None:  # a flush may begin it
+            await self._merge
         await self._objects.close()
 
     async def _packed(self, state: State, packed: Packed) -> bytes:

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
 
 from freehold.client.table_layers import Entry, Layer, join, merge
-from freehold.client.table_objects import Blobs, Limits, Objects
+from freehold.client.table_objects import GONE, Blobs, Limits, Objects
 from freehold.client.table_publish import Edit, Publisher
 from freehold.client.table_records import (
     FIRST,
@@ -82,9 +83,19 @@ class Merger:
             if len(runs) <= more_than and not any(run.floor != FIRST for run in runs):
                 return
             wanted = {run.identity for run in runs}
-            while any(run.identity in wanted for run in (await self._register.known()).directory.runs):
-                await self._step(await self._register.known())
-            await self._rewrite_packs()
+            while any(run.identity in wanted for run in state.directory.runs):
+                state = await self._advance(state, self._step)
+            while batch := self._mostly_dead(state):
+                state = await self._advance(state, partial(self._rewrite, batch))
+
+    async def _advance(self, state: State, work: Callable[[State], Awaitable[None]]) -> State:
+        """The newest state after some work, which another device may have done meanwhile."""
+        try:
+            await work(state)
+        except GONE:
+            if (await self._register.fresh()).head.base == state.head.base:
+                raise
+        return await self._register.known()
 
     async def _step(self, state: State) -> None:
         step = await self._plan(state)
@@ -131,30 +142,27 @@ class Merger:
         builder.cut()
         return step._replace(end=end)
 
-    async def _rewrite_packs(self) -> None:
-        """Copy what is alive of packs that are mostly dead, a batch at a time."""
-        while True:
-            state = await self._register.known()
-            batch: dict[int, Pack] = {}
-            size = 0
-            for number, pack in state.directory.packs.items():
-                if pack.live * 2 < pack.stored.size and size < _BATCH:
-                    batch[number] = pack
-                    size += pack.live
-            if not batch:
-                return
-            copies = [await self._copy(pack) for pack in batch.values()]
+    def _mostly_dead(self, state: State) -> dict[int, Pack]:
+        """The next packs to rewrite."""
+        batch: dict[int, Pack] = {}
+        size = 0
+        for number, pack in state.directory.packs.items():
+            if pack.live * 2 < pack.stored.size and size < _BATCH:
+                batch[number] = pack
+                size += pack.live
+        return batch
 
-            async def name(
-                stored: Sequence[StoredObject], batch: dict[int, Pack] = batch, copies: list[bytes] = copies
-            ) -> Callable[[State], Edit | None]:
-                moved = {}
-                for (number, old), where, data in zip(batch.items(), stored, copies, strict=True):
-                    moved[number] = Pack(secrets.token_bytes(16), old.size, where, old.dead, old.dead)
-                    await self._objects.admit(moved[number], data)
-                return lambda now: _move(now.directory, batch, moved)
+    async def _rewrite(self, batch: dict[int, Pack], _: State) -> None:
+        copies = [await self._copy(pack) for pack in batch.values()]
 
-            await self._publisher.stow_and_publish(copies, name)
+        async def name(stored: Sequence[StoredObject]) -> Callable[[State], Edit | None]:
+            moved = {}
+            for (number, old), where, data in zip(batch.items(), stored, copies, strict=True):
+                moved[number] = Pack(secrets.token_bytes(16), old.size, where, old.dead, old.dead)
+                await self._objects.admit(moved[number], data)
+            return lambda now: _move(now.directory, batch, moved)
+
+        await self._publisher.stow_and_publish(copies, name)
 
     async def _copy(self, pack: Pack) -> bytes:
         data = await self._vault.fetch(pack.stored)
