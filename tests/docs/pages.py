@@ -17,7 +17,7 @@ BASES = [ROOT, ROOT / "src/freehold", ROOT / "src/freehold/services/storage"]
 SERVICE = "storage"  # the example that stands for <name>
 # Names of files that exist while a network runs, or on its user's machine.
 WRITTEN = re.compile(
-    r"^((settings|price|accounts|(local/)?network|config)\.(json|toml)|(logs|processes|wallets|local)/.*)$"
+    r"^((settings|price|accounts|gateway|(local/)?network|config)\.(json|toml)|(logs|processes|wallets|local)/.*)$"
 )
 FILE = re.compile(r"^[\w.<>*/-]+(\.(py|pyi|md|vy|json|sh|svg|txt|in|toml)|/)$|^(src|tests|docs|scripts)/[\w.<>*/-]+$")
 
