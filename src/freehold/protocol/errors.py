@@ -155,8 +155,11 @@ class Overflow(FreeholdError):
 
 
 def _by_code(kind: type[FreeholdError]) -> dict[str, type[FreeholdError]]:
-    """The tree below `kind`, by code: looked up when needed, since a layer may add errors of its own."""
+    """The tree below `kind`, by code: looked up when needed, since a layer may add errors of its own.
+
+    One without a code of its own is its parent to everybody else.
+    """
     found = {kind.code: kind}
     for child in kind.__subclasses__():
-        found |= _by_code(child)
+        found = _by_code(child) | found
     return found
