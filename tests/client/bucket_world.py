@@ -81,26 +81,25 @@ class MemoryVault:
 
     async def _store(self, source: Source, code: Code, progress: Callable[[int], None] | None) -> StoredObject:
         segments, buffer = [], bytearray(SEGMENT)
-        while count := await source.read(memoryview(buffer)):
-            root = os.urandom(32)
-            self.shelf.blobs[root] = bytes(buffer[:count])
-            roots = (root, *(os.urandom(32) for _ in range(code.n - 1)))
-            nodes = tuple(bytes([number]) * 20 for number in range(code.n))
-            segments.append(
-                StoredSegment(
-                    size=count, k=code.k, shard_size=count // code.k + 1, record=bytes(32), keys=bytes(48),
-                    roots=roots, nodes=nodes, positions=tuple(range(code.n)),
-                )
-            )  # fmt: skip
-            if progress is not None:
-                progress(count)
-        stored = StoredObject(sum(segment.size for segment in segments), tuple(segments))
         try:
+            while count := await source.read(memoryview(buffer)):
+                root = os.urandom(32)
+                self.shelf.blobs[root] = bytes(buffer[:count])
+                roots = (root, *(os.urandom(32) for _ in range(code.n - 1)))
+                nodes = tuple(bytes([number]) * 20 for number in range(code.n))
+                segments.append(
+                    StoredSegment(
+                        size=count, k=code.k, shard_size=count // code.k + 1, record=bytes(32), keys=bytes(48),
+                        roots=roots, nodes=nodes, positions=tuple(range(code.n)),
+                    )
+                )  # fmt: skip
+                if progress is not None:
+                    progress(count)
             await source.finish()
         except BaseException:
-            self.shelf.drop([stored])
+            self.shelf.drop([StoredObject(0, tuple(segments))])
             raise
-        return stored
+        return StoredObject(sum(segment.size for segment in segments), tuple(segments))
 
     async def discard(self, objects: Sequence[StoredObject]) -> None:
         self.shelf.drop(objects)

@@ -75,7 +75,7 @@ class World:
         self.key, self.other = [await access_keys.new(device.root, "test") for device in self.devices]
         self.url, stop = await serve(self.gateway, self.config, None)
         self.host = self.url.removeprefix("http://")
-        async with aiohttp.ClientSession(auto_decompress=False, skip_auto_headers=["Content-Type"]) as self._session:
+        async with aiohttp.ClientSession(auto_decompress=False) as self._session:
             try:
                 yield self
             finally:
@@ -115,7 +115,12 @@ class World:
         """A request without a signature of its own."""
         target = URL(f"{self.url}{path}{'?' if query else ''}{query}", encoded=True)
         async with self._session.request(
-            method, target, headers=headers, data=data or None, allow_redirects=False
+            method,
+            target,
+            headers=headers,
+            data=data or None,
+            allow_redirects=False,
+            skip_auto_headers=["Content-Type"] if isinstance(data, bytes) else [],
         ) as answer:
             return Answer(answer.status, answer.headers, await answer.read())
 

@@ -52,7 +52,7 @@ HEADERS = 256
 IDLE_SECONDS = 75.0  # of a connection between requests
 LINGER_SECONDS = 2.0  # for a body that is not wanted to end, before the connection is closed
 STOP_SECONDS = 20.0
-UPKEEP_SECONDS = 60.0
+UPKEEP_SECONDS = 300.0
 FIRST_KEY_SECONDS = 45.0  # for the network to keep a new account's first access key
 
 
@@ -205,6 +205,7 @@ async def _keep_up(clients: list[Freehold]) -> None:
         await asyncio.sleep(UPKEEP_SECONDS)
         for client in clients:
             try:
+                await client.renew()
                 await client.maintain()
             except FreeholdError as error:
                 log.warning("upkeep of %s waits: %s", client.account.address, error.message)

@@ -37,9 +37,9 @@ class Tenant:
         self.grant_key: bytes = GrantKey(seed).public_key
         self.grants = Grants(self.grant_key)
 
-    async def root(self, max_age: float = FRESH_SECONDS) -> Root:
-        """The account's root, at most so many seconds old."""
-        return await self.accounts.read(max_age)
+    async def root(self, max_age: float | None = None) -> Root:
+        """The account's root, at most so many seconds old (FRESH_SECONDS)."""
+        return await self.accounts.read(FRESH_SECONDS if max_age is None else max_age)
 
     async def revoked(self) -> Container[str]:
         """Revocation ids of grants that no longer count."""
