@@ -42,6 +42,7 @@ from freehold.services.storage.client_objects import StoredObject, StoredSegment
 from freehold.services.storage.codec import REPAIR_KEY_BYTES, SegmentKeys
 from freehold.services.storage.segment_record import SegmentRecord
 from freehold.services.storage.terms import ShardEntry
+from tests.fuzz.wire_decoders import wire_decoders
 from tests.protocol.world import ADDRESSES, DOMAIN, MEMBERS, PARAMETERS, World, busy_world, key
 
 NOW = 1_000_000
@@ -520,6 +521,8 @@ def others() -> Iterator[Decoder]:
         lambda: [b"5", b"Wed, 21 Oct 2015 07:28:00 GMT"],
         "chain.endpoint.parse_retry_after",
     )
+    # the gateway
+    yield from wire_decoders(entry)
 
 
 def parse_change(value: Any) -> Any:

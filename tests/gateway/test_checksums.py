@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from freehold.client.checksums_combine import combine_full
 from freehold.gateway.wire import checksums
-from freehold.gateway.wire.checksums import ALGORITHMS, BodyDigests, Wanted, new_hasher
+from freehold.gateway.wire.checksums import BodyDigests, Wanted, new_hasher
 from freehold.gateway.wire.errors import S3Error
 
 # The check values of the CRC catalogue, and the hashes of the same nine bytes.
@@ -45,26 +46,8 @@ CRCS = ("CRC32", "CRC32C", "CRC64NVME")
 
 @given(name=st.sampled_from(CRCS), parts=st.lists(st.binary(max_size=300), max_size=6))
 def test_crcs_of_parts_give_that_of_the_whole(name: str, parts: list[bytes]) -> None:
-    combined = checksums.full_object(name, [(digest_of(name, part), len(part)) for part in parts])
+    combined = combine_full(name, [(digest_of(name, part), len(part)) for part in parts])
     assert combined == digest_of(name, b"".join(parts))
-
-
-@given(name=st.sampled_from(ALGORITHMS), parts=st.lists(st.binary(max_size=50), min_size=1, max_size=6))
-def test_a_composite_is_of_the_digests(name: str, parts: list[bytes]) -> None:
-    texts = [digest_of(name, part) for part in parts]
-    whole = digest_of(name, b"".join(base64.b64decode(text) for text in texts))
-    assert checksums.composite(name, texts) == f"{whole}-{len(parts)}"
-
-
-def test_what_is_no_digest_or_no_size_is_not_combined() -> None:
-    for parts in ([("AAAA", 1)], [("AAAAAA==", -1)], [("AAAAAA==", 1 << 60)]):
-        with pytest.raises(ValueError, match=r"part|CRC32"):
-            checksums.full_object("CRC32", parts)
-
-
-def test_the_etag_of_a_multipart_object() -> None:
-    parts = [hashlib.md5(data).hexdigest() for data in (b"a", b"b")]
-    assert checksums.multipart_etag(parts) == f"{hashlib.md5(bytes.fromhex(''.join(parts))).hexdigest()}-2"
 
 
 CRC, SHA = digest_of("CRC32", b"abc"), digest_of("SHA256", b"abc")

@@ -1,8 +1,7 @@
-"""The digests of bodies: which a request asks for, computing them as bytes come in, and putting parts' together.
+"""The digests of bodies: which a request asks for, and computing them as bytes come in.
 
-S3 knows five checksums beside MD5 and the signature's SHA-256. The checksum of a multipart object is COMPOSITE (the
-checksum of its parts' checksums, with "-N") or FULL_OBJECT (of the bytes themselves, which CRCs can be combined to).
-CRCs come from AWS's own C library (zlib has only the first).
+S3 knows five checksums beside MD5 and the signature's SHA-256. CRCs come from AWS's own C library (zlib has only the
+first). Those of multipart objects are made from their parts' in client/checksums_combine.py.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import base64
 import binascii
 import hashlib
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 from awscrt import checksums as crt
@@ -22,7 +21,6 @@ ALGORITHMS = ("CRC32", "CRC32C", "CRC64NVME", "SHA1", "SHA256")
 SIZES = {"CRC32": 4, "CRC32C": 4, "CRC64NVME": 8, "SHA1": 20, "SHA256": 32, "MD5": 16}  # bytes of a digest
 HEADERS = {f"x-amz-checksum-{name.lower()}": name for name in ALGORITHMS}
 FULL_OBJECT, COMPOSITE = "FULL_OBJECT", "COMPOSITE"
-LARGEST_OBJECT = 50 << 40  # bytes; nothing longer is combined
 
 
 class Hasher(Protocol):
@@ -33,15 +31,10 @@ class Hasher(Protocol):
     def digest(self) -> bytes: ...
 
 
-class _Crc(NamedTuple):
-    compute: Callable[[bytes | memoryview, int], int]
-    combine: Callable[[int, int, int], int]
-
-
-_CRCS = {
-    "CRC32": _Crc(zlib.crc32, crt.combine_crc32),
-    "CRC32C": _Crc(crt.crc32c, crt.combine_crc32c),
-    "CRC64NVME": _Crc(crt.crc64nvme, crt.combine_crc64nvme),
+_CRCS: dict[str, Callable[[bytes | memoryview, int], int]] = {
+    "CRC32": zlib.crc32,
+    "CRC32C": crt.crc32c,
+    "CRC64NVME": crt.crc64nvme,
 }
 
 
@@ -49,7 +42,7 @@ class CrcHasher:
     """A CRC by its name, byte by byte as it comes."""
 
     def __init__(self, name: str) -> None:
-        self._compute, self._size, self._value = _CRCS[name].compute, SIZES[name], 0
+        self._compute, self._size, self._value = _CRCS[name], SIZES[name], 0
 
     def update(self, data: bytes | memoryview, /) -> None:
         self._value = self._compute(data, self._value)
@@ -237,39 +230,3 @@ class BodyDigests:
 
     def _base64(self, name: str) -> str:
         return to_base64(self._hashers[name].digest())
-
-
-# --- parts put together -----------------------------------------------------------------------------------------------
-
-
-def full_object(algorithm: str, parts: Iterable[tuple[str, int]]) -> str:
-    """The CRC (base64) of the parts' bytes one after the other, of the CRC and the size in bytes of each."""
-    value, combine = 0, _CRCS[algorithm].combine
-    for text, size in parts:
-        if not 0 <= size <= LARGEST_OBJECT:
-            raise ValueError(f"a part of {size} bytes")
-        value = combine(value, int.from_bytes(_known(algorithm, text), "big"), size)
-    return to_base64(value.to_bytes(SIZES[algorithm], "big"))
-
-
-def composite(algorithm: str, parts: Sequence[str]) -> str:
-    """The checksum of the parts' checksums, and how many there are: "base64-N"."""
-    hasher = new_hasher(algorithm)
-    for text in parts:
-        hasher.update(_known(algorithm, text))
-    return f"{to_base64(hasher.digest())}-{len(parts)}"
-
-
-def multipart_etag(etags: Sequence[str]) -> str:
-    """What S3 answers as the ETag of a multipart object: of the parts' MD5s (hex), "hex-N"."""
-    hasher = new_hasher("MD5")
-    for etag in etags:
-        hasher.update(bytes.fromhex(etag))
-    return f"{hasher.digest().hex()}-{len(etags)}"
-
-
-def _known(algorithm: str, text: str) -> bytes:
-    digest = decode_digest(algorithm, text)
-    if digest is None:
-        raise ValueError(f"{text!r} is no {algorithm}")
-    return digest

@@ -22,6 +22,7 @@ MOST_OBJECT_TAGS = 10
 MOST_BUCKET_TAGS = 50
 MOST_RETENTION_DAYS = 36_500
 OWNERSHIPS = ("BucketOwnerEnforced", "BucketOwnerPreferred", "ObjectWriter")
+_FIRST, _LAST = -62_135_596_800_000, 253_402_300_799_999  # the years 1 to 9999 in UTC
 _TAG_SIGNS = frozenset("+-=._:/@")
 
 
@@ -307,7 +308,8 @@ def parse_iso(text: str) -> int | None:
         since = at - datetime(1970, 1, 1, tzinfo=UTC)
     except (ValueError, OverflowError):
         return None
-    return (since.days * 86_400 + since.seconds) * 1000 + since.microseconds // 1000
+    found = (since.days * 86_400 + since.seconds) * 1000 + since.microseconds // 1000
+    return found if _FIRST <= found <= _LAST else None  # a time zone may carry it out of what can be written
 
 
 def iso_milliseconds(at: int) -> str:

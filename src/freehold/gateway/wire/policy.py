@@ -27,7 +27,7 @@ class PolicyRequest(NamedTuple):
     """What a policy is asked about.
 
     `action` is as "s3:GetObject", `resource` an ARN (`arn_of`), `principal` all names of the caller (access key id,
-    label; none: anonymous). `facts` are values by lower-case condition key; after s3:existingobjecttag/ the tag as it is.
+    label; none: anonymous). `facts` are values by lower-case condition key (after s3:existingobjecttag/ the tag as is).
     """
 
     action: str

@@ -1,7 +1,7 @@
 """Reads the XML of request bodies: small trees, with limits, and nothing of XML that S3 does not need.
 
 Namespaces and prefixes are looked through (clients send the right one, another one or none). Document types and with
-them entities are refused, as are other encodings than UTF-8. Whatever is wrong is MalformedXML.
+them entities are refused. Whatever is wrong is MalformedXML.
 """
 
 from __future__ import annotations
