@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from freehold.client.heads import Heads
-from freehold.client.table import Changes, Key, Limits, Table, Value, View
+from freehold.client.table import Changes, Key, Limits, Memory, Table, Value, View
 from freehold.services.storage.client_objects import Code
 from tests.client.memory_vault import MemoryVault
 
@@ -22,15 +22,21 @@ SMALL = Limits(
     page_bytes=1500,
     step=2,
     inline_directory=3000,
-    memory=4000,
     disk=20_000,
     patience=5.0,
 )
 CALM = SMALL._replace(flush=10**9, flush_bytes=10**9)  # flushes when it is told to
 
 
-def table_over(heads: Heads, vault: MemoryVault, cache: Path, limits: Limits = CALM, secret: bytes = SECRET) -> Table:
-    return Table(heads, vault, NAME, secret, cache, CODE, limits)
+def table_over(
+    heads: Heads,
+    vault: MemoryVault,
+    cache: Path,
+    limits: Limits = CALM,
+    secret: bytes = SECRET,
+    memory: int = 4000,
+) -> Table:
+    return Table(heads, vault, NAME, secret, cache, CODE, memory=Memory(memory), limits=limits)
 
 
 def key(number: int, space: int = 1) -> Key:

@@ -40,9 +40,9 @@ class World:
         self.vault = MemoryVault()
         self.tables: list[Table] = []
 
-    def device(self, limits: Limits = CALM, secret: bytes = SECRET, cache: str = "") -> Table:
+    def device(self, limits: Limits = CALM, secret: bytes = SECRET, cache: str = "", memory: int = 4000) -> Table:
         self.tables.append(
-            table_over(self.heads, self.vault, self.folder / (cache or str(len(self.tables))), limits, secret)
+            table_over(self.heads, self.vault, self.folder / (cache or str(len(self.tables))), limits, secret, memory)
         )
         return self.tables[-1]
 
@@ -335,7 +335,7 @@ def test_a_scan_goes_on_when_another_device_took_its_pages_away(tmp_path: Path) 
         values = sorted(await fill(table, range(0, 200, 2)))
         await table.maintain()
         for reverse in (False, True):
-            reader = world.device(CALM._replace(memory=1, disk=1))
+            reader = world.device(CALM._replace(disk=1), memory=1)
             view = await reader.view()
             found = []
             async for where, _ in view.scan(FIRST, reverse=reverse):
@@ -354,7 +354,7 @@ def test_a_change_made_on_pages_that_are_gone_is_made_again(tmp_path: Path) -> N
         table = await world.made()
         await fill(table, range(60))
         await table.maintain()
-        other = world.device(CALM._replace(memory=1, disk=1))
+        other = world.device(CALM._replace(disk=1), memory=1)
         await other.view()
         await fill(table, range(60, 90))
         await fill(table, range(10, 50))
@@ -507,14 +507,14 @@ def test_a_full_head_makes_room_before_it_takes_more(tmp_path: Path) -> None:
 
 def test_one_get_and_a_short_scan_fetch_a_few_pages_of_a_large_table(tmp_path: Path) -> None:
     async def scenario(world: World) -> None:
-        limits = CALM._replace(page=50, page_bytes=10_000, memory=1 << 20, inline_directory=64 << 10)
+        limits = CALM._replace(page=50, page_bytes=10_000, inline_directory=64 << 10)
         table = await world.made(limits)
         rows = [((1, b"k%05d" % n, b""), Value(b"m" * 100)) for n in range(10_000)]
         for start in range(0, len(rows), 100):
             await put(table, dict(rows[start : start + 100]))
         await table.maintain()
         total = sum(map(len, world.vault.files.values()))
-        reader = world.device(limits)
+        reader = world.device(limits, memory=1 << 20)
         view = await reader.view()
         world.vault.fetched = 0
         assert await view.get(key(5000)) is not None

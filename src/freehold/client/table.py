@@ -22,6 +22,7 @@ from freehold.client.sealing import Sealer
 from freehold.client.table_flush import Flusher
 from freehold.client.table_layers import Pending
 from freehold.client.table_log import Change, Log
+from freehold.client.table_memory import Memory
 from freehold.client.table_merge import Merger
 from freehold.client.table_objects import GONE, LIMITS, Blobs, Limits, Objects, let_go
 from freehold.client.table_publish import Publisher
@@ -38,14 +39,26 @@ class Table:
     """One table. Belongs to one event loop; `aclose` when it is not used any more."""
 
     def __init__(
-        self, heads: Heads, vault: Blobs, name: str, secret: bytes, cache: Path, code: Code, limits: Limits = LIMITS
+        self,
+        heads: Heads,
+        vault: Blobs,
+        name: str,
+        secret: bytes,
+        cache: Path,
+        code: Code,
+        *,
+        memory: Memory | None = None,
+        limits: Limits = LIMITS,
     ) -> None:
-        """`name` is the head's, `secret` has 32 bytes, `cache` is a folder for what was downloaded."""
+        """`name` is the head's, `secret` has 32 bytes, `cache` is a folder for what was downloaded.
+
+        Tables that are given the same `memory` keep pages and packs in it together.
+        """
         sealer = Sealer(secret, name)
         self.name = name
         self._vault = vault
         self._limits = limits
-        self._objects = Objects(vault, sealer, cache, limits)
+        self._objects = Objects(vault, sealer, cache, limits, memory or Memory())
         self._register = Register(heads, name, sealer, self._objects, limits.patience)
         publisher = Publisher(self._register, vault, code, limits)
         self._flusher = Flusher(self._register, publisher)
@@ -111,6 +124,10 @@ class Table:
         await self._register.fresh()
         await self._flusher.flush()
         await self._merger.merge()
+
+    async def quiet(self) -> None:
+        """Wait until no commit is under way, and what those that were made have dropped is written down as garbage."""
+        await self._log.close()
 
     async def own_objects(self) -> list[StoredObject]:
         """All objects that the table itself is made of, as the newest head names them."""
@@ -189,4 +206,4 @@ def _own(state: State) -> list[StoredObject]:
     return found if state.container is None else [*found, state.container]
 
 
-__all__ = ["INLINE_LIMIT", "Change", "Changes", "Key", "Limits", "Table", "Value", "View"]
+__all__ = ["INLINE_LIMIT", "Change", "Changes", "Key", "Limits", "Memory", "Table", "Value", "View"]

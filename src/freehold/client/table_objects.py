@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 from freehold.client.sealing import Sealer
 from freehold.client.table_cache import DiskCache
 from freehold.client.table_layers import Layer
+from freehold.client.table_memory import Memory
 from freehold.client.table_records import Entries, Pack, Packed, Page, Run, decode_entries
 from freehold.protocol.errors import Corrupt, FreeholdError, NotFound, Unavailable
 from freehold.services.storage.client_objects import Code, StoredObject
@@ -39,7 +40,6 @@ class Limits(NamedTuple):
     page_bytes: int = 1 << 20
     step: int = 32  # pages that a merge rewrites at a time
     inline_directory: int = 64 << 10  # above, the directory is an object
-    memory: int = 64 << 20
     disk: int = 1 << 30
     patience: float = 20.0  # seconds until an unknown outcome stays unknown
 
@@ -104,18 +104,16 @@ async def let_go(intent: Intent | None) -> None:
 class Objects:
     """What a table's directory names."""
 
-    def __init__(self, vault: Blobs, sealer: Sealer, folder: Path, limits: Limits) -> None:
+    def __init__(self, vault: Blobs, sealer: Sealer, folder: Path, limits: Limits, memory: Memory) -> None:
         self._vault = vault
+        self._memory = memory
         self._disk = DiskCache(folder, sealer, limits.disk)
-        self._limit = limits.memory
-        self._used = 0
-        self._kept: OrderedDict[bytes, tuple[int, Layer | bytes]] = OrderedDict()
         self._under_way: dict[bytes, asyncio.Task[Layer | bytes]] = {}
         self._read_once: OrderedDict[bytes, None] = OrderedDict()
 
     async def entries(self, named: Page | Run) -> Layer:
         """A page's entries or a run's changes; Corrupt if they are not those that the directory names."""
-        found = self._recall(named.identity)
+        found = self._memory.get(named.identity)
         if not isinstance(found, Layer):
             found = await self._once(named.identity, lambda: self._load_entries(named))
         assert isinstance(found, Layer)
@@ -123,13 +121,13 @@ class Objects:
 
     def prefetch(self, page: Page) -> None:
         """Begin to fetch what will be needed soon."""
-        if page.identity not in self._kept and page.identity not in self._under_way:
+        if page.identity not in self._memory and page.identity not in self._under_way:
             self._begin(page.identity, lambda: self._load_entries(page))
 
     async def payload(self, pack: Pack, packed: Packed) -> bytes:
         """A payload: by itself the first time that something of its pack is read, then with the whole pack."""
         place = pack.place(packed)
-        whole = self._recall(pack.identity)
+        whole = self._memory.get(pack.identity)
         if whole is None and not self._was_read(pack):
             found = b"".join([bytes(piece) async for piece in self._vault.read(pack.stored, place, packed.size)])
         else:
@@ -154,9 +152,9 @@ class Objects:
     async def admit(self, named: Page | Run | Pack, data: bytes) -> None:
         """Keep what was just written, which others have not seen yet."""
         if isinstance(named, Pack):
-            self._keep(named.identity, len(data), data)
+            self._memory.keep(named.identity, len(data), data)
         else:
-            self._keep(named.identity, *_weighed(decode_entries(data)))
+            self._memory.keep(named.identity, *_weighed(decode_entries(data)))
         await self.save(named.identity, data)
 
     async def save(self, identity: bytes, data: bytes) -> None:
@@ -166,8 +164,7 @@ class Objects:
     async def forget(self, identities: Sequence[bytes]) -> None:
         """Drop what nothing names any more."""
         for identity in identities:
-            cost, _ = self._kept.pop(identity, (0, b""))
-            self._used -= cost
+            self._memory.drop(identity)
             await asyncio.to_thread(self._disk.remove, identity)
 
     async def close(self) -> None:
@@ -188,12 +185,12 @@ class Objects:
         if isinstance(named, Page) and (entries.keys[:1] < [named.first] or None in entries.values):
             raise Corrupt("a page has entries that belong to another")
         cost, layer = _weighed(entries)
-        self._keep(named.identity, cost, layer)
+        self._memory.keep(named.identity, cost, layer)
         return layer
 
     async def _load_pack(self, pack: Pack) -> bytes:
         data = await self.fetch(pack.identity, pack.stored)
-        self._keep(pack.identity, len(data), data)
+        self._memory.keep(pack.identity, len(data), data)
         return data
 
     async def _once(self, identity: bytes, load: Callable[[], Awaitable[Layer | bytes]]) -> Layer | bytes:
@@ -212,20 +209,6 @@ class Objects:
         del self._under_way[identity]
         if not task.cancelled():
             task.exception()  # whoever waits has it; where nobody does, nobody needs it
-
-    def _recall(self, identity: bytes) -> Layer | bytes | None:
-        if identity not in self._kept:
-            return None
-        self._kept.move_to_end(identity)
-        return self._kept[identity][1]
-
-    def _keep(self, identity: bytes, cost: int, what: Layer | bytes) -> None:
-        before, _ = self._kept.pop(identity, (0, b""))
-        self._kept[identity] = (cost, what)
-        self._used += cost - before
-        while self._used > self._limit and len(self._kept) > 1:
-            _, (dropped, _) = self._kept.popitem(last=False)
-            self._used -= dropped
 
 
 def _weighed(entries: Entries) -> tuple[int, Layer]:
