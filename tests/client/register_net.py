@@ -7,6 +7,7 @@ late, doubled and overtaken; nodes crash and come back with what they had answer
 from __future__ import annotations
 
 import asyncio
+import heapq
 import random
 import sqlite3
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
@@ -31,13 +32,18 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     """Time passes at once when there is nothing to do."""
 
     now = 0.0
+    _timer_cancelled_count: int
 
     def time(self) -> float:
         return self.now
 
     def _run_once(self) -> None:
-        if not self._ready and self._scheduled:  # type: ignore[attr-defined]
-            self.now = max(self.now, self._scheduled[0]._when)  # type: ignore[attr-defined]
+        timers = self._scheduled  # type: ignore[attr-defined]
+        while timers and timers[0]._cancelled:
+            heapq.heappop(timers)._scheduled = False
+            self._timer_cancelled_count -= 1
+        if not self._ready and timers:  # type: ignore[attr-defined]
+            self.now = max(self.now, timers[0]._when)
         super()._run_once()  # type: ignore[misc]
 
 

@@ -102,7 +102,6 @@ class NodeHeads:
         self._signer = Signer(key, domain)
         self._seats = seats
         self._replace_seconds = replace_seconds
-        self._proposer = secrets.token_bytes(8)
         self._opened: _Opened | None = None
         self._finding = asyncio.Lock()
         self._reads: dict[str, asyncio.Task[Head | None]] = {}  # those that have not begun yet
@@ -232,7 +231,7 @@ class NodeHeads:
 
     def _over(self, group: Hash, acceptors: Sequence[Acceptor]) -> _Opened:
         speed: dict[Address, float] = {}
-        return _Opened(group, acceptors, lambda place: Register(place, acceptors, self._signer, self._proposer, speed))
+        return _Opened(group, acceptors, lambda place: Register(place, acceptors, self._signer, speed))
 
     def _control(self, opened: _Opened) -> Register:
         return opened.register(Place(self._signer.key.address, opened.group, CONTROL))

@@ -111,12 +111,12 @@ class Register:
     """A register of an account, as one process proposes to it. Acceptors are those of one group."""
 
     def __init__(
-        self, place: Place, acceptors: Sequence[Acceptor], signer: Signer, proposer: bytes, speed: dict[Address, float]
+        self, place: Place, acceptors: Sequence[Acceptor], signer: Signer, speed: dict[Address, float]
     ) -> None:
         self._place = place
         self._acceptors = acceptors
         self._signer = signer
-        self._proposer = proposer
+        self._proposer = secrets.token_bytes(8)  # of this object alone: its ballots are used once
         self._speed = speed  # seconds that each node took lately; shared by the registers of a group
         self._majority = len(acceptors) // 2 + 1
         self._counter = 0  # the highest that was seen or used

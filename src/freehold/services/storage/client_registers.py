@@ -5,12 +5,14 @@ Invariant: nothing here is believed: whoever asks checks the account's signature
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from io import BytesIO
 from typing import Protocol, TypeVar
 
 import msgspec
 
 from freehold.net.client import BYTES_HEADERS, Peer
-from freehold.protocol.errors import Corrupt, Refused
+from freehold.protocol.errors import Corrupt
 from freehold.protocol.units import Address, Hash
 from freehold.services.storage.register_values import (
     BODY_LIMIT,
@@ -45,9 +47,9 @@ class Acceptor(Protocol):
 
 
 class RegisterNode:
-    """A node over HTTP; without a lease there it only shows."""
+    """A node over HTTP. `lease` finds the lease under which changes are taken; reads take none."""
 
-    def __init__(self, node: Address, peer: Peer, lease: Hash | None) -> None:
+    def __init__(self, node: Address, peer: Peer, lease: Callable[[], Awaitable[Hash]]) -> None:
         self.node = node
         self._peer = peer
         self._lease = lease
@@ -67,19 +69,18 @@ class RegisterNode:
 
     async def prepare(self, place: Place, wanted: Prepare) -> Answer:
         """Ask for a promise."""
-        return await self._exchange("POST", f"{_path(place)}/prepare{self._query()}", Answer, wanted)
+        return await self._exchange("POST", f"{_path(place)}/prepare{await self._query()}", Answer, wanted)
 
     async def accept(self, place: Place, proposal: Accepted) -> Answer:
         """Propose a value."""
-        return await self._exchange("POST", f"{_path(place)}/accept{self._query()}", Answer, proposal)
+        return await self._exchange("POST", f"{_path(place)}/accept{await self._query()}", Answer, proposal)
 
-    def _query(self) -> str:
-        if self._lease is None:
-            raise Refused(f"there is no lease with node {self.node}")
-        return f"?lease={self._lease}"
+    async def _query(self) -> str:
+        return f"?lease={await self._lease()}"
 
     async def _exchange(self, method: str, path: str, kind: type[T], value: object = None) -> T:
-        data = None if value is None else msgspec.msgpack.encode(value)
+        # As a file, so that a large body goes out in pieces.
+        data = None if value is None else BytesIO(msgspec.msgpack.encode(value))
         async with self._peer.request(method, path, headers=BYTES_HEADERS, data=data) as response:
             body = bytearray()
             async for chunk in response.content.iter_any():

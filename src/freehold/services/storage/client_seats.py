@@ -1,0 +1,107 @@
+"""Where an account's registers can stand: nodes that serve storage under its leases, of distinct operators.
+
+Reading takes no lease. The leases of nodes that hold a group are looked for when the first of them is to change
+something, for all of them at once. Invariant: a node is chosen only once it counts this account's leases as covered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+
+from freehold.market.meeting import node_peer
+from freehold.market.placement import choose
+from freehold.protocol.errors import InsufficientOperators, Unavailable
+from freehold.protocol.state import NodeRecord
+from freehold.protocol.units import Address, Hash
+from freehold.services.storage.client import StorageClient
+from freehold.services.storage.client_node import StorageNode
+from freehold.services.storage.client_registers import RegisterNode
+from freehold.services.storage.client_sessions import Context, Sessions
+
+ALLOWANCE = 32 << 20  # bytes a node: what an account may keep in registers there
+
+
+class SeatOffered(NamedTuple):
+    """A registered node and its operator."""
+
+    node: Address
+    operator: Address
+    acceptor: RegisterNode
+
+
+class StorageSeats:
+    """`Seats` (`client/node_heads.py`) over one account's storage."""
+
+    def __init__(self, context: Context, storage: StorageClient, sessions: Sessions) -> None:
+        self._context = context
+        self._storage = storage
+        self._sessions = sessions
+
+    async def choose(self, count: int, avoid: Collection[Address]) -> Sequence[RegisterNode]:
+        """`count` nodes under covered leases. InsufficientOperators, InsufficientCredits."""
+        records = await self._context.directory.nodes()
+        operators = {record.operator for record in records if record.node in avoid}
+        found = (await self._storage.survey(ALLOWANCE)).candidates
+        pool = [candidate for candidate in found if candidate.record.operator not in operators]
+        while True:
+            chosen = choose(pool, count)
+            ready, refused = await self._sessions.prepare(chosen, ALLOWANCE)
+            if not refused:
+                return [self._at(node) for node in ready]
+            pool = [candidate for candidate in pool if candidate.node not in refused]
+            have = len({candidate.record.operator for candidate in pool})
+            if have < count:
+                reasons = "; ".join(sorted({error.message for error in refused.values()}))
+                raise InsufficientOperators(f"{have} operators serve, {count} are needed: {reasons}", have=have)
+
+    async def find(self, nodes: Collection[Address]) -> Mapping[Address, RegisterNode]:
+        """Those of the nodes that are registered; their leases are looked for when they are needed."""
+        records = [record for record in await self._context.directory.nodes() if record.node in nodes]
+        leases = _Leases(self._sessions, [record.node for record in records])
+        return {record.node: self._plain(record, leases) for record in records}
+
+    async def everyone(self) -> Sequence[SeatOffered]:
+        """Every registered node, to read from."""
+        records = await self._context.directory.nodes()
+        return [SeatOffered(r.node, r.operator, self._plain(r, _Leases(self._sessions, [r.node]))) for r in records]
+
+    def _at(self, node: StorageNode) -> RegisterNode:
+        context, pair = self._context, node.leases
+        lease = pair.stream_id
+
+        async def known() -> Hash:
+            return lease
+
+        return RegisterNode(pair.node, pair.peer(context.dial, context.network.domain, context.clock), known)
+
+    def _plain(self, record: NodeRecord, leases: _Leases) -> RegisterNode:
+        context = self._context
+        peer = node_peer(context.dial, record.node, record.endpoint, context.network.domain, context.clock)
+        return RegisterNode(record.node, peer, lambda: leases.of(record.node))
+
+
+class _Leases:
+    """The leases with the nodes of one group."""
+
+    def __init__(self, sessions: Sessions, nodes: Sequence[Address]) -> None:
+        self._sessions = sessions
+        self._nodes = nodes
+        self._known: dict[Address, Hash] = {}
+        self._looking: asyncio.Task[None] | None = None
+
+    async def of(self, node: Address) -> Hash:
+        """The lease with a node; Unavailable where it does not serve now."""
+        if node not in self._known:
+            if self._looking is None or self._looking.done():
+                self._looking = asyncio.create_task(self._look())
+            await asyncio.shield(self._looking)
+        if node not in self._known:
+            raise Unavailable(f"node {node} does not serve this account now")
+        return self._known[node]
+
+    async def _look(self) -> None:
+        missing = [node for node in self._nodes if node not in self._known]
+        ready, _ = await self._sessions.reading(missing, 0, 0)
+        self._known |= {node: found.leases.stream_id for node, found in ready.items()}
