@@ -93,32 +93,39 @@ class Fleet:
         return bool((await self._sessions.prepare([self._known[node.address]], each))[0])
 
     async def substitute(
-        self, nodes: Sequence[StorageNode], node: StorageNode, failed: dict[Address, FreeholdError], each: int
-    ) -> StorageNode:
-        """Who takes over from `node`, the last of those that `failed` for a segment's `nodes`; the fleet's too.
+        self, nodes: list[StorageNode], index: int, failed: dict[Address, FreeholdError], each: int
+    ) -> None:
+        """Put another node into a segment's `nodes` for the one at `index`, the last that `failed` it; the fleet goes
+        on with it too.
 
         InsufficientOperators where nobody is left.
         """
-        others = [other for other in nodes if other is not node]
         async with self._changing:
             self.failed |= failed
-            used = {self._operator(other) for other in others}
-            for other in self.slots:  # who took over from it before
-                if self._operator(other) not in used and other.address not in self.failed:
-                    return other
-            while True:
-                slots = [slot for slot in self.slots if slot is not node]
-                try:
-                    chosen = self._choose(1, [*others, *slots])
-                except InsufficientOperators:
-                    chosen = self._choose(1, others)
-                found, refused = await self._sessions.prepare(chosen, each)
-                self.failed |= refused
-                if found:
-                    at = next((i for i, slot in enumerate(self.slots) if slot.address == node.address), None)
-                    if at is not None and self._operator(found[0]) not in {self._operator(slot) for slot in slots}:
-                        self.slots[at] = found[0]
-                    return found[0]
+            node, others = nodes[index], nodes[:index] + nodes[index + 1 :]
+            nodes[index] = self._find(others) or await self._prepare(node, others, each)
+
+    def _find(self, others: Sequence[StorageNode]) -> StorageNode | None:
+        """One of the fleet's nodes that may stand beside these: who took over from a failed one before."""
+        used = {self._operator(other) for other in others}
+        fitting = (n for n in self.slots if self._operator(n) not in used and n.address not in self.failed)
+        return next(fitting, None)
+
+    async def _prepare(self, node: StorageNode, others: Sequence[StorageNode], each: int) -> StorageNode:
+        """A spare, in the slot of `node` too, if it has one and its operator none."""
+        slots = [slot for slot in self.slots if slot is not node]
+        while True:
+            try:
+                chosen = self._choose(1, [*others, *slots])
+            except InsufficientOperators:
+                chosen = self._choose(1, others)
+            found, refused = await self._sessions.prepare(chosen, each)
+            self.failed |= refused
+            if found:
+                used = {self._operator(slot) for slot in slots}
+                if node in self.slots and self._operator(found[0]) not in used:
+                    self.slots = [found[0] if slot is node else slot for slot in self.slots]
+                return found[0]
 
     def _is_fresh(self, each: int) -> bool:
         return time.monotonic() - self._surveyed < FRESH_SECONDS and all(

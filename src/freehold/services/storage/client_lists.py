@@ -160,7 +160,7 @@ async def change_list(node: StorageNode, additions: Sequence[Addition], book: Li
     attempt, most = 0, GARBAGE_BESIDE if add else GARBAGE_AT_ONCE
     async with book.exclusive(f"list-{node.address.hex()}"):
         while attempt < ATTEMPTS:
-            garbage = await book.garbage(node.address, most) if most else []
+            garbage = _one_each(await book.garbage(node.address, most)) if most else []
             if not add and not garbage:
                 return [() for _ in additions]
             try:
@@ -191,6 +191,11 @@ async def change_list(node: StorageNode, additions: Sequence[Addition], book: Li
             node.room.listed = signed.size
             return positions
     raise Conflict(f"the list at {node.address} is being changed by another writer")
+
+
+def _one_each(garbage: Sequence[ListedShard]) -> list[ListedShard]:
+    """One a position: of several, all but one at the most were never listed, and that is found out one by one."""
+    return list({shard.position: shard for shard in garbage}.values())
 
 
 def _place(node: StorageNode, addition: Addition, positions: Positions) -> list[ListedShard]:

@@ -319,12 +319,11 @@ class Shipment:
 
     async def _replace(self, draft: _Draft, index: int, error: FreeholdError) -> None:
         """Another node for a shard; what the one before stored of it does not count."""
-        node = draft.nodes[index]
-        draft.failed[node.address] = error
-        other = await self._fleet.substitute(draft.nodes, node, draft.failed, draft.shard_size)
+        draft.failed[draft.nodes[index].address] = error
         is_arriving = draft.counted[index]
         draft.count(index, False)
-        draft.nodes[index], draft.stored[index] = other, False
+        draft.stored[index] = False
+        await self._fleet.substitute(draft.nodes, index, draft.failed, draft.shard_size)
         draft.count(index, is_arriving)
 
     # Listing
