@@ -74,7 +74,8 @@ def test_three_of_seven_stop_and_another_machine_finds_the_head(tmp_path: Path) 
 
 
 async def _post(made: World, path: str, body: bytes) -> tuple[int, Any]:
-    async with aiohttp.ClientSession() as session, session.post(made.node[0].url + path, data=io.BytesIO(body)) as response:
+    url, data = made.node[0].url + path, io.BytesIO(body)
+    async with aiohttp.ClientSession() as session, session.post(url, data=data) as response:
         if response.status == 200:
             return 200, msgspec.msgpack.decode(await response.read())
         return response.status, (await response.json())["errors"][0]["code"]

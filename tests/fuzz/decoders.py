@@ -37,7 +37,16 @@ from freehold.protocol.tables import Table
 from freehold.protocol.typed import Message, canonical_json, fields_of, keccak, parse_json
 from freehold.protocol.units import Address, Hash, Signature
 from freehold.services.judging import JUDGES
-from freehold.services.storage import client_objects, list_steps, listing, proof, provider, receiving, repair_key
+from freehold.services.storage import (
+    client_objects,
+    list_steps,
+    listing,
+    proof,
+    provider,
+    receiving,
+    register_values,
+    repair_key,
+)
 from freehold.services.storage.client_objects import StoredObject, StoredSegment
 from freehold.services.storage.codec import REPAIR_KEY_BYTES, SegmentKeys
 from freehold.services.storage.segment_record import SegmentRecord
@@ -459,6 +468,27 @@ def others() -> Iterator[Decoder]:
         lambda data: listing.parse_page(data, 0),
         lambda: [canonical_json(page)],
         "services.storage.listing.parse_page",
+    )
+    yield entry(
+        "register_proposal",
+        lambda data: register_values.decode(data, register_values.Accepted),
+        lambda: [
+            msgspec.msgpack.encode(
+                register_values.Accepted(
+                    1, bytes(8), 1, False, bytes(8), bytes(32), bytes(65), register_values.Part(b"", 0, b"base", [b"f"])
+                )
+            )
+        ],
+        "services.storage.register_values.decode",
+        encode=msgspec.msgpack.encode,
+    )
+    yield entry(
+        "register_group",
+        register_values.Group.decode,
+        lambda: [register_values.Group(2, 1, [bytes(20)]).encode()],
+        "services.storage.register_values.Group.decode",
+        "services.storage.register_values.decode",
+        encode=lambda group: group.encode(),
     )
     # a client's own, as others keep it
     yield entry(

@@ -16,7 +16,8 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import NamedTuple, NoReturn, Protocol, TypeVar
 
 from freehold.client.heads import Head, check_change
@@ -149,23 +150,22 @@ class NodeHeads:
         if await self._within(make, None) is None:
             if expected is not None:
                 change.judge(None)
-            await self._begin()
-            await self._within(make, None)
+            async with _within_time():
+                await self._begin()
+            if await self._within(make, None) is None:
+                raise Unavailable("this account's group is gone again", hint="Try again.")
 
     async def _within(self, work: Callable[[_Opened], Awaitable[T]], missing: T) -> T:
         """Do it in the account's group, wherever that has moved; `missing` where the account has none."""
-        try:
-            async with asyncio.timeout(CALL_SECONDS):
-                while True:
-                    opened = await self._find()
-                    if opened is None:
-                        return missing
-                    try:
-                        return await work(opened)
-                    except Moved:
-                        await self._leave(opened)
-        except TimeoutError:
-            raise Unavailable(f"the head was not settled within {CALL_SECONDS:.0f} s", hint="Try again.") from None
+        async with _within_time():
+            while True:
+                opened = await self._find()
+                if opened is None:
+                    return missing
+                try:
+                    return await work(opened)
+                except Moved:
+                    await self._leave(opened)
 
     def _place(self, opened: _Opened, name: str) -> Place:
         return Place(self._signer.key.address, opened.group, bytes.fromhex(name))
@@ -187,7 +187,7 @@ class NodeHeads:
         async with self._finding:
             if self._opened is opened:
                 self._opened = None
-                self._opened = await self._follow(opened)
+                self._opened = await self._follow(opened, is_sealed=True)
 
     async def _survey(self) -> tuple[dict[Hash, Group], str]:
         """The groups that any node shows, each in its last state that one does; and why others may be hidden."""
@@ -236,10 +236,18 @@ class NodeHeads:
     def _control(self, opened: _Opened) -> Register:
         return opened.register(Place(self._signer.key.address, opened.group, CONTROL))
 
-    async def _follow(self, opened: _Opened) -> _Opened | None:
-        """The group that is open after this one; moves that were not completed are."""
+    async def _follow(self, opened: _Opened, *, is_sealed: bool = False) -> _Opened | None:
+        """The group that is open after this one; moves that were not completed are.
+
+        `is_sealed`: some node says so. Whether all do is settled with every node that answers, that one among them.
+        """
         while True:
-            value = await self._control(opened).settle(lambda current: current)
+            control = self._control(opened)
+            if is_sealed:
+                value = await control.settle(lambda current: current, is_patient=True)
+            else:
+                value = await control.read()
+            is_sealed = False
             if value is None:
                 raise Unavailable(f"the nodes of group {opened.group} have forgotten it")
             state = Group.decode(value.base)
@@ -335,6 +343,10 @@ class NodeHeads:
 
     async def maintain(self) -> None:
         """Replace nodes that are gone, and take more where there were too few. See `Heads`."""
+        async with _within_time():
+            await self._maintain()
+
+    async def _maintain(self) -> None:
         opened = await self._find()
         if opened is None:
             return
@@ -435,6 +447,15 @@ class NodeHeads:
             await register.settle(lambda current, moved=value: current or moved)  # type: ignore[misc]
             return
         raise Unavailable(f"head {name.hex()} cannot be read from the nodes that held it")
+
+
+@asynccontextmanager
+async def _within_time() -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(CALL_SECONDS):
+            yield
+    except TimeoutError:
+        raise Unavailable(f"a majority did not agree within {CALL_SECONDS:.0f} s", hint="Try again.") from None
 
 
 class _Lost:

@@ -161,13 +161,13 @@ class Register:
             settled = await self._settle(change.decide)
         change.judge(settled)
 
-    async def settle(self, decide: Decide, *, is_founding: bool = False) -> Value | None:
+    async def settle(self, decide: Decide, *, is_founding: bool = False, is_patient: bool = False) -> Value | None:
         """What a majority holds after a whole round, in which `decide` may replace what was accepted last.
 
-        `is_founding`: the register of a group that is new; every node is waited for.
+        `is_founding`: the register of a group that is new. `is_patient`, as then: every node is waited for.
         """
         async with self._lock:
-            return await self._settle(decide, is_founding)
+            return await self._settle(decide, is_founding, is_patient or is_founding)
 
     async def stop(self) -> None:
         """Give up on nodes that have not answered yet."""
@@ -177,7 +177,7 @@ class Register:
 
     # -- rounds ---------------------------------------------------------------------------------------------------
 
-    async def _settle(self, decide: Decide, is_founding: bool = False) -> Value | None:
+    async def _settle(self, decide: Decide, is_founding: bool = False, is_patient: bool = False) -> Value | None:
         lost = 0
         while True:
             if lost:
@@ -186,7 +186,7 @@ class Register:
             self._ready = None
             self._counter += 1
             ballot = Ballot(self._counter, self._proposer)
-            promises = await self._prepare(ballot, is_founding)
+            promises = await self._prepare(ballot, is_founding, is_patient)
             if promises is None:
                 continue
             try:
@@ -199,10 +199,10 @@ class Register:
             if target is current and sum(answer.ballot == last for answer in promises.values()) >= self._majority:
                 self._ready = _Seen(ballot, target)
                 return target
-            if await self._propose(ballot, target, current, is_founding):
+            if await self._propose(ballot, target, current, is_patient):
                 return target
 
-    async def _prepare(self, ballot: Ballot, is_founding: bool) -> Mapping[Acceptor, Answer] | None:
+    async def _prepare(self, ballot: Ballot, is_founding: bool, is_patient: bool) -> Mapping[Acceptor, Answer] | None:
         """Who has promised; None where another's ballot is higher."""
         key, domain = self._signer
         asked = {
@@ -212,12 +212,12 @@ class Register:
         first = self._order()[0].node
         answers, failures = await self._gather(
             lambda acceptor: acceptor.prepare(self._place, asked[self._seen is not None or acceptor.node == first]),
-            lambda answers: self._is_decided(answers, is_founding),
-            is_eager=is_founding,
+            lambda answers: self._is_decided(answers, is_patient),
+            is_eager=is_patient,
         )
         return self._count(answers, failures)
 
-    async def _propose(self, ballot: Ballot, value: Value, before: Value | None, is_founding: bool = False) -> bool:
+    async def _propose(self, ballot: Ballot, value: Value, before: Value | None, is_patient: bool = False) -> bool:
         """Whether a majority has taken the value; False where another's ballot is higher."""
         self._ready = None
         self._counter = max(self._counter, ballot.counter)
@@ -225,7 +225,7 @@ class Register:
         idle = [acceptor for acceptor in self._acceptors if acceptor.node not in self._busy]
         answers, failures = await self._gather(
             lambda acceptor: self._send(acceptor, proposal, value, before),
-            lambda answers: self._is_decided(answers, is_founding),
+            lambda answers: self._is_decided(answers, is_patient),
             among=idle if len(idle) >= self._majority else self._acceptors,
             is_eager=True,
             is_kept_on=True,
@@ -251,9 +251,9 @@ class Register:
             self._at[acceptor.node] = value.chain[-1]
         return answer
 
-    def _is_decided(self, answers: Mapping[Acceptor, Answer], is_founding: bool) -> bool:
+    def _is_decided(self, answers: Mapping[Acceptor, Answer], is_patient: bool) -> bool:
         agreeing = len(_agreeing(answers))
-        needed = len(self._acceptors) if is_founding else self._majority
+        needed = len(self._acceptors) if is_patient else self._majority
         return agreeing >= needed or len(answers) - agreeing > len(self._acceptors) - self._majority
 
     def _count(

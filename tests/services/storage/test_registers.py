@@ -36,7 +36,8 @@ from freehold.services.storage.register_values import (
 )
 from freehold.services.storage.registers import MIGRATION, Registers
 from freehold.store.sql import Database
-from tests.protocol.world import DOMAIN, key
+from tests.protocol.world import DOMAIN, PARAMETERS, key
+from tests.services.storage.provider_world import CLIENT, Provided
 
 OWNER, STRANGER = key(500), key(501)
 GROUP, LEASE = Hash(b"g" * 32), Hash(b"l" * 32)
@@ -305,3 +306,21 @@ def test_a_value_tells_who_made_its_last_versions() -> None:
     assert made.has_writer(bytes([9] * 8), 5) is False
     assert made.has_writer(bytes([3] * 8), 4) is None
     assert made.has_writer(bytes([12] * 8), 13) is False
+
+
+def test_registers_go_with_the_last_lease_of_their_account(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with Provided(tmp_path) as provided:
+            registers = provided.provider._registers
+            place = Place(CLIENT.address, GROUP, CONTROL)
+            wanted = ask_promise(CLIENT, DOMAIN, place, ballot(1), Known(), founding=True)
+            await registers.prepare(place, wanted, provided.id)
+            await provided.commit(5, None)
+            assert (await registers.figures())["registers"] == 1
+            await provided.commit(6, None, closed=6)  # the lists' grace
+            assert (await registers.figures())["registers"] == 1
+            await provided.commit(6 + PARAMETERS.lapse_grace, None, closed=6)
+            assert (await registers.figures())["registers"] == 0
+            assert await registers.leases() == []
+
+    asyncio.run(scenario())

@@ -11,7 +11,6 @@ Invariant: one ballot stands for one value, so whoever shows a ballot with the a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from hashlib import sha256
 from typing import Literal, NamedTuple, TypeVar
 
@@ -360,8 +359,3 @@ def decode(data: bytes, kind: type[T]) -> T:
         return msgspec.msgpack.decode(data, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
         raise MalformedMessage(f"not a {kind.__name__}: {error}") from None
-
-
-def decode_all(data: bytes, kind: type[T]) -> Sequence[T]:
-    """A list of such structs."""
-    return decode(data, list[kind])  # type: ignore[valid-type]

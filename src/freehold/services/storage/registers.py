@@ -371,9 +371,9 @@ def _drop_older(c: Any, account: Address, generation: int) -> None:
     """Delete what a group that has opened makes needless: older groups, and void ones. The controls of sealed ones stay
     as long as there is room, for those who still look there."""
     older = c.execute(
-        "SELECT grp, state FROM registers WHERE account = ? AND name = ? AND state <> ?"
+        "SELECT grp, state FROM registers WHERE account = ? AND name = ? AND counter > 0"
         " AND (generation < ? OR state = ?) ORDER BY generation DESC",
-        (account, CONTROL, OPEN, generation, VOID),
+        (account, CONTROL, generation, VOID),
     ).fetchall()
     for number, (group, state) in enumerate(older):
         is_kept = state == SEALED and number < GROUPS_LIMIT // 2
