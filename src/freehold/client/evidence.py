@@ -1,4 +1,4 @@
-"""What nodes signed when they served garbage: a file each, so that it can be shown.
+"""What nodes signed when they served garbage: a file for each node and shard, so that it can be shown.
 
 The signed header names the lease, the shard asked for and the root of what was sent: a root other than the shard's is
 proof by itself.
@@ -31,8 +31,10 @@ class EvidenceFolder:
             "proven": served.content != served.shard,
             "time": int(time.time()),
         }
-        name = f"{value['time']}-{node.hex()[:8]}-{secrets.token_hex(4)}.json"
-        temporary = self.folder / f"{name}.new"
+        name = f"{node.hex()[:8]}-{served.shard.hex()[:16]}.json"  # one, however often it is asked
+        if not value["proven"] and (self.folder / name).exists():
+            return  # what is there may prove more
+        temporary = self.folder / f"{name}.{secrets.token_hex(4)}"
         temporary.write_text(json.dumps(value, indent=2) + "\n")
         temporary.replace(self.folder / name)
 

@@ -192,14 +192,16 @@ class Shipment:
             return lambda: budget.give(size)
         self._close(window)
         own, ahead = asyncio.ensure_future(self._own.acquire()), asyncio.ensure_future(budget.take(size))
+        goes_on = False
         try:
             await self._while_running(asyncio.wait({own, ahead}, return_when=asyncio.FIRST_COMPLETED))
+            goes_on = True
         finally:
             for task in (own, ahead):
                 task.cancel()
             await asyncio.gather(own, ahead, return_exceptions=True)
             has_own, has_ahead = (not task.cancelled() for task in (own, ahead))
-            if has_own and has_ahead:
+            if has_ahead and (has_own or not goes_on):
                 budget.give(size)
         return self._own.release if has_own else lambda: budget.give(size)
 
