@@ -99,6 +99,8 @@ def _announce(program: Program, network: LocalNetwork, seconds: float) -> None:
         for i, item in enumerate(p for p in data["programs"] if p["kind"] == kind):
             click.echo(f"  {title if i == 0 else '':<9} {item['name']:<11} {item['url']:<23} {item['address']}")
     click.echo(f"  client    {data['client']}   with tokens and credits")
+    if data["s3"]:
+        _announce_s3(data["s3"])
     click.echo("\nThese accounts come from the public mnemonic below: throwaway, for this machine's chain only.")
     click.echo(f"  {data['mnemonic']}")
     click.echo("\nIn a second terminal:\n")
@@ -108,6 +110,14 @@ def _announce(program: Program, network: LocalNetwork, seconds: float) -> None:
     for command in data["next"]:
         click.echo(f"  {command}")
     click.echo("\nCtrl-C stops it; `freehold up` resumes it; `freehold up --fresh` starts over.\n")
+
+
+def _announce_s3(s3: dict[str, str]) -> None:
+    click.echo(f"\nThe client's buckets speak S3 at {s3['endpoint']}:\n")
+    click.echo(f"  export AWS_ACCESS_KEY_ID={s3['access_key']}")
+    click.echo(f"  export AWS_SECRET_ACCESS_KEY={s3['secret']}")
+    click.echo(f"  export AWS_DEFAULT_REGION={s3['region']}")
+    click.echo(f"  aws --endpoint-url {s3['endpoint']} s3 mb s3://photos")
 
 
 NEXT = [
@@ -137,11 +147,33 @@ def describe_network(network: LocalNetwork) -> dict[str, Any]:
         "chain_id": file.chain_id,
         "network": str(network.files.network),
         "programs": [
-            {"name": p.name, "kind": p.kind, "url": network.urls[p.name], "address": named[p.name]["address"]}
-            for p in [*network.members, *network.nodes]
+            {
+                "name": p.name,
+                "kind": p.kind,
+                "url": network.urls[p.name],
+                "address": named["client" if p.kind == "gateway" else p.name]["address"],
+            }
+            for p in [*network.members, *network.nodes, *network.gateways]
         ],
         "client": str(accounts.client.address),
         "accounts": named,
         "mnemonic": MNEMONIC,
+        "s3": describe_gateway(network),
         "next": NEXT,
+    }
+
+
+def describe_gateway(network: LocalNetwork) -> dict[str, str] | None:
+    """Where the client's S3 gateway is and with what it is signed for; None where there is none."""
+    from freehold.local.children import read_json
+
+    told = read_json(network.files.ready("gateway")) if network.gateways else None
+    if told is None:
+        return None
+    key = told["keys"][0]
+    return {
+        "endpoint": told["url"],
+        "region": told["region"],
+        "access_key": key["access_key"],
+        "secret": key["secret"],
     }

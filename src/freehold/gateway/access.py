@@ -16,6 +16,7 @@ from typing import NamedTuple
 from freehold.client.root import BucketRecord
 from freehold.gateway.call import Call
 from freehold.gateway.operations import Level, Operation
+from freehold.gateway.wire import sigv2
 from freehold.gateway.wire.errors import S3Error
 from freehold.gateway.wire.policy import Policy, PolicyRequest, arn_of, parse_policy
 from freehold.gateway.wire.request import Request
@@ -38,6 +39,11 @@ _OF_VERSIONS = {
 async def authenticate(call: Call) -> None:
     """Find out who asks; nobody is fine. S3Error where the request says who, and that does not hold."""
     request = Request(call.method, call.path, call.raw_query, call.headers)
+    if call.query and (url := sigv2.parse_url(call.query, call.headers)) is not None:
+        caller = await call.gateway.tenants.find(url.access_key)
+        sigv2.verify_url(request, call.query, call.hosted, url, caller.key.secret, call.gateway.clock())
+        call.caller = caller
+        return
     authorization = parse_authorization(request)
     if authorization is None:
         return

@@ -42,6 +42,7 @@ class Call:
         self.query: Mapping[str, str] = {}
         self.level = Level.SERVICE
         self.bucket = self.key = ""
+        self.hosted = ""  # the bucket, where the host names it
         self.request_id = secrets.token_hex(8).upper()
         self.common = {"x-amz-request-id": self.request_id, "x-amz-id-2": self.request_id, "Server": SERVER}
         self.has_begun = False  # the answer is on its way, and can only be cut off
@@ -56,9 +57,9 @@ class Call:
         """Find bucket, key and query. S3Error InvalidURI, KeyTooLongError."""
         if self.raw_query:
             self.query = decode_query(self.raw_query)
-        hosted = find_hosted_bucket(self.headers.get("host", ""), self.gateway.domain)
-        if hosted:
-            self.bucket, self.key = hosted, decode_text(self.path[1:])
+        self.hosted = find_hosted_bucket(self.headers.get("host", ""), self.gateway.domain)
+        if self.hosted:
+            self.bucket, self.key = self.hosted, decode_text(self.path[1:])
         else:
             self.bucket, self.key = split_target(self.path)
         if self.key:

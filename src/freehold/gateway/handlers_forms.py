@@ -20,6 +20,7 @@ from freehold.gateway.bodies import GRACE_SECONDS, OBJECT_LIMIT, Hashing, digest
 from freehold.gateway.call import Call
 from freehold.gateway.cross_origin import get_cors_headers
 from freehold.gateway.descriptions import KEPT, parse_options
+from freehold.gateway.wire import sigv2
 from freehold.gateway.wire.checksums import BodyDigests
 from freehold.gateway.wire.documents import parse_tagging
 from freehold.gateway.wire.errors import S3Error
@@ -107,6 +108,10 @@ async def _find_caller(call: Call, fields: Mapping[str, str]) -> FormPolicy | No
     """Who signed the form's policy; None for a form of nobody's, which only the bucket's policy can allow."""
     if "x-amz-security-token" in fields:
         raise S3Error("InvalidToken")
+    if fields.keys() >= {"awsaccesskeyid", "signature", "policy"}:
+        call.caller = await call.gateway.tenants.find(fields["awsaccesskeyid"])
+        sigv2.verify_form(fields, call.caller.key.secret)
+        return parse_form_policy(fields["policy"])
     authorization = parse_form(fields)
     if authorization is None:
         call.caller = None

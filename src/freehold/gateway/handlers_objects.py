@@ -286,7 +286,7 @@ def _write_parts(call: Call, writer: Writer, info: ObjectInfo) -> None:
     rest = [part for part in info.parts if part.number > after]
     shown = rest[: min(most, 1000)]
     with writer.inside("ObjectParts"):
-        writer.leaf("TotalPartsCount", len(info.parts))
+        writer.leaf("PartsCount", len(info.parts))
         writer.leaf("PartNumberMarker", after)
         writer.leaf("NextPartNumberMarker", shown[-1].number if shown else 0)
         writer.leaf("MaxParts", most)

@@ -85,6 +85,14 @@ class LocalFiles:
             "poll": settings.poll,
         })  # fmt: skip
 
+    def write_gateway(self, name: str, settings: LocalSettings, port: int) -> Path:
+        """The configuration of the client's S3 gateway."""
+        return self._write(name, port, {
+            "wallets": [str(self.wallets / "client.json")],
+            "key_label": "local",
+            "tls": settings.tls,
+        })  # fmt: skip
+
     def _write(self, name: str, port: int, own: dict[str, Any]) -> Path:
         path = self.config(name)
         path.parent.mkdir(parents=True, exist_ok=True)

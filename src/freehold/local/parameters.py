@@ -46,6 +46,7 @@ class LocalSettings(NamedTuple):
     voucher_price: int = 500 * ONE
     allowance: int = 20 * GIB  # bytes of disk a node may use
     tls: bool = False  # whether members and nodes speak https: between processes of one machine it hides nothing
+    gateway: bool = True  # whether an S3 gateway serves the client's account
     restart: bool = True  # whether a program that ends is started again
 
     @staticmethod

@@ -1,8 +1,8 @@
-"""The local network as processes: one chain, n members, m nodes, kept running until told to stop.
+"""The local network as processes: one chain, n members, m nodes, an S3 gateway, kept running until told to stop.
 
-    start   lock, leftovers, nursery | chain; contracts and money (once); members, then nodes; all ready
+    start   lock, leftovers, nursery | chain; contracts and money (once); members and nodes; all ready; gateway
     run     whoever ends is started again, after a pause that doubles; it is said
-    stop    nodes, members, nursery, chain: nobody is asked for what has already gone
+    stop    gateway, nodes, members, nursery, chain: nobody is asked for what has already gone
 
 Invariant: whatever is killed, and whenever, the next `start` resumes the same chain, files and accounts: all that
 counts is on disk before it is acted on, and every process that might be left over is found by pid and start time.
@@ -41,8 +41,9 @@ LEAST_FREE = 500 * 2**20  # bytes of disk, below which nothing is started
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds before a program that ended is started again
 STEADY_SECONDS = 60.0  # a program that ran this long starts with the first pause again
 NAME = "local"
-ORACLE, NODE = "freehold.oracle.process", "freehold.node.process"
-MODULES = ("eth_account", "freehold.chain.deploy", "freehold.services.judging", ORACLE, NODE)
+ORACLE, NODE, GATEWAY = "freehold.oracle.process", "freehold.node.process", "freehold.gateway.process"
+MODULES = ("eth_account", "freehold.chain.deploy", "freehold.services.judging", ORACLE, NODE, GATEWAY)
+KINDS = {ORACLE: "member", NODE: "node", GATEWAY: "gateway"}
 Say = Callable[[str], None]
 
 
@@ -68,7 +69,7 @@ class Program(NamedTuple):
 
     @property
     def kind(self) -> str:
-        return "member" if self.module == ORACLE else "node"
+        return KINDS[self.module]
 
 
 class LocalNetwork:
@@ -109,6 +110,14 @@ class LocalNetwork:
     def nodes(self) -> list[Program]:
         return [Program(f"operator-{i + 1}", NODE) for i in range(self.settings.operators)]
 
+    @property
+    def gateways(self) -> list[Program]:
+        return [Program("gateway", GATEWAY)] if self.settings.gateway else []
+
+    @property
+    def programs(self) -> list[Program]:
+        return [*self.members, *self.nodes, *self.gateways]
+
     async def __aenter__(self) -> LocalNetwork:
         try:
             await self.start()
@@ -143,6 +152,8 @@ class LocalNetwork:
                 for program in [*self.members, *self.nodes]:  # they wait for each other, and for their tokens
                     group.create_task(self._launch(program))
         await self._wait_ready()
+        for program in self.gateways:  # their accounts' heads are kept by the nodes
+            await self._launch(program)
         self._write_status()
 
     async def run(self) -> None:
@@ -156,7 +167,7 @@ class LocalNetwork:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for programs in (self.nodes, self.members):
+        for programs in (self.gateways, self.nodes, self.members):
             await asyncio.gather(*(self.forks[p.name].stop() for p in programs if p.name in self.forks))
         if self._nursery is not None:
             await self._nursery.stop()
@@ -218,8 +229,10 @@ class LocalNetwork:
         assert self._nursery is not None
         if program.module == ORACLE:
             config = self.files.write_member(program.name, self.settings, port)
-        else:
+        elif program.module == NODE:
             config = self.files.write_node(program.name, self.settings, port)
+        else:
+            config = self.files.write_gateway(program.name, self.settings, port)
         ready = self.files.ready(program.name)
         self._began[program.name] = time.monotonic()
         fork = await self._nursery.fork(program.name, program.module, config, ready)
@@ -265,7 +278,7 @@ class LocalNetwork:
         if fork is None:
             self._broken.set()
             return
-        program = next(p for p in [*self.members, *self.nodes] if p.name == fork.name)
+        program = next(p for p in self.programs if p.name == fork.name)
         if self.forks.get(fork.name) is not fork or not self.settings.restart:
             return
         task = asyncio.create_task(self._restart(program, code), name=f"restart {fork.name}")
@@ -296,7 +309,7 @@ class LocalNetwork:
             "chain_pid": self._chain.pid if self._chain else None,
             "programs": [
                 {"name": p.name, "kind": p.kind, "url": self.urls.get(p.name, ""), "pid": self.forks[p.name].pid}
-                for p in [*self.members, *self.nodes]
+                for p in self.programs
                 if p.name in self.forks
             ],
         }
