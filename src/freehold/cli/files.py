@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncGenerator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,8 @@ from freehold.cli.output import Command, Program, confirm, print_table
 
 if TYPE_CHECKING:
     from freehold.cli.transfers import Job
-    from freehold.client.buckets import ObjectInfo
+    from freehold.client.bucket_types import ObjectInfo
+    from freehold.client.paths import ObjectPath
     from freehold.client.sdk import Freehold
 
 YES = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
@@ -115,58 +118,77 @@ async def _transfer(program: Program, client: Freehold, job: Job, *, upload: boo
         return await client.get(job.remote, job.local, bar.update)
 
 
-def show_listing(data: dict[str, Any]) -> None:
+def show_buckets(data: dict[str, Any]) -> None:
+    print_table(["BUCKET", "CODE"], [[f"fh://{b['name']}", f"{b['k']} of {b['n']}"] for b in data["buckets"]])
+
+
+def format_entry(item: dict[str, Any]) -> str:
+    """A line of `ls`: size, time (UTC), path."""
     from datetime import UTC, datetime
 
     from freehold.cli.amounts import format_size
 
-    if "buckets" in data:
-        print_table(["BUCKET", "CODE"], [[f"fh://{b['name']}", f"{b['k']} of {b['n']}"] for b in data["buckets"]])
-        return
-
-    def when(seconds: int) -> str:
-        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S") if seconds else ""
-
-    rows = [[format_size(o["size"]), when(o["modified"]), o["nodes"] or "", o["path"]] for o in data["objects"]]
-    print_table(["SIZE", "MODIFIED (UTC)", "NODES", "PATH"], rows)
+    if item["folder"]:
+        return f"{'':>10}  {'':<19}  {item['path']}"
+    when = datetime.fromtimestamp(item["modified"], UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return f"{format_size(item['size']):>10}  {when}  {item['path']}"
 
 
-@click.command(cls=Command, show=show_listing)
+@click.command(cls=Command, show=show_buckets)
 @click.argument("path", required=False)
 @RECURSIVE
 @click.pass_obj
-def ls(program: Program, path: str | None, recursive: bool) -> dict[str, Any]:
-    """List buckets, or the objects at and below PATH (folders are summed up; -r lists what is in them)."""
+def ls(program: Program, path: str | None, recursive: bool) -> dict[str, Any] | None:
+    """List buckets, or what is at PATH: objects, and folders one level deep (-r: everything below)."""
     from freehold.cli.connection import run
 
     return run(_ls(program, path, recursive))
 
 
-async def _ls(program: Program, path: str | None, recursive: bool) -> dict[str, Any]:
+async def _ls(program: Program, path: str | None, recursive: bool) -> dict[str, Any] | None:
     from freehold.cli.client import open_client
     from freehold.client.paths import parse_path
 
     where = parse_path(path) if path is not None else None
     async with open_client(program) as client:
         if where is None:
-            buckets = [{"name": b.name, "k": b.code.k, "n": b.code.n} for b in client.buckets()]
+            buckets = [{"name": b.name, "k": b.code.k, "n": b.code.n} for b in await client.buckets()]
             return {"buckets": buckets}
-        found = await client.ls(where)
-        return {"objects": list_entries(found, len(where.components), recursive=recursive)}
+        found = list_entries(client, where, recursive=recursive)
+        if program.as_json:
+            return {"objects": [item async for item in found]}
+        async for item in found:  # page by page, as they come
+            click.echo(format_entry(item))
+        return None
 
 
-def list_entries(found: list[ObjectInfo], depth: int, *, recursive: bool) -> list[dict[str, Any]]:
-    """Objects as rows; unless `recursive`, those more than one level below are summed up by folder."""
-    rows: dict[str, dict[str, Any]] = {}
-    for item in found:
-        below = item.path.components[depth:]
-        folder = not recursive and len(below) > 1
-        name = f"fh://{item.path.bucket}/{'/'.join(item.path.components[: depth + 1])}/" if folder else str(item.path)
-        row = rows.setdefault(name, {"path": name, "size": 0, "modified": 0, "nodes": 0, "folder": folder})
-        row["size"] += item.size
-        row["modified"] = max(row["modified"], item.modified)
-        row["nodes"] = max(row["nodes"], item.nodes)
-    return [rows[name] for name in sorted(rows)]
+async def list_entries(client: Freehold, where: ObjectPath, *, recursive: bool) -> AsyncGenerator[dict[str, Any], None]:
+    """Objects, and unless `recursive` folders, as rows: "dir" is the object dir, then what is in the folder."""
+    from freehold.client.errors import KeyNotFound
+
+    if recursive:
+        async for info in client.walk(where):
+            yield _entry(str(info.path), info)
+        return
+    if where.key and not where.key.endswith("/"):
+        with suppress(KeyNotFound):
+            yield _entry(str(where), await client.stat(where))
+        where = where.below("/")
+    after: str | None = ""
+    while after is not None:
+        page = await client.objects.list(where.bucket, where.key, "/", after)
+        rows = {info.key: _entry(str(info.path), info) for info in page.entries}
+        rows |= {folder: _entry(f"fh://{where.bucket}/{folder}", None) for folder in page.prefixes}
+        for key in sorted(rows, key=str.encode):
+            yield rows[key]
+        after = page.next
+
+
+def _entry(path: str, info: ObjectInfo | None) -> dict[str, Any]:
+    if info is None:
+        return {"path": path, "size": 0, "modified": 0, "nodes": 0, "folder": True}
+    modified = info.modified // 1000
+    return {"path": path, "size": info.size, "modified": modified, "nodes": info.nodes, "folder": False}
 
 
 def show_bucket(data: dict[str, Any]) -> None:
@@ -186,7 +208,7 @@ def mb(program: Program, bucket: str, k: int, n: int) -> dict[str, Any]:
         from freehold.cli.client import open_client
 
         async with open_client(program) as client:
-            client.mb(bucket, k, n)
+            await client.mb(bucket, k, n)
             return {"bucket": bucket.removeprefix("fh://"), "k": k, "n": n, "done": f"made: {k} of {n}"}
 
     return run(make())
@@ -228,7 +250,7 @@ def rm(program: Program, paths: tuple[str, ...], recursive: bool, yes: bool) -> 
 
 async def _rm(program: Program, paths: tuple[str, ...], recursive: bool, yes: bool) -> dict[str, Any]:
     from freehold.cli.client import open_client
-    from freehold.client.paths import ObjectPath, parse_path
+    from freehold.client.paths import parse_path
     from freehold.protocol.errors import NotFound
 
     async with open_client(program) as client:
@@ -238,7 +260,7 @@ async def _rm(program: Program, paths: tuple[str, ...], recursive: bool, yes: bo
                 found = [item.path for item in await client.ls(where)]
                 if not found:
                     raise NotFound(f"there is nothing at {where}")
-            elif not where.components:
+            elif not where.key:
                 raise click.UsageError(f"{where} is a bucket: say -r to remove what is in it, and rb to remove it.")
             else:
                 found = [where]

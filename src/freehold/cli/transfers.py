@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from freehold.client.buckets import ObjectInfo
+from freehold.client.bucket_types import ObjectInfo
 from freehold.client.paths import ObjectPath, parse_path
 from freehold.client.sdk import Freehold
 from freehold.protocol.errors import InvalidInput, NotFound
@@ -20,7 +20,7 @@ class Job(NamedTuple):
 
     @property
     def name(self) -> str:
-        return self.remote.components[-1]
+        return self.remote.name
 
 
 def plan_uploads(source: Path, target: str, *, recursive: bool) -> list[Job]:
@@ -28,52 +28,51 @@ def plan_uploads(source: Path, target: str, *, recursive: bool) -> list[Job]:
     where = parse_path(target)
     if not source.exists():
         raise NotFound(f"there is no file {source}")
+    is_folder = target.endswith("/") or not where.key
     if source.is_dir():
         if not recursive:
             raise InvalidInput(f"{source} is a directory", hint="Say -r to copy everything below it.")
         files = sorted(path for path in source.rglob("*") if path.is_file())
-        root = (
-            where if not target.endswith("/") else where._replace(components=(*where.components, source.resolve().name))
-        )
-        return [_upload(path, _below(root, path.relative_to(source))) for path in files]
+        root = where.below(f"{source.resolve().name}/") if target.endswith("/") else _folder(where)
+        return [_upload(path, root.below(path.relative_to(source).as_posix())) for path in files]
     if not source.is_file():
         raise InvalidInput(f"{source} is not a regular file")
-    if target.endswith("/") or not where.components:
-        where = where._replace(components=(*where.components, source.name))
-    return [_upload(source, where)]
+    return [_upload(source, where.below(source.name) if is_folder else where)]
+
+
+def _folder(where: ObjectPath) -> ObjectPath:
+    return where if not where.key or where.key.endswith("/") else where.below("/")
 
 
 def _upload(path: Path, where: ObjectPath) -> Job:
     return Job(path, parse_path(str(where)), path.stat().st_size)
 
 
-def _below(root: ObjectPath, relative: Path) -> ObjectPath:
-    return root._replace(components=(*root.components, *relative.parts))
-
-
 async def plan_downloads(client: Freehold, source: str, target: Path, *, recursive: bool) -> list[Job]:
-    """The objects to fetch. NotFound; a name that would leave the target directory is InvalidInput."""
+    """The objects to fetch. NotFound; a key that no file can be called, or that leaves the target, is InvalidInput."""
     where = parse_path(source)
     if not recursive:
-        if not where.components:
+        if not where.key:
             raise InvalidInput(f"{where} is a bucket", hint="Say -r to copy everything in it.")
         return [_download(target, where, (await client.stat(where)).size)]
     objects = await client.ls(where)
     if not objects:
         raise NotFound(f"there is nothing at {where}")
-    return _downloads(target, where, objects)
+    return [_place(target, _folder(where), item) for item in objects if not _is_folder_mark(item)]
 
 
 def _download(target: Path, where: ObjectPath, size: int) -> Job:
-    return Job(target / where.components[-1] if target.is_dir() else target, where, size)
+    return Job(target / where.name if target.is_dir() else target, where, size)
 
 
-def _downloads(target: Path, where: ObjectPath, objects: list[ObjectInfo]) -> list[Job]:
-    jobs = []
-    for item in objects:
-        below = item.path.components[len(where.components) :] or item.path.components[-1:]
-        local = target.joinpath(*below)
-        if not local.resolve().is_relative_to(target.resolve()):
-            raise InvalidInput(f"{item.path} would be written outside {target}")
-        jobs.append(Job(local, item.path, item.size))
-    return jobs
+def _is_folder_mark(item: ObjectInfo) -> bool:
+    """An empty object "dir/", by which some programs make a folder be there."""
+    return item.key.endswith("/") and not item.size
+
+
+def _place(target: Path, root: ObjectPath, item: ObjectInfo) -> Job:
+    below = item.key[len(root.key) :] if item.key.startswith(root.key) else item.path.name
+    parts = below.split("/")
+    if any(part in ("", ".", "..") or "\0" in part for part in parts):
+        raise InvalidInput(f"{item.path} cannot be written below {target}", hint="Copy it by itself, to a file name.")
+    return Job(target.joinpath(*parts), item.path, item.size)

@@ -126,6 +126,11 @@ class BucketStore:
         while self._open:
             await self._open.popitem()[1][0].aclose()
 
+    async def quiet(self) -> None:
+        """Wait until what was dropped so far is garbage in the book, so that `Vault.collect` takes it off."""
+        for table, _ in list(self._open.values()):
+            await table.quiet()
+
     def _now(self) -> int:
         return int(self._clock() * 1000)
 

@@ -241,6 +241,7 @@ class Freehold:
             for outcome in await self.objects.delete(some[0].bucket, what):
                 if isinstance(outcome, FreeholdError):
                     raise outcome
+        await self.objects.quiet()
         await self.objects.sweep()
         return await self.vault.collect()
 
