@@ -282,3 +282,19 @@ def test_a_caller_that_goes_away_does_not_take_others_with_it(tmp_path: Path) ->
         await table.aclose()
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_devices_that_merge_at_once_drop_what_another_has_done(tmp_path: Path, seed: int) -> None:
+    async def scenario() -> None:
+        heads, vault, model = await prepared(tmp_path)
+        heads.pause, vault.pause = 3, 3
+        devices = [table_over(heads, vault, tmp_path / str(n)) for n in range(3)]
+        vault._draw = random.Random(seed)
+        await asyncio.gather(*(device.maintain() for device in devices))
+        for device in devices:
+            assert await everything(device) == model
+        await check_whole(devices[0], vault)
+        assert (await devices[0]._register.known()).directory.runs == ()
+
+    asyncio.run(scenario())

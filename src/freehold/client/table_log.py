@@ -22,7 +22,7 @@ from freehold.client.table_layers import Pending
 from freehold.client.table_objects import Blobs, Intent, Limits, let_go
 from freehold.client.table_records import INLINE_LIMIT, VERSION, Changes, Frame, Key, Packed, check_key
 from freehold.client.table_state import Register, State, seal_frame
-from freehold.client.table_view import Stale, View
+from freehold.client.table_view import View
 from freehold.protocol.errors import FreeholdError, InvalidInput, Unavailable
 from freehold.services.storage.client_objects import StoredObject
 
@@ -100,10 +100,7 @@ class Log:
             full = False
             async with self._register.writing:
                 state = await self._register.known()
-                try:
-                    group = await self._gather(state, waiting)
-                except Stale:
-                    continue  # the register has moved on
+                group = await self._gather(state, waiting)
                 if group.made:
                     frame = Frame(
                         VERSION,
@@ -140,8 +137,6 @@ class Log:
             try:
                 changes = await each.change(view)
                 size = await self._check(changes, view)
-            except Stale:
-                raise
             except Exception as error:
                 group.failed.append((each, error))
                 continue

@@ -243,9 +243,7 @@ def _dead(over: Layer, layers: Sequence[Layer], low: Key, high: Key) -> set[Pack
 def _edit(now: State, planned: State, step: _Step, pages: tuple[Page, ...]) -> Edit | None:
     """The directory with a step made; None where another device has merged."""
     old, new = planned.directory, now.directory
-    if [page.identity for page in new.pages] != [page.identity for page in old.pages]:
-        return None
-    merged = new.runs[: step.runs]
+    merged = new.runs[: step.runs]  # no step leaves them as they are
     if [(run.identity, run.floor) for run in merged] != [(run.identity, run.floor) for run in old.runs[: step.runs]]:
         return None
     discard = [page.stored for page in step.replaced]

@@ -2,8 +2,8 @@
 
 Pages are fetched as they are come to. Where one is gone, because another device merged it and its shards went, the view
 goes on with the newest head from the place it had come to: no key is given twice, and none that was there all the time
-is left out. A view that a change is made on may not do that, as the change must hold for one head: it is `Stale`, and
-the change runs again.
+is left out. A view that a change is made on may not do that, as the change must hold for one head: it is `Stale`. Its
+head is not the newest then, so the change meets a conflict, and runs again.
 """
 
 from __future__ import annotations
