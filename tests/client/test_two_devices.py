@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from freehold.client.heads import LocalHeads
 from freehold.client.sdk import Freehold
 from freehold.market import reservations
 from freehold.market.reservations import Want
@@ -27,7 +26,7 @@ OWNER = key("client")
 
 def device(net: World, home: str, credits: int = 1000 * ONE) -> Freehold:
     """A device with its own book; heads are in one folder for all."""
-    return net.client(credits=credits, home=home, heads=LocalHeads(net.folder / "heads"))
+    return net.client(credits=credits, home=home)
 
 
 def committed(net: World) -> dict[Hash, int]:

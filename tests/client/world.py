@@ -324,8 +324,11 @@ class World:
         return account
 
     def client(self, number: int = 0, *, credits: int = 1000 * ONE, home: str = "home", **options: Any) -> Freehold:
+        """An account's SDK. Heads are files that all devices share; `heads=None`: at the nodes, as everywhere else."""
+        from freehold.client.heads import LocalHeads
         from freehold.client.sdk import Freehold  # whoever needs no SDK does not load it
 
+        options.setdefault("heads", LocalHeads(self.folder / "heads"))
         return Freehold(self.network, self.account(number, credits), home=self.folder / home, directory=self, **options)
 
     @asynccontextmanager

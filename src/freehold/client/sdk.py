@@ -29,8 +29,9 @@ from freehold.client.buckets import DEFAULT_CODE, Buckets
 from freehold.client.directory import ChainDirectory
 from freehold.client.errors import BucketExists, BucketNotFound, KeyNotFound
 from freehold.client.evidence import EvidenceFolder
-from freehold.client.heads import Heads, LocalHeads
+from freehold.client.heads import Heads
 from freehold.client.money import Balance, Claimed, Money
+from freehold.client.node_heads import NodeHeads
 from freehold.client.paths import ObjectPath, parse_path
 from freehold.client.vault import Vault
 from freehold.market.leases import Leases
@@ -44,6 +45,7 @@ from freehold.protocol.state import State
 from freehold.protocol.units import Address, Hash
 from freehold.services.storage.client import DAYS, Context, Estimate, StorageClient
 from freehold.services.storage.client_objects import Code
+from freehold.services.storage.client_seats import StorageSeats
 from freehold.services.storage.client_sources import FileSource
 from freehold.store.disk import RealFile
 
@@ -111,6 +113,7 @@ class Freehold:
         self._given = directory, heads
         self._clock = clock
         self._stack = AsyncExitStack()
+        self.heads: Heads
 
     async def __aenter__(self) -> Self:
         network, key = self.network, self.account.key
@@ -126,24 +129,28 @@ class Freehold:
             self._leases = Leases(
                 key, network.domain, network.parameters, self.quorum, dial, book, vouchers, self._clock, "storage"
             )
-            self.storage = StorageClient(
-                Context(
-                    network=network,
-                    key=key,
-                    dial=dial,
-                    quorum=self.quorum,
-                    directory=self.directory,
-                    leases=self._leases,
-                    vouchers=vouchers,
-                    book=book,
-                    evidence=self.evidence.keep,
-                    clock=self._clock,
-                    days=self._days,
-                )
+            context = Context(
+                network=network,
+                key=key,
+                dial=dial,
+                quorum=self.quorum,
+                directory=self.directory,
+                leases=self._leases,
+                vouchers=vouchers,
+                book=book,
+                evidence=self.evidence.keep,
+                clock=self._clock,
+                days=self._days,
             )
+            self.storage = StorageClient(context)
             stack.push_async_callback(self.storage.close)
             self.vault = Vault(self.storage, book)
-            self.heads: Heads = self._given[1] or LocalHeads(self.folder / "heads")
+            if self._given[1] is not None:
+                self.heads = self._given[1]
+            else:
+                seats = StorageSeats(context, self.storage, self.storage.sessions)
+                self.heads = kept = NodeHeads(key, network.domain, seats)
+                stack.push_async_callback(kept.stop)
             self.objects = Buckets(self.heads, self.vault, self.account.seed, self.folder / "tables", clock=self._clock)
             stack.push_async_callback(self.objects.aclose)
             self.money = Money(network, rpc, self.quorum, key, Journal(self.folder / "transactions.json"))

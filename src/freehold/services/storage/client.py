@@ -100,6 +100,11 @@ class StorageClient:
         """End what is under way."""
         await self._lists.close()
 
+    @property
+    def sessions(self) -> Sessions:
+        """The sessions with nodes, for whoever deals with the same nodes for this account."""
+        return self._sessions
+
     async def survey(self, capacity: int = 0) -> Survey:
         """Who offers storage now, and why the others do not."""
         context = self._context
