@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -57,12 +58,12 @@ class Answer(NamedTuple):
 class World:
     """Two accounts; `key` is the first one's."""
 
-    def __init__(self, folder: Path, **settings: Any) -> None:
+    def __init__(self, folder: Path, label: str = "", **settings: Any) -> None:
         self.net = Net(folder)
         self.devices = [self.net.device(f"account{i}", seed) for i, seed in enumerate(SEEDS)]
         owners = [f"{i + 1}" * 40 for i in range(len(SEEDS))]
         self.tenants = Tenants(
-            [Tenant(*each) for each in zip(self.devices, owners, SEEDS, strict=True)], clock=lambda: self.net.now
+            [Tenant(*each, label) for each in zip(self.devices, owners, SEEDS, strict=True)], clock=lambda: self.net.now
         )
         self.gateway = Gateway(self.tenants, region=REGION, clock=lambda: self.net.now, **settings)
         self.config = GatewayConfig(folder, folder, (WalletFile(folder),))
@@ -142,6 +143,12 @@ class World:
             return await reader.read()
         finally:
             writer.close()
+
+    async def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Until it holds, within one deadline."""
+        async with asyncio.timeout(10 * float(os.environ.get("FREEHOLD_TEST_SLOW", "1"))):
+            while not condition():  # noqa: ASYNC110 - there is nothing that would say so
+                await asyncio.sleep(0.005)
 
 
 Scene = Callable[[World], Awaitable[None]]

@@ -13,6 +13,7 @@ import pytest
 
 from freehold.client import access_keys
 from freehold.client.grants import GrantKey
+from freehold.gateway.tenants import make_own_key
 from freehold.gateway.wire.post_form import sign_form
 from freehold.gateway.wire.sigv4 import ALGORITHM, Scope
 from freehold.protocol.units import Address
@@ -69,6 +70,19 @@ def test_keys_come_and_go_without_a_restart(tmp_path: Path, monkeypatch: pytest.
         assert (await world.send("GET", "/", key=short)).code == "InvalidAccessKeyId"
 
     play(tmp_path, scene)
+
+
+def test_a_gateways_own_key_needs_nothing_of_the_network(tmp_path: Path) -> None:
+    async def scene(world: World) -> None:
+        keys = [tenant.own_key for tenant in world.tenants]
+        assert [key == make_own_key(seed, "local") for key, seed in zip(keys, SEEDS, strict=True)] == [True, True]
+        assert keys[0] != make_own_key(SEEDS[0], "other")
+        for key in keys:
+            assert (await world.send("PUT", "/bucket-1", key=key)).status == 200
+        other = make_own_key(SEEDS[0], "other")
+        assert (await world.send("GET", "/", key=other)).code == "InvalidAccessKeyId"
+
+    play(tmp_path, scene, label="local")
 
 
 def test_unknown_keys_do_not_make_the_network_busy(tmp_path: Path) -> None:
@@ -259,9 +273,9 @@ def test_forms_upload_what_their_policy_allows(tmp_path: Path) -> None:
 
 
 def test_browsers_of_other_origins_are_answered_by_the_rules(tmp_path: Path) -> None:
-    rules = b"<CORSConfiguration><CORSRule><AllowedOrigin>https://*.example</AllowedOrigin><AllowedMethod>PUT" \
-        b"</AllowedMethod><AllowedHeader>x-amz-*</AllowedHeader><ExposeHeader>ETag</ExposeHeader><MaxAgeSeconds>60" \
-        b"</MaxAgeSeconds></CORSRule></CORSConfiguration>"  # fmt: skip
+    origin = "<AllowedOrigin>https://*.example</AllowedOrigin><AllowedMethod>PUT</AllowedMethod>"
+    more = "<AllowedHeader>x-amz-*</AllowedHeader><ExposeHeader>ETag</ExposeHeader><MaxAgeSeconds>60</MaxAgeSeconds>"
+    rules = f"<CORSConfiguration><CORSRule>{origin}{more}</CORSRule></CORSConfiguration>".encode()
     ask = {"origin": "https://a.example", "access-control-request-method": "PUT"}
 
     async def scene(world: World) -> None:
@@ -308,9 +322,7 @@ def test_too_much_at_once_is_slowed_down(tmp_path: Path) -> None:
 
         world.net.heads.read = wait  # type: ignore[method-assign, assignment]
         waiting = [asyncio.create_task(world.send("GET", "/")) for _ in range(2)]
-        async with asyncio.timeout(10):
-            while world.gateway.running < 2:
-                await asyncio.sleep(0.01)
+        await world.wait_until(lambda: world.gateway.running == 2)
         slow = await world.send("GET", "/")
         assert (slow.status, slow.code, slow.headers["Retry-After"]) == (503, "SlowDown", "1")
         gate.set()

@@ -108,7 +108,8 @@ def test_conditions_hold_for_reads_and_writes(tmp_path: Path) -> None:
 
 def test_headers_and_metadata_come_back(tmp_path: Path) -> None:
     sent = {
-        "content-type": "text/plain; charset=utf-8", "cache-control": "no-cache", "content-encoding": "gzip,aws-chunked",
+        "content-type": "text/plain; charset=utf-8", "cache-control": "no-cache",
+        "content-encoding": "gzip,aws-chunked",
         "content-disposition": 'attachment; filename="x"', "content-language": "de", "expires": "soon",
         "x-amz-meta-a": "1", "x-amz-meta-b-c": "zwei", "x-amz-storage-class": "STANDARD", "x-amz-acl": "private",
         "x-amz-server-side-encryption": "AES256",
@@ -227,8 +228,9 @@ def test_a_lock_holds_and_governance_is_passed_over_by_who_says_so(tmp_path: Pat
         assert (await world.send("DELETE", "/bucket-1/k", f"versionId={version}", bypass)).status == 204
         past = {**lock, "x-amz-object-lock-retain-until-date": "2020-01-01T00:00:00Z"}
         assert (await world.send("PUT", "/bucket-1/k", headers=past, data=b"x")).code == "InvalidArgument"
-        default = b"<ObjectLockConfiguration><ObjectLockEnabled>Enabled</ObjectLockEnabled><Rule><DefaultRetention>" \
-            b"<Mode>COMPLIANCE</Mode><Days>1</Days></DefaultRetention></Rule></ObjectLockConfiguration>"  # fmt: skip
+        rule = "<Rule><DefaultRetention><Mode>COMPLIANCE</Mode><Days>1</Days></DefaultRetention></Rule>"
+        enabled = "<ObjectLockEnabled>Enabled</ObjectLockEnabled>"
+        default = f"<ObjectLockConfiguration>{enabled}{rule}</ObjectLockConfiguration>".encode()
         assert (await world.send("PUT", "/bucket-1", "object-lock", data=default)).status == 200
         kept = (await world.send("PUT", "/bucket-1/d", data=b"x")).headers["x-amz-version-id"]
         assert (await world.send("DELETE", "/bucket-1/d", f"versionId={kept}", bypass)).status == 403

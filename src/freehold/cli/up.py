@@ -118,6 +118,7 @@ def _announce_s3(s3: dict[str, str]) -> None:
     click.echo(f"  export AWS_SECRET_ACCESS_KEY={s3['secret']}")
     click.echo(f"  export AWS_DEFAULT_REGION={s3['region']}")
     click.echo(f"  aws --endpoint-url {s3['endpoint']} s3 mb s3://photos")
+    click.echo("\n(A new network's credits count from its first report on: one epoch's length after its start.)")
 
 
 NEXT = [

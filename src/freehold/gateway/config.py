@@ -3,7 +3,7 @@
     network, data, passphrase_file            paths; the passphrase may stand in FREEHOLD_PASSPHRASE
     wallets                                   keystores, or {"wallet", "passphrase_file"}: one account each, in the
                                               order in which a bucket is looked for when a request names no account
-    key_label                                 each account without an access key of this label is given one
+    key_label                                 accept one access key more for each account, made of its seed and this
     host, port, ready_file                    where it listens (port 0: any)
     region, domain                            what clients sign for; the name below which buckets are hosts
     tls, certificate, private_key             own files (PEM), or one that is made where there are none

@@ -2,7 +2,7 @@
 
     data/networks/...    what each account's client keeps       data/tls/    a certificate, where one is made
 
-Start: accounts (disk, then the network), access keys, server, then lifecycle and upkeep. Stop, on SIGTERM or SIGINT: no
+Start: accounts, server, then lifecycle and upkeep. Stop, on SIGTERM or SIGINT: no
 new requests, those that run are finished within STOP_SECONDS, then the accounts. A kill at any moment loses nothing
 that was acknowledged: the gateway keeps nothing that the network does not have.
 """
@@ -15,14 +15,12 @@ import logging
 import os
 import signal
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 from aiohttp import web
 
-from freehold.client import access_keys
 from freehold.client.account import Account
 from freehold.client.keystore import open_secret
 from freehold.client.sdk import Freehold
@@ -53,7 +51,6 @@ IDLE_SECONDS = 75.0  # of a connection between requests
 LINGER_SECONDS = 2.0  # for a body that is not wanted to end, before the connection is closed
 STOP_SECONDS = 20.0
 UPKEEP_SECONDS = 300.0
-FIRST_KEY_SECONDS = 45.0  # for the network to keep a new account's first access key
 
 
 async def run(config: GatewayConfig, stopping: asyncio.Event) -> None:
@@ -62,7 +59,7 @@ async def run(config: GatewayConfig, stopping: asyncio.Event) -> None:
     config.data.mkdir(parents=True, exist_ok=True, mode=0o700)
     async with AsyncExitStack() as stack:
         clients = [await _open(stack, config, network, wallet) for wallet in config.wallets]
-        tenants = Tenants([Tenant(each.objects, each.account.address.hex(), each.account.seed) for each in clients])
+        tenants = Tenants([_make_tenant(each, config.key_label) for each in clients])
         gateway = Gateway(
             tenants,
             region=config.region,
@@ -71,7 +68,6 @@ async def run(config: GatewayConfig, stopping: asyncio.Event) -> None:
             per_address=config.requests_per_address,
         )
         stack.callback(gateway.close)
-        keys = [await _ensure_key(tenant, config.key_label) for tenant in tenants] if config.key_label else []
         expiry = Expiry(tenants, config.lifecycle_seconds)
         admin, pages = Admin(gateway, expiry), SharePages(tenants)
 
@@ -88,7 +84,7 @@ async def run(config: GatewayConfig, stopping: asyncio.Event) -> None:
         url, stop = await serve(handle, config, certificate)
         stack.push_async_callback(stop)
         log.info("the gateway serves %d accounts at %s", len(clients), url)
-        _tell(config, url, certificate, keys)
+        _tell(config, url, certificate, tenants)
         admin.waits_for = ""
         tasks = [
             asyncio.create_task(expiry.run(), name="lifecycle"),
@@ -111,6 +107,10 @@ async def _open(stack: AsyncExitStack, config: GatewayConfig, network: Network, 
     return await stack.enter_async_context(Freehold(network, account, home=config.data))
 
 
+def _make_tenant(client: Freehold, label: str) -> Tenant:
+    return Tenant(client.objects, client.account.address.hex(), client.account.seed, label)
+
+
 def _open_wallet(path: Path, passphrase: str) -> Account:
     try:
         value = json.loads(path.read_text())
@@ -121,22 +121,6 @@ def _open_wallet(path: Path, passphrase: str) -> Account:
     if not isinstance(value, dict):
         raise MalformedMessage(f"{path} is no wallet")
     return Account.of_secret(open_secret(value, passphrase))
-
-
-async def _ensure_key(tenant: Tenant, label: str) -> dict[str, str]:
-    """The account's access key of this label, made if there is none; the network may be starting too."""
-    deadline = time.monotonic() + FIRST_KEY_SECONDS
-    while True:
-        try:
-            known = (await tenant.root(0)).access_keys.values()
-            key = next((each for each in known if each.label == label and not each.grant), None)
-            key = key or await access_keys.new(tenant.accounts, label)
-            return {"account": tenant.owner, "access_key": key.id, "secret": key.secret}
-        except FreeholdError as error:
-            if not error.retryable or time.monotonic() > deadline:
-                raise
-            log.warning("the access keys of %s cannot be read yet: %s", tenant.owner, error.message)
-            await asyncio.sleep(1)
 
 
 def _find_certificate(config: GatewayConfig) -> Certificate | None:
@@ -185,11 +169,13 @@ async def serve(
     return f"{scheme}://{config.host}:{listening.sockets[0].getsockname()[1]}", stop
 
 
-def _tell(config: GatewayConfig, url: str, certificate: Certificate | None, keys: list[dict[str, str]]) -> None:
+def _tell(config: GatewayConfig, url: str, certificate: Certificate | None, tenants: Tenants) -> None:
     """Where this gateway is, for `freehold share`, and for whoever started it."""
     with suppress(OSError):  # the network file may stand where nothing may be written
         write_ready_file(config.network.with_name(GATEWAY_FILE), {"url": url, "region": config.region})
     if config.ready_file is not None:
+        own = [(tenant.owner, tenant.own_key) for tenant in tenants]
+        keys = [{"account": owner, "access_key": key.id, "secret": key.secret} for owner, key in own if key]
         previous = os.umask(0o077)  # it may hold secrets
         try:
             fingerprint = ZERO_HASH if certificate is None else certificate.fingerprint

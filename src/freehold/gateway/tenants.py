@@ -10,14 +10,17 @@ Invariant: an account is found by what its root says now, never by what a reques
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
 from typing import NamedTuple
 
+from freehold.client.access_keys import PREFIX
 from freehold.client.buckets import Buckets
 from freehold.client.grants import GrantKey, Grants
 from freehold.client.root import AccessKey, AccountRoot, BucketRecord, Root
+from freehold.client.secrets import derive_secret
 from freehold.gateway.wire.errors import S3Error
 from freehold.protocol.errors import FreeholdError
 
@@ -28,14 +31,24 @@ LOOK_SECONDS = 1.0  # between two looks for keys that are not known
 
 
 class Tenant:
-    """One account that the gateway serves. `owner` is how answers name it; `seed` is the account's."""
+    """One account that the gateway serves. `owner` is how answers name it; `seed` is the account's.
 
-    def __init__(self, objects: Buckets, owner: str, seed: bytes) -> None:
+    With a `label` the gateway itself accepts one key more, made of seed and label: it is the same at every start, needs
+    nothing of the network, and goes when the gateway is told of no label.
+    """
+
+    def __init__(self, objects: Buckets, owner: str, seed: bytes, label: str = "") -> None:
         self.objects = objects
         self.accounts: AccountRoot = objects.root
         self.owner = owner
         self.grant_key: bytes = GrantKey(seed).public_key
         self.grants = Grants(self.grant_key)
+        self.own_key = make_own_key(seed, label) if label else None
+
+    def key_in(self, root: Root, access_key: str) -> AccessKey | None:
+        """The account's access key of this id, as of `root`."""
+        own = self.own_key
+        return own if own is not None and own.id == access_key else root.access_keys.get(access_key)
 
     async def root(self, max_age: float | None = None) -> Root:
         """The account's root, at most so many seconds old (FRESH_SECONDS)."""
@@ -64,7 +77,8 @@ class Tenants:
     def __init__(self, tenants: Sequence[Tenant], clock: Callable[[], float] = time.time) -> None:
         self._tenants = tuple(tenants)
         self._clock = clock
-        self._owners: dict[str, Tenant] = {}  # access key id: whose it was when last seen
+        own = ((tenant.own_key, tenant) for tenant in tenants)
+        self._owners = {key.id: tenant for key, tenant in own if key}  # access key id: whose it was when last seen
         self._looking: asyncio.Task[None] | None = None
         self._looked = 0.0
 
@@ -77,7 +91,7 @@ class Tenants:
         if tenant is None:
             await self._look()
             tenant = self._owners.get(access_key)
-        key = None if tenant is None else (await tenant.root()).access_keys.get(access_key)
+        key = None if tenant is None else tenant.key_in(await tenant.root(), access_key)
         if tenant is None or key is None or (key.expires and key.expires <= self._clock()):
             self._owners.pop(access_key, None)
             raise S3Error("InvalidAccessKeyId", AWSAccessKeyId=access_key)
@@ -111,6 +125,13 @@ class Tenants:
             for key in () if root is None else root.access_keys:
                 owners.setdefault(key, tenant)
         self._owners |= owners
+
+
+def make_own_key(seed: bytes, label: str) -> AccessKey:
+    """The access key that a gateway's configuration gives an account: 90 bits of id, 200 of secret."""
+    parts = (derive_secret(seed, f"gateway/access-key/{part}", label.encode()) for part in ("id", "secret"))
+    id_, secret = (base64.b32encode(part).decode() for part in parts)
+    return AccessKey(id=f"{PREFIX}{id_[:18]}", secret=secret[:40], label=label, created=0)
 
 
 async def _read(tenant: Tenant) -> Root | None:
