@@ -18,6 +18,7 @@ from freehold.gateway.wire import (
     policy,
     post_form,
     request,
+    sigv2,
     sigv4,
 )
 from freehold.gateway.wire.errors import S3Error
@@ -77,6 +78,13 @@ def signed_requests() -> list[bytes]:
     lines = [f"GET {bare.path}?{bare.query}", *(f"{name}: {value}" for name, value in signed.items())]
     url = sigv4.presign("GET", "h:1", "/b/k", KEY, SECRET, REGION, NOW, 60)
     return ["\n".join(lines).encode(), f"GET {url}\nhost: h:1".encode(), b"GET /b/k?acl\nhost: h"]
+
+
+def verified_url(data: bytes) -> Any:
+    found = request_of(data)
+    query = request.decode_query(found.query)
+    url = sigv2.parse_url(query, found.headers)
+    return found if url is None else sigv2.verify_url(found, query, "b", url, SECRET, NOW)
 
 
 def streamed(data: bytes) -> Any:
@@ -170,6 +178,12 @@ def wire_decoders(entry: Callable[..., Any]) -> Iterator[Any]:
             "_parse_payload_hash",
         ),
         *cover("request", "decode_text"),
+    )
+    yield entry(
+        "s3_url_version_2",
+        of_s3(verified_url),
+        lambda: [b"GET /b/k?AWSAccessKeyId=a&Signature=b%3D&Expires=1175139620&acl\nhost: h\nx-amz-acl: private"],
+        *cover("sigv2", "parse_url"),
     )
     yield entry("s3_chunks", of_s3(streamed), samples.streams, *cover("streaming", "parse_decoded_length"))
     yield entry(

@@ -179,6 +179,11 @@ def test_tags_and_ownership_of_a_bucket(tmp_path: Path) -> None:
         other = await world.send("PUT", "/bucket-1", "ownershipControls", data=owner % b"ObjectWriter")
         assert other.status == 501
         assert (await world.send("PUT", "/bucket-1", "acl", {"x-amz-acl": "private"})).status == 200
+        shown = await world.send("GET", "/bucket-1", "acl")
+        assert (await world.send("PUT", "/bucket-1", "acl", data=shown.body)).status == 200  # as s3cmd does
+        others = await world.send("PUT", "/bucket-1", "acl", data=shown.body.replace(b"1" * 40, b"2" * 40))
+        assert (others.status, others.code) == (400, "AccessControlListNotSupported")
+        assert (await world.send("PUT", "/bucket-1", "acl")).code == "MalformedACLError"
         public = await world.send("PUT", "/bucket-1", "acl", {"x-amz-acl": "public-read"})
         assert (public.status, public.code) == (400, "AccessControlListNotSupported")
 

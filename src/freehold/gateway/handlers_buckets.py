@@ -10,7 +10,7 @@ from aiohttp import web
 from freehold.gateway.bodies import read_document
 from freehold.gateway.call import Call
 from freehold.gateway.descriptions import check_not_offered
-from freehold.gateway.wire.documents import iso_milliseconds, parse_create_bucket
+from freehold.gateway.wire.documents import iso_milliseconds, parse_acl, parse_create_bucket
 from freehold.gateway.wire.errors import S3Error
 from freehold.gateway.wire.listing import write_owner
 from freehold.gateway.wire.names import check_bucket_name
@@ -112,8 +112,8 @@ async def put_acl(call: Call) -> web.StreamResponse:
     acl = call.headers.get("x-amz-acl")
     if document and acl is not None:
         raise S3Error("InvalidRequest", "Specifying both Canned ACLs and Header Grants is not allowed")
-    if document or acl is None:
-        raise S3Error("AccessControlListNotSupported")
+    if acl is None:
+        parse_acl(document, call.tenant.owner)
     return call.answer(200)
 
 

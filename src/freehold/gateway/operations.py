@@ -99,7 +99,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("GetBucketAcl", BUCKET, "GET", ("acl",), "s3:GetBucketAcl", note="the owner has FULL_CONTROL"),
     Operation(
         "PutBucketAcl", BUCKET, "PUT", ("acl",), "s3:PutBucketAcl",
-        note="`private` changes nothing; others answer AccessControlListNotSupported",
+        note="what says that only the owner has access; others answer AccessControlListNotSupported",
     ),
     Operation(
         "GetBucketEncryption", BUCKET, "GET", ("encryption",), "s3:GetEncryptionConfiguration",
@@ -134,7 +134,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("GetObjectAcl", OBJECT, "GET", ("acl",), "s3:GetObjectAcl", "read", note="the owner has FULL_CONTROL"),
     Operation(
         "PutObjectAcl", OBJECT, "PUT", ("acl",), "s3:PutObjectAcl",
-        note="`private` and `bucket-owner-full-control` change nothing; others answer AccessControlListNotSupported",
+        note="what says that only the owner has access; others answer AccessControlListNotSupported",
     ),
     # Known, and not offered
     *_refused(SERVICE, "GET", "x-id=ListDirectoryBuckets", "ListDirectoryBuckets"),

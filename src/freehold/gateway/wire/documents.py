@@ -70,13 +70,17 @@ def parse_ownership(data: bytes) -> str:
     return ownership
 
 
-def parse_acl(data: bytes) -> None:
-    """Always S3Error: access control lists are not offered (nor by AWS, for buckets as it makes them now)."""
+def parse_acl(data: bytes, owner: str = "") -> None:
+    """S3Error for any list but the one that says what is so: `owner`, and nobody else, has all access."""
     try:
-        parse_xml(data, "AccessControlPolicy")
+        root = parse_xml(data, "AccessControlPolicy")
+        listed = root.get("AccessControlList")
+        grants = [] if listed is None else list(listed.all("Grant"))
+        held = [(g.get_text("Permission"), node.get_text("ID")) for g in grants if (node := g.get("Grantee"))]
     except S3Error as error:
         raise S3Error("MalformedACLError", error.message) from None
-    raise S3Error("AccessControlListNotSupported")
+    if not owner or len(held) != len(grants) or set(held) != {("FULL_CONTROL", owner)}:
+        raise S3Error("AccessControlListNotSupported")
 
 
 # --- deletes and uploads ----------------------------------------------------------------------------------------------
