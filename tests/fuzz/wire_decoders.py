@@ -87,6 +87,14 @@ def verified_url(data: bytes) -> Any:
     return found if url is None else sigv2.verify_url(found, query, "b", url, SECRET, NOW)
 
 
+def signed_urls() -> list[bytes]:
+    expires, headers = str(int(NOW) + 60), {"host": "h", "x-amz-acl": "private"}
+    text = sigv2.string_to_sign(Request("GET", "/k", "", headers), {"acl": ""}, "b", expires)
+    signature = request.encode_uri(sigv2.sign(SECRET, text).encode())
+    line = f"GET /k?acl&AWSAccessKeyId={KEY}&Signature={signature}&Expires={expires}"
+    return [f"{line}\nhost: h\nx-amz-acl: private".encode(), b"GET /k\nhost: h"]
+
+
 def streamed(data: bytes) -> Any:
     """The first byte chooses one of the three forms."""
     kind = sigv4.STREAMING[data[0] % 3] if data else sigv4.STREAMING_SIGNED
@@ -182,7 +190,7 @@ def wire_decoders(entry: Callable[..., Any]) -> Iterator[Any]:
     yield entry(
         "s3_url_version_2",
         of_s3(verified_url),
-        lambda: [b"GET /b/k?AWSAccessKeyId=a&Signature=b%3D&Expires=1175139620&acl\nhost: h\nx-amz-acl: private"],
+        signed_urls,
         *cover("sigv2", "parse_url"),
     )
     yield entry("s3_chunks", of_s3(streamed), samples.streams, *cover("streaming", "parse_decoded_length"))
