@@ -72,3 +72,25 @@ def test_a_second_device_sees_changes_at_once_and_loses_no_race(tmp_path: Path) 
             assert await one.buckets() == []
 
     asyncio.run(scenario())
+
+
+def test_what_a_lost_machine_left_at_the_nodes_is_found_and_taken_off(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path, nodes=7) as net:
+            async with net.client(home="lost") as client:
+                await client.objects.create_bucket("demo")
+                await client.objects.put("demo", "kept", BytesSource(data_of(2 * SEGMENT)))
+                code = (await client.objects.bucket("demo")).code
+                async with client.vault.stow("0" * 32, code, [BytesSource(data_of(4 * SEGMENT))]) as stowed:
+                    await stowed.unsure()
+            shutil.rmtree(net.folder / "lost")
+            net.memory.advance()  # the leases are found in the state
+            async with net.client(home="new") as client:
+                swept = await client.sweep()
+                assert (swept.found, swept.failed) == (0, {})
+                assert (await client.sweep(older_than=3600)).found == 0
+                assert (await client.sweep(older_than=-10)).found == 4 * 6
+                assert (await client.sweep(older_than=-10)).found == 0
+                assert await read(client, "fh://demo/kept") == data_of(2 * SEGMENT)
+
+    asyncio.run(scenario())

@@ -177,7 +177,7 @@ def test_both_devices_use_the_leases_of_whoever_came_first(tmp_path: Path) -> No
 def test_a_device_whose_book_is_new_closes_and_opens_leases_that_the_other_sees(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with world(tmp_path / "net", nodes=6) as net, device(net, "one") as one, device(net, "two") as two:
-            (tmp_path / "a").write_bytes(bytes(1000))
+            (tmp_path / "a").write_bytes(bytes(20_000))
             await one.put(tmp_path / "a", "fh://demo/a")
             net.memory.advance()
             closed = await two.close_leases(net.node[0].key.address)
