@@ -11,11 +11,11 @@ import heapq
 import random
 import sqlite3
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from freehold.client.node_heads import NodeHeads, Registered
+from freehold.client.node_heads import NodeHeads
 from freehold.protocol.errors import FreeholdError, InsufficientOperators, Unavailable
 from freehold.protocol.keys import Key
 from freehold.protocol.units import Address, Hash
@@ -171,6 +171,14 @@ class NetAcceptor:
         return await self._net.carry(self._node, call, kind, sent)
 
 
+class Listed(NamedTuple):
+    """A node and how to ask it."""
+
+    node: Address
+    operator: Address
+    acceptor: NetAcceptor
+
+
 class NetSeats:
     """`Seats` over the net."""
 
@@ -187,6 +195,6 @@ class NetSeats:
         known = [node for node in self._net.nodes if node.address in nodes and node.is_registered]
         return {node.address: NetAcceptor(self._net, node) for node in known}
 
-    async def everyone(self) -> Sequence[Registered]:
+    async def everyone(self) -> Sequence[Listed]:
         known = [node for node in self._net.nodes if node.is_registered]
-        return [Registered(node.address, node.address, NetAcceptor(self._net, node)) for node in known]
+        return [Listed(node.address, node.address, NetAcceptor(self._net, node)) for node in known]

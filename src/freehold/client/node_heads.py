@@ -18,7 +18,7 @@ import random
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import NamedTuple, NoReturn, Protocol, TypeVar
+from typing import NoReturn, Protocol, TypeVar
 
 from freehold.client.heads import Head, check_change
 from freehold.client.node_register import NODE_SECONDS, Change, Moved, Register, Signer, head_of
@@ -52,12 +52,20 @@ AT_ONCE = 16  # nodes asked, or heads moved, at once
 T = TypeVar("T")
 
 
-class Registered(NamedTuple):
+class Registered(Protocol):
     """A node of the network; it shows what it holds to everyone."""
 
-    node: Address
-    operator: Address
-    acceptor: Acceptor
+    @property
+    def node(self) -> Address:
+        """Its key."""
+
+    @property
+    def operator(self) -> Address:
+        """Who runs it."""
+
+    @property
+    def acceptor(self) -> Acceptor:
+        """How to ask it."""
 
 
 class Seats(Protocol):
