@@ -217,15 +217,15 @@ def test_a_file_that_changes_while_it_is_sent_is_refused(network: RunningNetwork
     ("arguments", "code"),
     [
         (["cp", "no-such-file", "fh://demo/x", "--yes"], "not_found"),
-        (["cp", "fh://demo/no-such-object", "x", "--yes"], "not_found"),
-        (["cp", "fh://nobucket/x", "x", "--yes"], "not_found"),
+        (["cp", "fh://demo/no-such-object", "x", "--yes"], "key_not_found"),
+        (["cp", "fh://nobucket/x", "x", "--yes"], "bucket_not_found"),
         (["ls", "fh://no_bucket"], "invalid_input"),
         (["mb", "fh://wide", "-n", "81"], "invalid_input"),
         (["why", "nobody"], "not_found"),
         (["epoch", "show", "99999"], "not_found"),
         (["epoch", "replay", "99999"], "not_found"),
         (["claim", "--as", "0x12"], "not_found"),
-        (["rb", "fh://demo"], "refused"),
+        (["rb", "fh://demo"], "bucket_not_empty"),
     ],
 )
 def test_mistakes_get_a_typed_error(network: RunningNetwork, stored: str, arguments: list[str], code: str) -> None:

@@ -1,7 +1,6 @@
 """One account on two devices: real command lines at the same time, each with a home of its own, against one network.
 
-Heads are files, so the devices share them through a link; leases, reservations, lists and vouchers they only share
-through nodes and members.
+They share nothing but the wallet's words: heads, leases, reservations, lists and vouchers are at nodes and members.
 """
 
 from __future__ import annotations
@@ -14,8 +13,6 @@ from typing import Any
 
 import pytest
 
-from freehold.client.account import get_account_dir
-from freehold.market.network import Network
 from freehold.protocol.units import Address
 from tests.end_to_end.files import MIB, hash_of, make_file
 from tests.end_to_end.network import DEADLINE, RunningNetwork, wait_for
@@ -46,8 +43,6 @@ class Device:
         else:
             made = self.ask("wallet", "new", "mine")
         self.words, self.address = made.get("words", words), Address(made["address"])
-        network_file = Network.load(folder / "network.json")
-        self.folder = get_account_dir(self.home, network_file.domain, self.address)
 
     def ask(self, *arguments: str) -> Any:
         return self._network.ask(*arguments, **self.environment)
@@ -69,12 +64,9 @@ def devices(network: RunningNetwork, tmp_path: Path) -> list[Device]:
     one = Device(network, tmp_path, "one")
     two = Device(network, tmp_path, "two", one.words)
     assert one.address == two.address
-    (one.folder / "heads").mkdir(parents=True)
-    two.folder.mkdir(parents=True)
-    (two.folder / "heads").symlink_to(one.folder / "heads")
     network.give_gas(str(one.address))
     network.ask("wallet", "send", str(one.address), "500", "--yes")
-    one.ask("credits", "buy", "80", "--yes")
+    one.ask("credits", "buy", "240", "--yes")
     return [one, two]
 
 
