@@ -11,8 +11,10 @@ from itertools import count
 
 import pytest
 
+from tests.end_to_end.network import running, wait_for
 from tests.servers import postgres_server, s3_server
 from tests.servers.postgres_server import PostgresServer
+from tests.servers.s3_programs import S3Account
 from tests.servers.s3_server import S3Server
 
 _numbers = count()
@@ -76,3 +78,12 @@ def bucket_url(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
     name = f"test-{next(_numbers)}"
     s3.create_bucket(name)
     return f"s3://{name}/some/prefix"
+
+
+@pytest.fixture(scope="session")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Account]:
+    """The S3 gateway of a local network with four members and eight nodes."""
+    with running(tmp_path_factory.mktemp("network")) as network:
+        wait_for(lambda: network.reported() >= 2, "reports count the client's credits")
+        s3 = network.info["s3"]
+        yield S3Account(s3["endpoint"], s3["access_key"], s3["secret"], s3["region"])

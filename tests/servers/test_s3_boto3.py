@@ -253,7 +253,8 @@ def test_small_parts_and_numbers_out_of_range_are_refused(client: Any, bucket: s
     assert error_of(client.upload_part, **there, PartNumber=10_001, Body=b"x") == ("InvalidArgument", 400)
 
 
-def test_presigned_addresses_and_forms(gateway: S3Account, client: Any, bucket: str) -> None:
+def test_presigned_addresses_and_forms(gateway: S3Account, bucket: str) -> None:
+    client = gateway.client(signature_version="s3v4")  # for addresses boto3 still prefers the version before
     where = {"Bucket": bucket, "Key": "a b"}
     put = client.generate_presigned_url("put_object", Params=where, ExpiresIn=60)
     request = urllib.request.Request(put, data=b"by a link", method="PUT")
@@ -353,8 +354,10 @@ def test_errors_say_what_was_expected(gateway: S3Account, client: Any, bucket: s
     assert error_of(wrong.list_buckets) == ("SignatureDoesNotMatch", 403)
     unknown = gateway._replace(access_key="FHAAAAAAAAAAAAAAAAAA").client()
     assert error_of(unknown.list_buckets) == ("InvalidAccessKeyId", 403)
+    elsewhere = gateway._replace(region="eu-nowhere-9").client()
     with pytest.raises(Exception, match=gateway.region):
-        gateway._replace(region="eu-nowhere-9").client().list_objects_v2(Bucket=bucket)
+        elsewhere.list_buckets()
+    assert elsewhere.list_objects_v2(Bucket=bucket)["KeyCount"] == 0  # boto3 takes the region from the error
 
 
 def test_two_writers_at_one_key_leave_one_of_both(gateway: S3Account, bucket: str) -> None:
