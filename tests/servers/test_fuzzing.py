@@ -1,4 +1,4 @@
-"""The parsers of S3's requests under atheris, guided by what they cover, for a few seconds each: `make fuzz` has longer."""
+"""The parsers of S3's requests under atheris, guided by what they cover, for seconds each; `make fuzz` takes longer."""
 
 from __future__ import annotations
 
