@@ -74,14 +74,13 @@ class World:
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[World]:
         self.key, self.other = [await access_keys.new(device.root, "test") for device in self.devices]
-        self.url, stop = await serve(self.gateway, self.config, None)
+        self.url, stop = await serve(self.gateway, lambda: self.gateway.close(0), self.config, None)
         self.host = self.url.removeprefix("http://")
         async with aiohttp.ClientSession(auto_decompress=False) as self._session:
             try:
                 yield self
             finally:
                 await stop()
-                self.gateway.close()
 
     async def send(
         self,

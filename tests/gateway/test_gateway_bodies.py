@@ -144,7 +144,9 @@ def signed_head(world: World, headers: dict[str, str], method: str = "PUT", path
     return "".join([f"{method} {path} HTTP/1.1\r\n", *(f"{n}: {v}\r\n" for n, v in signed.items()), "\r\n"]).encode()
 
 
-def test_a_body_without_a_length_or_with_too_much_of_one(tmp_path: Path) -> None:
+def test_a_body_without_a_length_or_with_too_much_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("freehold.gateway.process.LINGER_SECONDS", 0.05)
+
     async def scene(world: World) -> None:
         await world.send("PUT", "/bucket-1")
         without = await world.raw(signed_head(world, {"connection": "close"}), close=False)

@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 from aiohttp import web
 
@@ -83,10 +84,17 @@ class Gateway:
         self._in_all, self._per_address = requests, per_address
         self._running: Counter[str] = Counter()
         self._waste = Waste()
+        self._is_closing = False
+        self._is_idle = asyncio.Event()  # set when the last request is answered while closing
         self.pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="hash")
 
-    def close(self) -> None:
-        """Let go of the threads."""
+    async def close(self, seconds: float) -> None:
+        """Take no more requests, and return once those that run are answered, or so many seconds have passed."""
+        self._is_closing = True
+        if self._running:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._is_idle.wait()
         self.pool.shutdown(wait=False)
 
     @property
@@ -110,6 +118,10 @@ class Gateway:
             self._running[address] -= 1
             if not self._running[address]:
                 del self._running[address]
+            if self._is_closing and not self._running:
+                self._is_idle.set()
+        if self._is_closing and not response.prepared:
+            response.force_close()
         self.answered[call.operation.name if call.operation else "", response.status] += 1
         return response
 
@@ -148,6 +160,10 @@ class Gateway:
         return ConnectionError("the answer is cut off")
 
     def _limit(self, address: str) -> None:
+        if self._is_closing:
+            raise S3Error(
+                "ServiceUnavailable", "This gateway is stopping.", headers={"Retry-After": str(RETRY_SECONDS)}
+            )
         if self._running[address] > self._per_address or self._running.total() > self._in_all:
             raise S3Error("SlowDown", headers={"Retry-After": str(RETRY_SECONDS)})
         try:

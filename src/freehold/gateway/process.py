@@ -53,12 +53,20 @@ STOP_SECONDS = 20.0
 UPKEEP_SECONDS = 300.0
 
 
-async def run(config: GatewayConfig, stopping: asyncio.Event) -> None:
+Connect = Callable[[Network, Account, Path], Freehold]
+
+
+def connect_to(network: Network, account: Account, home: Path) -> Freehold:
+    """The client of an account, which keeps what it knows below `home`."""
+    return Freehold(network, account, home=home)
+
+
+async def run(config: GatewayConfig, stopping: asyncio.Event, connect: Connect = connect_to) -> None:
     """Run a gateway until `stopping` is set. Raises what keeps it from starting."""
     network = Network.load(config.network)
     config.data.mkdir(parents=True, exist_ok=True, mode=0o700)
     async with AsyncExitStack() as stack:
-        clients = [await _open(stack, config, network, wallet) for wallet in config.wallets]
+        clients = [await _open(stack, config, wallet, network, connect) for wallet in config.wallets]
         tenants = Tenants([_make_tenant(each, config.key_label) for each in clients])
         gateway = Gateway(
             tenants,
@@ -67,7 +75,6 @@ async def run(config: GatewayConfig, stopping: asyncio.Event) -> None:
             requests=config.requests,
             per_address=config.requests_per_address,
         )
-        stack.callback(gateway.close)
         expiry = Expiry(tenants, config.lifecycle_seconds)
         admin, pages = Admin(gateway, expiry), SharePages(tenants)
 
@@ -81,7 +88,7 @@ async def run(config: GatewayConfig, stopping: asyncio.Event) -> None:
             return await pages.handle(request)
 
         certificate = await asyncio.to_thread(_find_certificate, config)
-        url, stop = await serve(handle, config, certificate)
+        url, stop = await serve(handle, lambda: gateway.close(STOP_SECONDS), config, certificate)
         stack.push_async_callback(stop)
         log.info("the gateway serves %d accounts at %s", len(clients), url)
         _tell(config, url, certificate, tenants)
@@ -102,9 +109,11 @@ async def run(config: GatewayConfig, stopping: asyncio.Event) -> None:
     log.info("the gateway has stopped")
 
 
-async def _open(stack: AsyncExitStack, config: GatewayConfig, network: Network, wallet: WalletFile) -> Freehold:
+async def _open(
+    stack: AsyncExitStack, config: GatewayConfig, wallet: WalletFile, network: Network, connect: Connect
+) -> Freehold:
     account = await asyncio.to_thread(_open_wallet, wallet.path, config.passphrase(wallet))
-    return await stack.enter_async_context(Freehold(network, account, home=config.data))
+    return await stack.enter_async_context(connect(network, account, config.data))
 
 
 def _make_tenant(client: Freehold, label: str) -> Tenant:
@@ -136,10 +145,14 @@ def _find_certificate(config: GatewayConfig) -> Certificate | None:
 
 async def serve(
     handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+    drain: Callable[[], Awaitable[None]],
     config: GatewayConfig,
     certificate: Certificate | None,
 ) -> tuple[str, Callable[[], Awaitable[None]]]:
-    """Listen; the URL, and what ends it: no new requests, and those that run are finished."""
+    """Listen; the URL, and what ends it: no new connections, then `drain`, then the connections.
+
+    aiohttp by itself drops what still arrives of a body once it stops; so requests are waited for before it is told to.
+    """
     log_of_http = logging.getLogger(f"{__name__}.http")
     log_of_http.setLevel(logging.CRITICAL)  # bytes that are no HTTP must not fill the disk; faults are logged elsewhere
     server = web.Server(
@@ -154,7 +167,7 @@ async def serve(
         max_headers=HEADERS,
         auto_decompress=False,
     )
-    runner = web.ServerRunner(server, shutdown_timeout=STOP_SECONDS)
+    runner = web.ServerRunner(server, shutdown_timeout=LINGER_SECONDS)
     await runner.setup()
     context = None if certificate is None else server_context(certificate.certificate, certificate.key)
     connections = Connections(server, 2 * config.requests_per_address, 2 * config.requests, tls=context)
@@ -163,6 +176,7 @@ async def serve(
 
     async def stop() -> None:
         listening.close()
+        await drain()
         await runner.cleanup()
 
     scheme = "http" if certificate is None else "https"
