@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 
 from msgspec.structs import replace
@@ -42,7 +42,6 @@ from freehold.client.errors import (
     KeyNotFound,
     MethodNotAllowed,
     ObjectLocked,
-    ObjectReplaced,
     PreconditionFailed,
 )
 from freehold.client.object_lists import (
@@ -53,6 +52,7 @@ from freehold.client.object_lists import (
     read_page,
     version_rows,
 )
+from freehold.client.object_reading import Reading
 from freehold.client.object_records import OBJECTS, Version, decode_version, encode, encode_key, encode_text
 from freehold.client.object_versions import (
     Found,
@@ -70,7 +70,7 @@ from freehold.client.root import ENABLED, BucketRecord, Root
 from freehold.client.table import View
 from freehold.client.table_records import FIRST, Changes, Key, Value
 from freehold.protocol.errors import FreeholdError, InvalidInput, NotFound
-from freehold.services.storage.client_objects import Code, StoredObject
+from freehold.services.storage.client_objects import Code
 from freehold.services.storage.client_sources import IterSource, Source
 
 DEFAULT_CODE = Code(3, 6)
@@ -464,77 +464,6 @@ class Buckets(BucketUpkeep):
             return infos[0] if infos else None
 
         return await self._in(bucket, commit)
-
-
-class Reading:
-    """An object that is being read. `info` is settled once the first view came.
-
-    Where its bytes vanish before that, because another device replaced the object, reading starts on what stands there
-    now; ObjectReplaced if the range asked for does not fit that.
-    """
-
-    def __init__(
-        self,
-        buckets: Buckets,
-        find: Callable[[], Awaitable[tuple[Bucket, Found, ObjectInfo]]],
-        at: Bucket,
-        found: Found,
-        info: ObjectInfo,
-    ) -> None:
-        self._buckets = buckets
-        self._find = find
-        self._at = at
-        self._found = found
-        self.info = info
-        self._stored: StoredObject | None = None
-
-    @property
-    def size(self) -> int:
-        """Bytes of the object."""
-        return self.info.size
-
-    async def read(self, offset: int = 0, length: int | None = None) -> AsyncGenerator[memoryview, None]:
-        """The bytes from `offset` on, in order; each view stands until the next is asked for. InvalidInput."""
-        end = self.size if length is None else offset + length
-        if not 0 <= offset <= end <= self.size:
-            raise InvalidInput(f"bytes {offset} to {end} are not within {self.size}", size=self.size)
-        began = False
-        while True:
-            try:
-                async with aclosing(self._views(offset, end - offset)) as views:
-                    async for view in views:
-                        began = True
-                        yield view
-                return
-            except FreeholdError:
-                if began or not await self._renew():
-                    raise
-            if length is None:
-                end = self.size
-            if not offset <= end <= self.size:
-                raise ObjectReplaced(f"{self.info.key!r} was replaced by an object of {self.size} bytes")
-
-    async def _views(self, offset: int, length: int) -> AsyncGenerator[memoryview, None]:
-        if not length:
-            return
-        version = self._found.version
-        if not version.stored:
-            data = await self._at.table.payload(self._found.value, self._found.place)
-            yield memoryview(data)[offset : offset + length]
-            return
-        if self._stored is None:
-            self._stored = await self._buckets.unpack(version)
-        async with aclosing(self._buckets.vault.read(self._stored, offset, length)) as views:
-            async for view in views:
-                yield view
-
-    async def _renew(self) -> bool:
-        """Whether something else stands there now."""
-        at, found, info = await self._find()
-        if (found.place, found.value) == (self._found.place, self._found.value):
-            return False
-        self._at, self._found, self.info, self._stored = at, found, info, None
-        return True
 
 
 async def _check_empty(view: View) -> None:
