@@ -19,10 +19,10 @@ from freehold.client.errors import (
     ObjectReplaced,
     PreconditionFailed,
 )
-from freehold.protocol.errors import InvalidInput, Unavailable, WrongPassphrase
+from freehold.protocol.errors import DiskFull, InvalidInput, Unavailable, WrongPassphrase
 from freehold.services.storage.client_objects import Code
 from freehold.services.storage.client_sources import BytesSource, IterSource
-from tests.client.bucket_world import SEGMENT, Net
+from tests.client.bucket_world import SEGMENT, Net, Stowed
 
 LIMIT = 16 << 10
 SIZES = [0, 1, LIMIT - 1, LIMIT, LIMIT + 1, SEGMENT, 3 * SEGMENT + 7]
@@ -361,7 +361,7 @@ def test_copies_are_copies_and_one_onto_itself_moves_nothing(tmp_path: Path) -> 
     run(scenario)
 
 
-def test_what_is_too_long_for_a_record_is_stored_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_too_long_for_a_record_is_stored_itself(tmp_path: Path) -> None:
     async def scenario() -> None:
         net = Net(tmp_path)
         one = net.device()
@@ -373,6 +373,28 @@ def test_what_is_too_long_for_a_record_is_stored_itself(tmp_path: Path, monkeypa
         assert (await one.head("demo", "k")).size == len(data)
         await put(one, "k", b"")
         assert not net.shelf.blobs
+        await one.aclose()
+
+    run(scenario)
+
+
+def test_what_a_record_names_is_no_garbage_though_it_could_not_be_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        net = Net(tmp_path)
+        one = net.device()
+        await one.create_bucket("demo", Code(10, 20))
+        data = data_of(100 * SEGMENT)  # so long that its list is stored by itself: one shipment within another
+
+        async def fail(_: Stowed) -> None:
+            raise DiskFull("the disk is full")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Stowed, "keep", fail)
+            with pytest.raises(Unavailable, match="disk is full"):
+                await put(one, "k", data)
+        assert await get(one, "k") == data
         await one.aclose()
 
     run(scenario)

@@ -172,7 +172,11 @@ class BucketStore:
             except BaseException:
                 await stowed.unsure()
                 raise
-            await stowed.keep()
+            try:
+                await stowed.keep()
+            except FreeholdError as error:  # a record names it: nobody around this may take it for garbage
+                await stowed.unsure()
+                raise Unavailable(f"it is stored, but that could not be written down: {error.message}") from error
 
     @asynccontextmanager
     async def _packed(self, at: Bucket, stored: StoredObject) -> AsyncGenerator[tuple[int, bytes], None]:
