@@ -133,6 +133,10 @@ def test_a_key_with_a_grant_does_what_it_covers(tmp_path: Path) -> None:
             assert answer.status == status, (method, path, query, answer.body)
         source = {"x-amz-copy-source": "/bucket-1/out"}
         assert (await world.send("PUT", "/bucket-1/in/c", headers=source, key=key)).status == 403
+        lister = await access_keys.new(root, "lister", GrantKey(SEEDS[0]).issue(ACCOUNT, ("list",)))
+        world.tenants._looked = 0.0
+        assert (await world.send("GET", "/", key=lister)).all("Buckets/Bucket/Name") == ["bucket-1"]
+        assert (await world.send("PUT", "/bucket-2", key=lister)).status == 403
         both = b"<Delete><Object><Key>in/a</Key></Object><Object><Key>out</Key></Object></Delete>"
         outcome = await world.send("POST", "/bucket-1", "delete", data=both, key=key)
         assert outcome.all("Error/Code") == ["AccessDenied", "AccessDenied"]

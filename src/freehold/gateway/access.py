@@ -94,14 +94,9 @@ async def authorize(call: Call, operation: Operation) -> None:
 
 async def check(call: Call, bucket: str, record: BucketRecord, ask: Ask) -> None:
     """S3Error or AccessDenied unless the caller may do what is asked in this bucket of the account of `call`."""
-    tenant, caller = call.tenant, call.caller
-    is_own = caller is not None and caller.tenant is tenant
-    if caller is not None and is_own and caller.key.grant:
-        if not ask.grant:
-            raise S3Error("AccessDenied", f"{ask.action} needs the account's own key: this one has a grant.")
-        revoked = await tenant.revoked()
-        where = ask.prefix if ask.grant == "list" else ask.key
-        tenant.grants.check(caller.key.grant, ask.grant, bucket, where, int(call.gateway.clock()), revoked)
+    is_own = call.caller is not None and call.caller.tenant is call.tenant
+    if is_own:
+        await check_grant(call, bucket, ask)
     document = record.documents.get("policy")
     if document is None:
         if not is_own:
@@ -112,6 +107,18 @@ async def check(call: Call, bucket: str, record: BucketRecord, ask: Ask) -> None
     allowed = decide(call, document, bucket, ask)
     if allowed is False or (allowed is None and not is_own):
         raise S3Error("AccessDenied")
+
+
+async def check_grant(call: Call, bucket: str, ask: Ask) -> None:
+    """S3Error or AccessDenied where the caller has a grant that does not cover this; bucket "": the list of buckets."""
+    token = call.caller.key.grant if call.caller is not None else ""
+    if not token:
+        return
+    if not ask.grant:
+        raise S3Error("AccessDenied", f"{ask.action} needs the account's own key: this one has a grant.")
+    where = ask.prefix if ask.grant == "list" else ask.key
+    revoked = await call.tenant.revoked()
+    call.tenant.grants.check(token, ask.grant, bucket, where, int(call.gateway.clock()), revoked)
 
 
 def decide(call: Call, document: bytes, bucket: str, ask: Ask) -> bool | None:

@@ -30,12 +30,12 @@ from freehold.gateway import (
     handlers_objects,
     handlers_settings,
 )
-from freehold.gateway.access import authenticate, authorize, locate
+from freehold.gateway.access import Ask, authenticate, authorize, check_grant, locate
 from freehold.gateway.call import Call
 from freehold.gateway.config import DEFAULT_REGION
 from freehold.gateway.cross_origin import answer_preflight, get_cors_headers
 from freehold.gateway.faults import RETRY_SECONDS, to_s3
-from freehold.gateway.operations import find_operation
+from freehold.gateway.operations import Operation, find_operation
 from freehold.gateway.tenants import Tenants
 from freehold.gateway.wire.errors import S3Error
 from freehold.net.limits import Gate, Waste, address_of
@@ -183,7 +183,7 @@ class Gateway:
                 "NotImplemented", f"{operation.name} is not offered by this gateway.", Operation=operation.name
             )
         if operation.name in _WITHOUT_BUCKET:
-            self._place_account(call)
+            await self._place_account(call, operation)
         elif operation.name != _FORM:
             await locate(call)
             if "origin" in call.headers:
@@ -192,10 +192,9 @@ class Gateway:
                 await authorize(call, operation)
         return await HANDLERS[operation.name](call)
 
-    def _place_account(self, call: Call) -> None:
+    async def _place_account(self, call: Call, operation: Operation) -> None:
         """The request is about the caller's account as a whole."""
         if call.caller is None:
             raise S3Error("AccessDenied")
         call.place(call.caller.tenant, None)
-        if call.caller.key.grant:
-            raise S3Error("AccessDenied", "This needs the account's own key: this one has a grant.")
+        await check_grant(call, "", Ask(operation.action, operation.grant))

@@ -50,6 +50,9 @@ class Expiry:
         except FreeholdError as error:
             log.warning("nothing expires in a bucket of %s now: %s", tenant.owner, error.message)
             return
+        except Exception:
+            log.exception("lifecycle of a bucket of %s failed", tenant.owner)  # requests are served all the same
+            return
         if count:
             self.removed += count
             log.info("%d expired in a bucket of %s", count, tenant.owner)

@@ -204,11 +204,13 @@ async def _keep_up(clients: list[Freehold]) -> None:
     while True:
         await asyncio.sleep(UPKEEP_SECONDS)
         for client in clients:
-            try:
-                await client.renew()
-                await client.maintain()
-            except FreeholdError as error:
-                log.warning("upkeep of %s waits: %s", client.account.address, error.message)
+            for step in (client.renew, client.maintain):
+                try:
+                    await step()
+                except FreeholdError as error:
+                    log.warning("upkeep of %s waits: %s", client.account.address, error.message)
+                except Exception:
+                    log.exception("upkeep of %s failed", client.account.address)  # requests are served all the same
 
 
 def main(config: Path) -> int:
