@@ -20,7 +20,7 @@ from freehold.services.storage.client_node import StorageNode
 from freehold.services.storage.client_registers import RegisterNode
 from freehold.services.storage.client_sessions import Context, Sessions
 
-ALLOWANCE = 32 << 20  # bytes a node: what an account may keep in registers there
+ALLOWANCE = 8 << 20  # bytes a node: what an account may keep in registers there, before comfort
 
 
 class SeatOffered(NamedTuple):

@@ -41,7 +41,7 @@ from freehold.services.storage.register_values import (
     link,
 )
 
-NAMES_LIMIT = 256  # registers of one group
+NAMES_LIMIT = 16_384  # registers of one group: every bucket there ever was has one
 GROUPS_LIMIT = 8  # of one account
 ACCOUNT_LIMIT = 32 << 20  # bytes of one account
 ROW_BYTES = 64  # that a frame counts beside its own
