@@ -169,6 +169,8 @@ class Body:
         if self._expected:
             self._expected = False
             await send_continue(self._request)
+        if content.at_eof():
+            return b""
         loop = asyncio.get_running_loop()
         began = loop.time()
         patience = GRACE_SECONDS + self._arrived / LEAST_RATE - self._waited
