@@ -10,6 +10,7 @@ import pytest
 from freehold.cli.main import main
 from freehold.cli.output import Program
 from freehold.cli.settings import Settings
+from freehold.cli.share import ShareGroup
 from scripts import command_reference, terminal_picture
 from tests.docs.pages import PAGES, ROOT, CommandLine, exists, get_command_lines, get_paths, get_story, get_targets
 
@@ -24,6 +25,8 @@ def find_command(arguments: tuple[str, ...]) -> tuple[click.Command, click.Conte
     context = click.Context(main, info_name="freehold", obj=program, **main.context_settings)
     words = list(arguments)
     while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+        if isinstance(command, ShareGroup) and words[0] not in command.commands:
+            words.insert(0, "new")  # its verb may be left out
         name = words.pop(0)
         found = command.get_command(context, name)
         if found is None:
