@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import msgspec
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
@@ -56,7 +57,8 @@ _SHARE = web.RequestKey("share", Share)
 
 def ok(data: Any, status: int = 200) -> web.Response:
     """A successful answer in the envelope."""
-    return web.json_response({"schema_version": SCHEMA_VERSION, "success": True, "data": data}, status=status)
+    body = msgspec.json.encode({"schema_version": SCHEMA_VERSION, "success": True, "data": data})
+    return web.Response(body=body, status=status, content_type="application/json", charset="utf-8")
 
 
 def failure(error: FreeholdError) -> web.Response:

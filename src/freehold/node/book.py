@@ -7,14 +7,16 @@
 
 A voucher is taken by compare-and-set (the larger stands), and one answer is served ahead of it, unless its client wants
 to pay beforehand: then nothing is ever owed that no voucher covers, whichever of a client's devices signed it.
+What is known of a lease is kept in memory from one request to the next, until anything is written that may change it.
 Invariant: what `sign`, `cover` and `charge` returned is durable; a lease's lock, voucher and consumption never shrink,
 except that `refund` takes back what was counted for an answer and not sent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from typing import Any, NamedTuple
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 from freehold.protocol.errors import Conflict, InsufficientCredits, NotFound, Refused, WrongSignature
 from freehold.protocol.keys import is_signed_by
@@ -27,6 +29,7 @@ from freehold.services.seam import Charge, Sql, Standing
 
 UNCOVERED_LIMIT = 10_000  # leases that nothing covers yet, of all clients: a signature costs a stranger nothing
 UNCOVERED_PER_CLIENT = 64
+FOUND_LIMIT = 4096  # leases kept in memory
 UNCOVERED_SECONDS = 600  # after which such a lease is forgotten; its client may have it signed again
 
 MIGRATIONS = [
@@ -47,6 +50,9 @@ MIGRATIONS = [
 ]
 
 _COLUMNS = "body, lock, state, voucher, consumed, units"
+
+
+T = TypeVar("T")
 
 
 class Entry(NamedTuple):
@@ -81,11 +87,21 @@ class Book:
     def __init__(self, sql: Sql, domain: Domain) -> None:
         self._sql = sql
         self._domain = domain
+        self._found: dict[Hash, Standing] = {}
+        self._changes = 0  # writes that may have changed what `find` says
 
     async def find(self, lease: Hash) -> Standing:
         """What is known of a lease. NotFound."""
+        if (known := self._found.get(lease)) is not None:
+            return known
+        before = self._changes
         entry, epoch = await self._sql.read(lambda c: (_entry(c, lease), _progress(c, "committed")))
-        return Standing(entry.lease, entry.lock, epoch, entry.state)
+        standing = Standing(entry.lease, entry.lock, epoch, entry.state)
+        if before == self._changes:  # else what was read may be older than what is written meanwhile
+            if len(self._found) >= FOUND_LIMIT:
+                self._found.clear()
+            self._found[lease] = standing
+        return standing
 
     async def entry(self, lease: Hash) -> Entry:
         """A lease with its voucher. NotFound."""
@@ -115,7 +131,7 @@ class Book:
             )
             return lease
 
-        return await self._sql.write(work)
+        return await self._change(work)
 
     async def cover(self, reservation: Reservation) -> int:
         """Take over the locks of a reservation that is certified and held; how many of them are for leases here."""
@@ -123,7 +139,7 @@ class Book:
         def work(c: Any) -> int:
             return sum(_raise_lock(c, lock.lease, reservation.client, lock.amount) for lock in reservation.locks)
 
-        return await self._sql.write(work)
+        return await self._change(work)
 
     async def charge(self, voucher: Voucher, charge: Charge) -> None:
         """Take a voucher, and count one more answer of `charge.measure`.
@@ -131,8 +147,7 @@ class Book:
         Conflict, with what is owed and the last voucher, if earlier answers are not covered (nor this one, where the
         client wants to pay beforehand); InsufficientCredits if the lock does not cover this one.
         """
-        entry = await self.entry(voucher.lease)
-        lease = entry.lease
+        lease = (await self.find(voucher.lease)).lease
         if lease.client != charge.client or lease.mode != BY_VOUCHER or lease.service != charge.service:
             raise Refused(f"{voucher.lease} is no lease for {charge.service} by voucher of this client")
         if not is_signed_by(voucher, voucher.client_signature, lease.client, self._domain):
@@ -156,7 +171,7 @@ class Book:
                 _raise_lock(c, lock.lease, lock.client, lock.amount)
             c.execute("INSERT OR REPLACE INTO progress (name, value) VALUES ('committed', ?)", (epoch,))
 
-        await self._sql.write(work)
+        await self._change(work)
 
     async def forget(self, states: Mapping[Hash, LeaseState]) -> None:
         """Drop leases that were in the state and are not any more: nothing can be owed for them."""
@@ -166,7 +181,17 @@ class Book:
             gone = [(row[0],) for row in rows if row[0] not in states]
             c.executemany("DELETE FROM leases WHERE lease = ?", gone)
 
-        await self._sql.write(work)
+        await self._change(work)
+
+    async def _change(self, work: Callable[[Any], T]) -> T:
+        """Write what `find` may say otherwise from now on, whether or not whoever asked for it still waits."""
+        writing = asyncio.ensure_future(self._sql.write(work))
+        writing.add_done_callback(self._changed)
+        return await asyncio.shield(writing)
+
+    def _changed(self, _: object) -> None:
+        self._changes += 1
+        self._found.clear()
 
     async def committed_epoch(self) -> int:
         """The last epoch whose state was taken over; 0 for none."""

@@ -39,11 +39,11 @@ class Blobs(BlobStore):
         self._prepare()
 
     def begin(self, key: str, size: int = 0) -> Incoming:
-        self._path(key)
+        final = self._path(key)
         self._take(size)
         path = self.root / _INCOMING / str(next(self._numbers))
         try:
-            return Incoming(self, key, path, size, self._disk.create(path))
+            return Incoming(self, key, path, final, size, self._disk.create(path))
         except OSError as error:
             self._give_back(size)
             raise _typed(error) from error
@@ -113,31 +113,32 @@ class Blobs(BlobStore):
         except FileNotFoundError:
             return None
 
-    def _place(self, source: Path, key: str) -> None:
-        """Give an arrived file its key. It lasts only after `_settle`."""
-        path = self._path(key)
+    def _place(self, source: Path, key: str, path: Path) -> None:
+        """Give an arrived file its key and path. It lasts only after `_settle`."""
         with self._lock:
             if path.parent.name not in self._ready:
                 self._disk.make_dir(path.parent)
                 self._disk.sync_dir(self.root)
                 self._ready.add(path.parent.name)
-            replaced = self._size(key)
-            if replaced is None:
+            try:
+                replaced = self._disk.size(path)
+            except FileNotFoundError:
+                replaced = 0
                 self._settling.add(key)
             self._disk.rename(source, path)
-            self._used -= replaced or 0
+            self._used -= replaced
 
-    def _settle(self, key: str) -> None:
-        self._disk.sync_dir(self._path(key).parent)
+    def _settle(self, key: str, path: Path) -> None:
+        self._disk.sync_dir(path.parent)
         self._settling.discard(key)
 
 
 class Incoming(Arriving):
     """A file that is being written."""
 
-    def __init__(self, blobs: Blobs, key: str, path: Path, taken: int, file: File) -> None:
+    def __init__(self, blobs: Blobs, key: str, path: Path, final: Path, taken: int, file: File) -> None:
         super().__init__(blobs, taken)
-        self._blobs, self._key, self._path, self._file = blobs, key, path, file
+        self._blobs, self._key, self._path, self._final, self._file = blobs, key, path, final, file
         self._state = "open"
 
     def _append(self, chunk: Buffer) -> None:
@@ -150,10 +151,10 @@ class Incoming(Arriving):
         try:
             self._file.sync()
             self._file.close()
-            self._blobs._place(self._path, self._key)
+            self._blobs._place(self._path, self._key, self._final)
             self._state = "committed"
             self._blobs._give_back(self._taken - self.size)
-            self._blobs._settle(self._key)
+            self._blobs._settle(self._key, self._final)
         except OSError as error:
             raise _typed(error) from error
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from freehold.protocol.errors import Conflict, Corrupt, InvalidInput, NotFound
@@ -24,6 +24,7 @@ from freehold.services.storage.terms import Delta, ShardEntry
 
 LINGER = 3600  # seconds that an upload is kept though no delta names it
 VIEWS_LIMIT = 512  # trees kept in memory
+IN_PLACE = 16  # entries of a change that is worked out where it is asked for: a thread costs more
 PIECE = 500  # values to one SQL statement
 
 MIGRATIONS = [
@@ -94,6 +95,7 @@ class Lists:
     def __init__(self, sql: Sql) -> None:
         self._sql = sql
         self._views: OrderedDict[tuple[Hash, bool], ListView] = OrderedDict()
+        self._newest: dict[Hash, Delta] = {}  # of those whose newest list is among the views
         self._locks = Stripes()
 
     async def newest(self, lease: Hash) -> Delta | None:
@@ -106,9 +108,9 @@ class Lists:
         """The newest delta, and the steps from it that this change takes. Nothing changes."""
         async with self._locks.of(lease):
             delta, view = await self._newest_view(lease)
-            held = await self._sql.read(lambda c: _entries(c, lease, view.number, remove))
+            held = await self._held(lease, view.number, remove)
             snapshot = view.copy()
-        return delta, await asyncio.to_thread(change, snapshot, held, add, remove)
+        return delta, await _change(snapshot, held, add, remove)
 
     async def accept(self, wanted: Change, signed: Delta) -> Delta:
         """Make a change that the client signed and the node agrees to (`signed` has both signatures), durably.
@@ -127,9 +129,9 @@ class Lists:
                     f"the list is at delta {view.number}, so {signed.number} cannot be next",
                     delta=newest.to_json() if newest else None,
                 )
-            held = await self._sql.read(lambda c: _entries(c, lease, view.number, wanted.remove))
+            held = await self._held(lease, view.number, wanted.remove)
             after = view.copy()
-            steps = await asyncio.to_thread(change, after, held, wanted.add, wanted.remove)
+            steps = await _change(after, held, wanted.add, wanted.remove)
             if not after.matches(signed):
                 root = after.tree.root
                 raise InvalidInput(
@@ -138,8 +140,10 @@ class Lists:
                 )  # fmt: skip
             placed = [step.position for step in steps[len(wanted.remove) :]]
             added = list(zip(placed, wanted.add, strict=True))
+            self._newest.pop(lease, None)  # until it is known whether it is written
             await self._sql.write(lambda c: _apply(c, signed, added, wanted.remove))
             after.number = signed.number
+            self._newest[lease] = signed
             self._keep((lease, False), after)
             return signed
 
@@ -186,13 +190,17 @@ class Lists:
 
         await self._sql.write(work)
 
-    async def kept_bytes(self, lease: Hash, root: bytes, now: int) -> int:
-        """Bytes that a lease keeps: those of its newest list, and of other shards than `root` that wait to be named."""
+    async def kept(self, lease: Hash, root: bytes, now: int) -> tuple[int, bool]:
+        """Bytes that a lease keeps: those of its newest list, and of other shards than `root` that wait to be named;
+        and whether this shard was stored before."""
         query = "SELECT coalesce(sum(size), 0) FROM shards WHERE named = 0 AND lease = ? AND root != ? AND arrived >= ?"
+        here = "SELECT 1 FROM shards WHERE lease = ? AND root = ?"
+        newest = self._newest.get(lease)
 
-        def work(c: Any) -> int:
-            delta = _delta(c, lease)
-            return (delta.size if delta else 0) + int(c.execute(query, (lease, root, now - LINGER)).fetchone()[0])
+        def work(c: Any) -> tuple[int, bool]:
+            delta = newest or _delta(c, lease)
+            waiting = int(c.execute(query, (lease, root, now - LINGER)).fetchone()[0])
+            return (delta.size if delta else 0) + waiting, c.execute(here, (lease, root)).fetchone() is not None
 
         return await self._sql.read(work)
 
@@ -259,6 +267,7 @@ class Lists:
 
         async with self._locks.of(lease):
             await self._sql.write(work)
+            self._newest.pop(lease, None)
             self._views.pop((lease, False), None)
             self._views.pop((lease, True), None)
 
@@ -290,13 +299,21 @@ class Lists:
         return dict(zip(("shards", "shard_bytes", "corrupt_shards"), row, strict=True))
 
     async def _newest_view(self, lease: Hash) -> tuple[Delta | None, ListView]:
+        """Only while the lease is locked."""
+        known, delta = self._views.get((lease, False)), self._newest.get(lease)
+        if known is not None and delta is not None:
+            return delta, known
         delta = await self.newest(lease)
         number = delta.number if delta else 0
-        known = self._views.get((lease, False))
         if known is None or known.number != number:
             known = await self._roll(lease, None, number) or ListView(0, {}, 0)
-            self._keep((lease, False), known)
+        if delta is not None:
+            self._newest[lease] = delta
+        self._keep((lease, False), known)
         return delta, known
+
+    async def _held(self, lease: Hash, number: int, positions: Sequence[int]) -> dict[int, ShardEntry]:
+        return await self._sql.read(lambda c: _entries(c, lease, number, positions)) if positions else {}
 
     async def _roll(self, lease: Hash, known: ListView | None, number: int) -> ListView | None:
         """The list as of `number`: rebuilt, or from an older view by what has changed since."""
@@ -322,7 +339,17 @@ class Lists:
         self._views[key] = view
         self._views.move_to_end(key)
         while len(self._views) > VIEWS_LIMIT:
-            self._views.popitem(last=False)
+            (gone, is_committed), _ = self._views.popitem(last=False)
+            if not is_committed:
+                self._newest.pop(gone, None)
+
+
+async def _change(
+    view: ListView, held: Mapping[int, ShardEntry], add: Sequence[ShardEntry], remove: Sequence[int]
+) -> list[Step]:
+    if len(add) + len(remove) <= IN_PLACE:
+        return change(view, held, add, remove)
+    return await asyncio.to_thread(change, view, held, add, remove)
 
 
 def _delta(c: Any, lease: Hash, number: int | None = None) -> Delta | None:

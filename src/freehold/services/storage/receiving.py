@@ -18,6 +18,7 @@ from freehold.net.server import Pace, ok
 from freehold.protocol.errors import (
     BodyTooLarge,
     Corrupt,
+    DiskFull,
     InsufficientCredits,
     InvalidInput,
     MalformedMessage,
@@ -27,7 +28,7 @@ from freehold.protocol.errors import (
 )
 from freehold.protocol.messages import STREAM
 from freehold.protocol.units import Address, Hash
-from freehold.services.seam import Arrival, ProviderContext, Standing
+from freehold.services.seam import Arrival, Buffer, Files, ProviderContext, Standing
 from freehold.services.storage.lists import Lists, Shard, Stripes
 from freehold.services.storage.segment_record import MAX_RECORD_BYTES, SegmentRecord
 from freehold.services.storage.shard_tree import ShardHasher
@@ -36,6 +37,7 @@ from freehold.services.storage.terms import NAME, UNITS_PER_STREAM_PRICE
 OVERHEAD = 1 << 20  # a shard may be this much longer than a segment's plaintext
 AT_ONCE = 64  # uploads in flight; more are asked to come again
 PER_CLIENT = 48  # of them
+WHOLE = 512 << 10  # bytes of a shard that is in memory before it is written: as many as are buffered of a larger one
 BODY_SECONDS = 300  # for one body to arrive: a slow sender does not keep its place for good
 
 T = TypeVar("T")
@@ -90,6 +92,29 @@ async def in_thread(work: Callable[..., T], *arguments: object) -> T:
         raise
 
 
+class _Whole:
+    """A small shard that is arriving: in memory until it is whole, and then written, in one turn of a thread."""
+
+    def __init__(self, files: Files, key: str, size: int) -> None:
+        if files.free_bytes < size:
+            free, allowance = files.free_bytes, files.free_bytes + files.used_bytes
+            raise DiskFull(
+                f"{size} bytes do not fit: {free} of {allowance} are left", need=size, free=free, allowance=allowance
+            )
+        self._files = files
+        self._key = key
+        self._chunks: list[Buffer] = []
+
+    def write(self, chunk: Buffer) -> None:
+        self._chunks.append(chunk)
+
+    def commit(self) -> None:
+        self._files.put(self._key, self._chunks)
+
+    def abort(self) -> None:
+        self._chunks.clear()
+
+
 class Receiver:
     """Takes shards in, for one provider. `locks` are held, by root, while a shard comes or goes."""
 
@@ -112,7 +137,7 @@ class Receiver:
         check_stream(standing)
         client = standing.lease.client
         self._context.authenticate(client, request.headers, request.method, request.raw_path, root)
-        kept_bytes = await self._lists.kept_bytes(lease, root, self._context.clock())
+        kept_bytes, was_here = await self._lists.kept(lease, root, self._context.clock())
         whole = kept_bytes + self._arriving[lease] + size
         check_covered(standing, whole, self._context.parameters.epoch_length)
         if not 0 < size <= self._limit:
@@ -129,7 +154,7 @@ class Receiver:
             if not (index < record.n and record.roots[index] == root and record.shard_size == size):
                 raise InvalidInput(f"the segment's record names another shard {index}")
             kept = (record.hash(), record.to_bytes())
-            if not await self._is_here(lease, root, kept):
+            if not (was_here and await self._is_here(lease, root, kept)):
                 await self._receive(request, lease, root, size, kept)
         finally:
             self._active -= 1
@@ -143,8 +168,6 @@ class Receiver:
 
     async def _is_here(self, lease: Hash, root: Hash, record: tuple[Hash, bytes]) -> bool:
         async with self._locks.of(root):
-            if await self._lists.shard(lease, root) is None:  # as a rule; no need to wait for others' commits
-                return False
             if not await self._lists.touch(lease, root, record, self._context.clock()):
                 return False
             if await in_thread(self._context.files.has, key_of(lease, root)):
@@ -155,8 +178,12 @@ class Receiver:
     async def _receive(
         self, request: web.Request, lease: Hash, root: Hash, size: int, record: tuple[Hash, bytes]
     ) -> None:
-        hasher = ShardHasher()
-        incoming = await in_thread(self._context.files.begin, key_of(lease, root), size)
+        hasher, key = ShardHasher(), key_of(lease, root)
+        incoming = (
+            _Whole(self._context.files, key, size)
+            if size <= WHOLE
+            else await in_thread(self._context.files.begin, key, size)
+        )
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 await self._write(request, incoming, hasher, size)
