@@ -3,6 +3,7 @@
 The same light client (`bench/s3_load.py`) puts and gets objects of each size, one and sixteen at a time. The peer is
 versitygw over one directory (`make test-servers` builds it): a single process that neither encrypts, nor codes, nor
 syncs, so that its figures are what a file server can do here. Ours go to six of eight nodes, each of which syncs.
+Tahoe-LAFS codes and encrypts as we do, and gets the smaller sizes too.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import secrets
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -20,8 +22,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bench import bare, tahoe
 from bench.children import Children
-from bench.rates import MB, Figures, Options
+from bench.rates import MB, Figures, Options, make_file
 from bench.s3_load import NAMESPACE
 from bench.s3_signing import Credentials, presign
 
@@ -31,16 +34,18 @@ WARM = 64 * MIB
 PEER = Path(sys.prefix) / "bin" / "versitygw"
 PORT = 18_431  # the peer cannot say which port it got
 DEADLINE = 120.0
+FIRST = "bench-first"  # the bucket that is there once there are credits
 
 
 class Place(NamedTuple):
-    """Where a server is; `certificate` is the file that vouches for it."""
+    """Where a server is; `certificate` is the file that vouches for it, `nodes` are the ends that have metrics."""
 
     endpoint: str
     access_key: str
     secret_key: str
     region: str
     certificate: str | None = None
+    nodes: tuple[str, ...] = ()
 
 
 class Load(NamedTuple):
@@ -69,17 +74,30 @@ def measure(options: Options) -> tuple[Figures, Figures]:
             ours = run(place, loads, keys=options.keys)
         with freehold(home / "tls", "--tls") as place:
             sealed = run(place, some)
+        limit = bare.rates(make_file(home / "bare", LARGE[0].size))
         peer = {}
         if PEER.exists():
             with versitygw(home / "peer") as place:
                 peer = run(place, loads, keys=options.keys)
+        grid = {
+            load: tahoe.load(home, load.size, min(load.count, 64), load.parallel)
+            for load in loads
+            if load in (*SMALL, *MIDDLE)
+        }
     for name, found in (("s3", ours), ("s3_tls", sealed), ("versitygw", peer)):
         figures |= {f"{name}_{key}": value for key, value in found.items()}
+    for load, rates in grid.items():
+        figures[f"tahoe_put_{load.name}_per_s"] = round(rates.upload / load.size, 2)
+        figures[f"tahoe_get_{load.name}_per_s"] = round(rates.download / load.size, 2)
     ratios = {f"s3_{name}_vs_target": ours[f"{name}_per_s"] / target for name, target in TARGETS.items()}
-    ratios |= {
-        f"s3_{key}_vs_versitygw": ours[key] / value for key, value in peer.items() if key.endswith("_s") and value
-    }
-    ratios |= {f"s3_{key}_tls_vs_plain": value / ours[key] for key, value in sealed.items() if key.endswith("_s")}
+    compared = [f"{way}_{load.name}_per_s" for load in loads for way in ("put", "get")]
+    for peer_name in ("tahoe", "versitygw"):
+        theirs = {key: figures[f"{peer_name}_{key}"] for key in compared if f"{peer_name}_{key}" in figures}
+        ratios |= {f"s3_{key}_vs_{peer_name}": ours[key] / theirs[key] for key in theirs}
+    if LARGE[0] in loads:
+        ratios["s3_put_256m_1_vs_bare"] = ours["put_256m_1_mb_s"] * MB / limit.upload
+        ratios["s3_get_256m_1_vs_bare"] = ours["get_256m_1_mb_s"] * MB / limit.download
+    ratios |= {f"s3_{key}_tls_vs_plain": sealed[key] / ours[key] for key in compared if key in sealed}
     return figures, {name: round(ratio, 3) for name, ratio in ratios.items()}
 
 
@@ -93,7 +111,7 @@ def run(place: Place, loads: list[Load], keys: int = 0) -> Figures:
         jobs += [{"do": "put"} | job, {"do": "get"} | job]
     if keys:
         jobs += [
-            {"do": "put", "size": 16, "count": keys, "parallel": 16, "prefix": "many/"},
+            {"do": "put", "size": 4 * KIB, "count": keys, "parallel": 16, "prefix": "many/"},
             {"do": "list", "prefix": "many/"},
         ]
     order = place._asdict() | {"bucket": bucket, "jobs": jobs}
@@ -112,6 +130,8 @@ def run(place: Place, loads: list[Load], keys: int = 0) -> Figures:
             raise RuntimeError(f"{results[-1]['keys']} of {keys} keys were listed")
         figures["put_many_per_s"] = round(results[-2]["per_second"], 1)
         figures[f"list_{keys}_seconds"] = round(results[-1]["seconds"], 2)
+        if place.nodes:
+            figures[f"shards_with_{keys}_objects_of_4k"] = count_shards(place)
     return figures
 
 
@@ -124,8 +144,28 @@ def freehold(home: Path, *options: str) -> Iterator[Place]:
         anvil = {name: os.environ[name] for name in ("FREEHOLD_ANVIL",) if name in os.environ}
         environment = ["env", "-i", *(f"{n}={v}" for n, v in (free | anvil | {"FREEHOLD_HOME": str(home)}).items())]
         up = [*environment, sys.executable, "-m", "freehold.cli.main", "up", "--json", *options]
-        s3: dict[str, Any] = json.loads(children.ready_line(children.start(up, home / "up.log")))["data"]["s3"]
-        yield Place(s3["endpoint"], s3["access_key"], s3["secret"], s3["region"], s3.get("certificate"))
+        told: dict[str, Any] = json.loads(children.ready_line(children.start(up, home / "up.log")))["data"]
+        s3, nodes = told["s3"], tuple(p["url"] for p in told["programs"] if p["kind"] == "node" and not options)
+        place = Place(s3["endpoint"], s3["access_key"], s3["secret"], s3["region"], find_certificate(home), nodes)
+        until = time.monotonic() + DEADLINE
+        while not can_write(place):  # credits count from the first report on
+            if time.monotonic() > until:
+                raise RuntimeError((home / "up.log").read_text()[-2000:])
+            time.sleep(0.5)
+        yield place
+
+
+def find_certificate(home: Path) -> str | None:
+    """The certificate that the gateway made for itself, if it speaks TLS."""
+    return next((str(path) for path in home.glob("**/gateway/**/tls/certificate.pem")), None)
+
+
+def can_write(place: Place) -> bool:
+    try:
+        request(place, "PUT", f"/{FIRST}")
+    except urllib.error.HTTPError:
+        return False
+    return True
 
 
 @contextmanager
@@ -148,6 +188,16 @@ def is_up(place: Place) -> bool:
         return NAMESPACE.encode()[1:-1] in request(place, "GET", "/")
     except (urllib.error.URLError, OSError):
         return False
+
+
+def count_shards(place: Place) -> int:
+    """Shards that all nodes keep, by their metrics."""
+    found = 0
+    for url in place.nodes:
+        with urllib.request.urlopen(f"{url}/metrics", timeout=DEADLINE) as response:
+            lines = response.read().decode().splitlines()
+        found += sum(int(line.rpartition(" ")[2]) for line in lines if line.startswith("freehold_node_storage_shards{"))
+    return found
 
 
 def request(place: Place, method: str, path: str) -> bytes:

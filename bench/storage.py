@@ -1,7 +1,8 @@
-"""Freehold's upload and download of one file beside the machine's own limit and beside Tahoe-LAFS, in one run.
+"""Freehold's upload and download of one file beside the machine's own limit and beside Tahoe-LAFS, in one run; then
+the S3 gateway's at every size (`bench/s3.py`).
 
 All three use the same file, disk, loopback and code (3 of 6 over 8 nodes). Targets: at least 4 times Tahoe both ways,
-at least 0.6 of the bare pipeline, client memory at most 300 MB whatever the file's size.
+at least 0.7 of the bare pipeline, client memory at most 300 MB whatever the file's size.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from bench import bare, tahoe
+from bench import bare, s3, tahoe
 from bench.freehold_storage import freehold_rates
 from bench.rates import Figures, Options, Rates, make_file
 
@@ -29,4 +30,5 @@ def measure(options: Options) -> tuple[Figures, Figures]:
         "upload_vs_bare": ours.upload / limit.upload,
         "download_vs_bare": ours.download / limit.download,
     }
-    return figures, {name: round(ratio, 3) for name, ratio in ratios.items()}
+    s3_figures, s3_ratios = s3.measure(options)
+    return figures | s3_figures, {name: round(ratio, 3) for name, ratio in ratios.items()} | s3_ratios

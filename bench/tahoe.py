@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
+import random
 import re
 import socket
 import subprocess
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -36,6 +38,23 @@ def rates(path: Path) -> Rates:
     with tempfile.TemporaryDirectory(dir=path.parent) as home, Children() as children:
         port = start_grid(program, Path(home), children)
         return _round(path, port)
+
+
+def load(home: Path, size: int, count: int, parallel: int) -> Rates:
+    """`count` different objects of `size` bytes in and out, `parallel` at once, on a grid of its own below `home`."""
+    program = install()
+    draw = random.Random(size)
+    bodies = [draw.randbytes(size) for _ in range(count)]
+    with tempfile.TemporaryDirectory(dir=home) as name, Children() as children, ThreadPoolExecutor(parallel) as pool:
+        port = start_grid(program, Path(name), children)
+        start = time.perf_counter()
+        capabilities = list(pool.map(lambda data: _request(port, "PUT", "/uri", iter([data]), size).decode(), bodies))
+        uploaded = time.perf_counter()
+        back = list(pool.map(lambda capability: _request(port, "GET", f"/uri/{capability}"), capabilities))
+        downloaded = time.perf_counter()
+    if back != bodies:
+        raise RuntimeError("what came back is not what went in")
+    return Rates(size * count / (uploaded - start), size * count / (downloaded - uploaded))
 
 
 def install() -> Path:
