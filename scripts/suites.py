@@ -1,14 +1,14 @@
 """Runs the project's suites one after another, each within its time budget.
 
-    python scripts/suites.py lint | unit | quorum | chain | contracts | end-to-end | faults | servers | fuzz | soak ...
+    python scripts/suites.py lint | unit | quorum | chain | contracts | end-to-end | gateway | faults | servers ...
 
 A suite is a few commands that share one budget: lint's tools, or pytest over the directories named in SUITES. Tests
 that touch nothing but memory and their own temporary directory (PURE, SIMULATED, contracts) run in parallel; all
 others run one at a time. A suite fails if a command fails or if it took longer than its budget; at twice the budget it
 is stopped. FREEHOLD_TEST_SLOW multiplies every budget and deadline (3 on a machine three times slower).
 
-Invariant: a test file under tests/ belongs to exactly one of unit, quorum, chain, contracts, end-to-end,
-faults and servers.
+Invariant: a test file under tests/ belongs to exactly one of unit, quorum, chain, contracts, end-to-end, gateway,
+faults and servers; `fuzz` and `soak` run what is marked so, wherever it is.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ WALK = "contracts/test_stateful.py"
 FAULTS = tuple(
     f"end_to_end/test_{name}.py" for name in ("byzantine", "chain_faults", "disputes", "freeze", "governance")
 )
+# S3 gateways over real networks, among kills and losses; and a network over https.
+GATEWAY = ("end_to_end/test_gateway.py", "end_to_end/test_gateway_losses.py", "end_to_end/test_tls.py")
 APART = ("contracts", "end_to_end", "servers", "oracle", *CHAIN)
 WITHOUT_COMPILER = ("-p", "no:boa_test")  # titanoboa's plugin loads Vyper into every worker
 NO_TESTS = 5  # pytest's exit code where nothing was collected
@@ -91,7 +93,7 @@ def get_contract_commands() -> Iterator[Command]:
 
 
 def get_end_to_end_commands() -> Iterator[Command]:
-    yield build_pytest(["end_to_end"], *(f"--ignore=tests/{name}" for name in FAULTS), *WITHOUT_COMPILER)
+    yield build_pytest(["end_to_end"], *(f"--ignore=tests/{name}" for name in FAULTS + GATEWAY), *WITHOUT_COMPILER)
 
 
 def is_tests(path: Path) -> bool:
@@ -125,6 +127,7 @@ SUITES = {
     "chain": Suite(120, lambda: iter([build_pytest(list(CHAIN), *WITHOUT_COMPILER)])),
     "contracts": Suite(120, get_contract_commands),
     "end-to-end": Suite(300, get_end_to_end_commands),
+    "gateway": Suite(300, lambda: iter([build_pytest(list(GATEWAY), *WITHOUT_COMPILER)])),
     "faults": Suite(300, lambda: iter([build_pytest(list(FAULTS), *WITHOUT_COMPILER)])),
     "servers": Suite(300, lambda: get_directory_commands("servers", *WITHOUT_COMPILER)),
     "fuzz": Suite(3600, get_fuzz_commands),

@@ -208,8 +208,10 @@ class RunningNetwork:
         wait_for(lambda: not is_listening(self.urls()[name]), f"{name} is gone")
 
     def restart(self, name: str) -> None:
-        """Start a program again as an operator would, by `freehold oracle run` or `freehold node run`."""
+        """Start a program again as an operator would, by `freehold oracle run` or `freehold node run`, where it was."""
         config = self.local / "processes" / name / "config.json"
+        port = int(self.urls()[name].rpartition(":")[2])
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"port": port}))
         kind = "oracle" if name.startswith("member") else "node"
         self._restarted.append(self.launch(kind, "run", "--config", str(config)))
         wait_for(lambda: get_json(f"{self.urls()[name]}/readyz"), f"{name} is back")
@@ -271,6 +273,15 @@ def is_listening(url: str) -> bool:
         return probe.connect_ex((host, int(port))) == 0
 
 
+def forget_addresses(local: Path) -> None:
+    """A copy's programs take ports of their own: at the original's, another copy with the same keys may listen."""
+    for path in (local / "processes").glob("*/port.json"):
+        path.unlink()
+    file = local / "network.json"
+    network = json.loads(file.read_text())
+    file.write_text(json.dumps(network | {"members": [member | {"url": ""} for member in network["members"]]}))
+
+
 @contextlib.contextmanager
 def running(home: Path, snapshot: Path | None = None, **settings: Any) -> Iterator[RunningNetwork]:
     """A network, from a snapshot if one is given; ended however the test ends."""
@@ -278,6 +289,7 @@ def running(home: Path, snapshot: Path | None = None, **settings: Any) -> Iterat
     if snapshot is not None:
         shutil.copytree(snapshot, network.local)
         (network.local / "settings.json").unlink()
+        forget_addresses(network.local)
     try:
         network.start()
         yield network

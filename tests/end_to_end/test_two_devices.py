@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from freehold.protocol.units import Address
+from tests.end_to_end.devices import Device
 from tests.end_to_end.files import MIB, hash_of, make_file
 from tests.end_to_end.network import DEADLINE, RunningNetwork, wait_for
 
@@ -21,34 +21,6 @@ TOKEN = 10**18
 ROUNDS = 2
 
 pytestmark = pytest.mark.timeout(240)
-
-
-class Device:
-    """A home directory with the account's wallet in it."""
-
-    def __init__(self, network: RunningNetwork, folder: Path, name: str, words: str = "") -> None:
-        self._network, self.name, self.home = network, name, folder / name
-        self.environment = {
-            "FREEHOLD_HOME": str(self.home),
-            "FREEHOLD_CONFIG": str(self.home / "config.toml"),
-            "FREEHOLD_NETWORK": str(folder / "network.json"),
-            "FREEHOLD_WALLET": "mine",
-            "FREEHOLD_PASSPHRASE": "correct horse",
-        }
-        if words:
-            done = network.run(
-                "wallet", "import", "mine", "--words-file", "-", "--json", stdin=words, **self.environment
-            )
-            made = done.data
-        else:
-            made = self.ask("wallet", "new", "mine")
-        self.words, self.address = made.get("words", words), Address(made["address"])
-
-    def ask(self, *arguments: str) -> Any:
-        return self._network.ask(*arguments, **self.environment)
-
-    def launch(self, *arguments: str) -> Any:
-        return self._network.launch(*arguments, "--json", **self.environment)
 
 
 def finish(running: Sequence[Any]) -> list[Any]:
@@ -60,13 +32,10 @@ def finish(running: Sequence[Any]) -> list[Any]:
 
 @pytest.fixture
 def devices(network: RunningNetwork, tmp_path: Path) -> list[Device]:
-    shutil.copy(network.local / "network.json", tmp_path / "network.json")
     one = Device(network, tmp_path, "one")
     two = Device(network, tmp_path, "two", one.words)
     assert one.address == two.address
-    network.give_gas(str(one.address))
-    network.ask("wallet", "send", str(one.address), "500", "--yes")
-    one.ask("credits", "buy", "240", "--yes")
+    one.take_credits()
     return [one, two]
 
 
