@@ -224,3 +224,23 @@ def test_who_would_have_to_wait_too_long_is_told_so_at_once(batch: Batch, monkey
     assert refused.value.details["retry_after"] == 600
     assert clock.slept == []
     assert [member.asked for member in members] == [1] * 4
+
+
+def test_a_quota_that_is_used_up_is_waited_for_only_by_who_wants_to(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+
+    async def full(_: FakeMember) -> None:
+        if clock.now < 5:
+            raise Overloaded("250 batches of one epoch", retry_after=1, epoch=7, limit=250)
+
+    two_full = [FakeMember(i, full if i < 2 else honest) for i in range(4)]
+    with pytest.raises(Overloaded, match="250 batches") as refused:
+        asyncio.run(make_quorum(two_full).certify(batch, await_quota=False))
+    assert refused.value.details["epoch"] == 7
+    assert clock.slept == []
+    one_full = [FakeMember(i, full if i < 1 else honest) for i in range(4)]
+    assert asyncio.run(make_quorum(one_full).certify(batch, await_quota=False)).epoch == 7
+    assert asyncio.run(make_quorum(two_full).certify(batch)).epoch == 7
+    assert clock.slept

@@ -32,7 +32,7 @@ _MARK = "~"  # between a label and what tells its shipments apart
 
 
 class Stowed:
-    """Objects that are stored, listed and certified, and that no head names yet."""
+    """Objects that are stored and listed, and that no head names yet."""
 
     def __init__(self, book: Book, id: str, objects: Sequence[StoredObject]) -> None:
         self.objects = tuple(objects)
@@ -91,7 +91,7 @@ class Vault:
     async def stow(
         self, label: str, code: Code, sources: Sequence[Source], progress: Progress | None = None
     ) -> AsyncIterator[Stowed]:
-        """Store sources for a head of this name; inside, they are certified, and the caller sets the head.
+        """Store sources for a head of this name; inside, both sides have signed for them, and the caller sets the head.
 
         They are read one after the other. `progress` hears of plaintext bytes as they are stored. On leaving without
         `keep` or `unsure` they are garbage. Raises what a source raises, InsufficientOperators, InsufficientCredits.

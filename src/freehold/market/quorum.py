@@ -78,11 +78,13 @@ class Quorum:
         self.domain = domain
         self._peers: dict[Address, Peer] = {m.address: dial.peer(m.url, m.fingerprint) for m in members}
 
-    async def certify(self, batch: Batch, *, ask_first: bool = False) -> Held:
+    async def certify(self, batch: Batch, *, ask_first: bool = False, await_quota: bool = True) -> Held:
         """Have Q members acknowledge the batch, make the certificate, have Q members hold it.
 
-        Raises what a quorum refuses with (InsufficientCredits, ...), Conflict with `subject` where another batch came
-        first at some, or Unavailable when too few answer.
+        `await_quota`: where the sender has used up what an epoch takes of it, wait for the next as long as for anything
+        else; or else raise at once the Overloaded that has the epoch in its details. Raises what a quorum refuses with
+        (InsufficientCredits, ...), Conflict with `subject` where another batch came first at some, or Unavailable when
+        too few answer.
         """
         data, subject, pause = encode_batch(batch), batch.subject, PAUSE_SECONDS
         failure: FreeholdError = Unavailable("no member was asked")
@@ -95,7 +97,7 @@ class Quorum:
                 holdings, epoch = await self._hold(certificate)
                 return Held(certificate, epoch, holdings)
             except FreeholdError as error:
-                if not error.retryable or _names_rival(error):
+                if not error.retryable or _names_rival(error) or (not await_quota and is_quota(error)):
                     raise
                 failure = error
             wait = max(pause, retry_after(failure)) * (1 + JITTER * random.random())
@@ -210,8 +212,12 @@ class Quorum:
         waits = sorted((retry_after(e) for e in errors if e.retryable), reverse=True)
         wait = waits[n - needed] if len(waits) > n - needed else 0
         if wait:
-            busy = next(e for e in errors if retry_after(e) == wait)
-            return Overloaded(f"fewer than {needed} of {n} members {what} now: {busy.message}", retry_after=wait)
+            full = [e for e in errors if is_quota(e)]
+            busy = full[0] if len(full) > n - needed else next(e for e in errors if retry_after(e) == wait)
+            facts = {"epoch": busy.details["epoch"]} if is_quota(busy) else {}
+            return Overloaded(
+                f"fewer than {needed} of {n} members {what} now: {busy.message}", retry_after=wait, **facts
+            )
         why = "; ".join(sorted({e.message for e in errors})) or "they name different epochs"
         return Unavailable(f"fewer than {needed} of {n} members {what}: {why}")
 
@@ -252,6 +258,11 @@ class Quorum:
                 if isinstance(failure, Unavailable) or isinstance(error, NotFound):
                     failure = error  # what a member says tells more than that another is away
         raise failure
+
+
+def is_quota(error: FreeholdError) -> bool:
+    """Whether a member, or a quorum of them, takes no more of this sender in an epoch, which the details name."""
+    return isinstance(error, Overloaded) and "epoch" in error.details
 
 
 def _names_rival(error: FreeholdError) -> bool:

@@ -87,7 +87,7 @@ class StorageClient:
         self._members = MemberKeys([member.public_key for member in context.network.members])
         self._sessions = Sessions(context, self.survey)
         self._fleets: dict[int, Fleet] = {}
-        self._lists = Lists(context.key, context.quorum, context.book)
+        self._lists = Lists(context.key, context.quorum, context.book, context.network.parameters.epoch_length)
         self._memory = Memory(
             Budget(PLAINTEXT_SEGMENTS * size), Budget(3 * CODING_SEGMENTS * size), Pool(2 * SPARE_BUFFERS),
             Pool(SPARE_BUFFERS),

@@ -3,7 +3,8 @@
 A shard that is listed is paid for. So before a client signs a list that has it, its place is written down under the
 shipment it belongs to; once a head names it, it is forgotten here; if that never happens, or when an object is removed,
 it is garbage, and one of the node's next deltas takes it off. All that is to be listed at a node while a delta is under
-way goes into the next one, whoever wants it; and so do all deltas that wait for a quorum (`client_groups.py`).
+way goes into the next one, whoever wants it (`client_groups.py`); and so do all deltas that wait for a quorum
+(`client_certifying.py`).
 
 Invariant: whatever is listed at a node is named by a head, in a shipment or intent under way, or in the garbage.
 """
@@ -17,15 +18,14 @@ from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol
 
 from freehold.market.quorum import Quorum
-from freehold.protocol.batches import make_batch
 from freehold.protocol.errors import Conflict, FreeholdError, InvalidInput, Unavailable
 from freehold.protocol.keys import Key
-from freehold.protocol.tables import Table
 from freehold.protocol.units import Address, Hash
+from freehold.services.storage.client_certifying import Certifier, DeltaBook
 from freehold.services.storage.client_groups import Group
 from freehold.services.storage.client_node import StorageNode
 from freehold.services.storage.client_objects import ListedShard
-from freehold.services.storage.terms import DELTA, Delta, ShardEntry
+from freehold.services.storage.terms import Delta, ShardEntry
 
 ATTEMPTS = 30
 PAUSE_SECONDS = 0.01  # doubles, up to LONGEST_PAUSE; drawn from nothing to that
@@ -36,7 +36,7 @@ GARBAGE_AT_ONCE = 2048  # removals in one delta that adds nothing
 GARBAGE_BESIDE = 128  # removals that go with additions, which somebody waits for
 
 
-class ListBook(Protocol):
+class ListBook(DeltaBook, Protocol):
     """Where a client keeps its deltas and what must come off lists. Writes are durable when they return."""
 
     async def newest_delta(self, lease: Hash) -> Delta | None:
@@ -44,12 +44,6 @@ class ListBook(Protocol):
 
     async def keep_delta(self, delta: Delta, collected: Sequence[ListedShard] = ()) -> None:
         """Both signed it, and with it these came off; no quorum holds it yet."""
-
-    async def uncertified_deltas(self) -> Sequence[Delta]:
-        """The newest delta of each lease of which no quorum holds the newest."""
-
-    async def mark_deltas(self, deltas: Sequence[Delta]) -> None:
-        """A quorum holds these."""
 
     async def intend(self, shards: Iterable[tuple[str, ListedShard]]) -> None:
         """Shipments are about to list these, or to make a head that does not name them any more."""
@@ -86,12 +80,10 @@ Positions = tuple[int, ...]
 class Lists:
     """The lists of one account at all nodes, and their certification."""
 
-    def __init__(self, key: Key, quorum: Quorum, book: ListBook) -> None:
-        self._key = key
-        self._quorum = quorum
+    def __init__(self, key: Key, quorum: Quorum, book: ListBook, epoch_seconds: float) -> None:
         self._book = book
+        self._certifier = Certifier(key, quorum, book, epoch_seconds)
         self._groups: dict[StorageNode, Group[Addition, Positions | FreeholdError]] = {}
-        self._certifying: Group[None, None] = Group(self._certify)
 
     async def add(self, node: StorageNode, shipment: str, entries: Sequence[ShardEntry]) -> Positions:
         """List shards that the node has stored: the position of each. What the node refuses with passes through."""
@@ -106,12 +98,14 @@ class Lists:
             await self.add(node, "", ())
 
     async def certify(self) -> None:
-        """Have a quorum hold all deltas that were signed before this was called: nothing of them can be lost then."""
-        await self._certifying.do(None)
+        """Have a quorum hold all deltas that were signed before this was called, at once or, where this epoch has had
+        many, later."""
+        await self._certifier.certify()
 
     async def close(self) -> None:
         """End what is under way, wherever it stands: what it listed is in the book."""
-        await asyncio.gather(self._certifying.close(), *(group.close() for group in self._groups.values()))
+        await asyncio.gather(*(group.close() for group in self._groups.values()))
+        await self._certifier.close()
 
     def _group(self, node: StorageNode) -> Group[Addition, Positions | FreeholdError]:
         if node not in self._groups:
@@ -141,13 +135,6 @@ class Lists:
             if len(additions) == 1 or refusal.retryable:
                 return [refusal] * len(additions)
         return [result for addition in additions for result in await self._change(node, [addition])]
-
-    async def _certify(self, waiting: Sequence[None]) -> Sequence[None]:
-        deltas = list(await self._book.uncertified_deltas())
-        if deltas:
-            await self._quorum.certify(make_batch(DELTA, Table.of(Delta, deltas), self._key, self._quorum.domain))
-            await self._book.mark_deltas(deltas)
-        return waiting
 
 
 async def change_list(node: StorageNode, additions: Sequence[Addition], book: ListBook) -> list[Positions]:

@@ -5,7 +5,7 @@
 Segments go in windows of a few: while one is listed, the next is read and stored. A segment's plaintext is kept until
 all its shards are listed, and coding is deterministic: so the shards of a node that fails meanwhile are made again, for
 another node, though the source is read only once. What is listed is durable and signed by both sides: a node that fails
-after that is not needed for the certificate, which the client's own batch of deltas gets at the end.
+after that is not needed for the certificate, which the client's own batch of deltas gets (`client_certifying.py`).
 
 Invariant: after `send` and `certify` every one of the n shards of every segment is durable, and listed at a node of its
 own operator; memory does not grow with the objects.
@@ -153,7 +153,7 @@ class Shipment:
         return [StoredObject(sum(d.size for d in drafts), tuple(map(self._stored, drafts))) for drafts in objects]
 
     async def certify(self) -> None:
-        """Have a quorum hold what the nodes signed. Only after this may a head name it."""
+        """Have a quorum hold what the nodes signed, now or soon. Only after this may a head name it."""
         await self._lists.certify()
 
     async def _read(self, source: Source, drafts: list[_Draft], window: _Window, progress: Progress | None) -> None:
