@@ -15,7 +15,9 @@ import pytest
 
 from freehold.client.heads import Head
 from freehold.client.table import Changes, Key, Table, Value, View
-from freehold.protocol.errors import Corrupt, FreeholdError, Unavailable
+from freehold.client.table_state import RECENT
+from freehold.protocol.errors import Corrupt, FreeholdError, InsufficientCredits, Unavailable
+from freehold.services.storage.register_values import FRAMES_LIMIT
 from tests.client.memory_heads import MemoryHeads
 from tests.client.memory_vault import MemoryVault
 from tests.client.table_world import CALM, NAME, SMALL, check_whole, everything, fill, key, put, table_over
@@ -263,6 +265,68 @@ def test_an_outcome_that_stays_unknown_is_said_to_be_so(tmp_path: Path) -> None:
         heads.compare_and_set = compare_and_set  # type: ignore[method-assign]
         assert await put(table, {key(1): Value(b"b")}) == 1
         assert heads.heads[NAME].version == 2
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("since", [40, RECENT + 40])
+def test_a_change_counts_once_however_much_was_changed_since(tmp_path: Path, since: int) -> None:
+    """The answer to a change is lost, and while the table looks, another device commits and flushes."""
+
+    async def scenario() -> None:
+        heads, vault = MemoryHeads(), MemoryVault()
+        table, other = (table_over(heads, vault, tmp_path / name) for name in ("one", "two"))
+        await table.create()
+        compare_and_set = heads.compare_and_set
+
+        async def unanswered(name: str, expected: Head | None, new: Head | None) -> None:
+            heads.compare_and_set = compare_and_set  # type: ignore[method-assign]
+            await compare_and_set(name, expected, new)
+            for number in range(since):
+                await put(other, {key(2): Value(b"%d" % number)})
+            await other._flusher.flush()
+            raise Unavailable("no majority answered")
+
+        heads.compare_and_set = unanswered  # type: ignore[method-assign]
+        result = (await asyncio.gather(put(table, {key(1): Value(b"a")}), return_exceptions=True))[0]
+        assert result == 1 if since < RECENT else isinstance(result, Unavailable)
+        assert (await table.view()).number == since + 1
+
+    asyncio.run(scenario())
+
+
+def test_what_fails_after_a_change_was_sent_leaves_it_unknown(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        heads, vault = MemoryHeads(), MemoryVault()
+        table = table_over(heads, vault, tmp_path, CALM._replace(patience=0.0))
+        await table.create()
+        compare_and_set, read = heads.compare_and_set, heads.read
+
+        async def set_and_fail(name: str, expected: Head | None, new: Head | None) -> None:
+            await compare_and_set(name, expected, new)
+            raise InsufficientCredits("this group moved, and the next one is to be paid")
+
+        async def damaged(name: str) -> Head | None:
+            raise Corrupt("what a node shows is damaged")
+
+        heads.compare_and_set, heads.read = set_and_fail, damaged  # type: ignore[method-assign]
+        with pytest.raises(Unavailable) as raised:
+            await put(table, {key(1): Value(b"a")})
+        assert raised.value.details == {"outcome": "unknown"}
+        heads.compare_and_set, heads.read = compare_and_set, read  # type: ignore[method-assign]
+        assert list(await everything(table)) == [key(1)]
+
+    asyncio.run(scenario())
+
+
+def test_a_head_of_many_small_frames_makes_room_too(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        heads, vault = MemoryHeads(), MemoryVault()
+        table = table_over(heads, vault, tmp_path)
+        await table.create()
+        for number in range(FRAMES_LIMIT + 2):
+            await put(table, {(1, b"", b""): Value(b"%d" % number)})
+        assert len(heads.heads[NAME].frames) == 2
 
     asyncio.run(scenario())
 

@@ -59,6 +59,14 @@ class Bucket(NamedTuple):
             await self._raise_closed()
             raise
 
+    async def fence(self) -> View:
+        """Its table as of now, for good as far as commits go that began before."""
+        try:
+            return await self.table.fence()
+        except NotFound:
+            await self._raise_closed()
+            raise
+
     async def commit(self, change: Callable[[View], Awaitable[Changes]]) -> None:
         """Commit a change to its table; it may run several times."""
         try:

@@ -1,8 +1,8 @@
 """What keeps buckets tidy: lifecycle rules, tables' own upkeep, and garbage of transfers that ended halfway.
 
 A shipment or an intent whose process is gone is settled by looking: what a record names stays, the rest is garbage. The
-look comes after the list of what was abandoned, so that a commit of before is seen. Invariant: nothing becomes garbage
-that a record or a table of the account names.
+look comes after the list of what was abandoned, and behind a fence: a commit of before is seen, or never comes about.
+Invariant: nothing becomes garbage that a record or a table of the account names, or may name yet.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from freehold.client.object_records import OBJECTS, PARTS, Part, decode, decode_
 from freehold.client.object_versions import Outcome, check_lock, delete_one
 from freehold.client.table import View
 from freehold.client.table_records import FIRST, Changes, Key
+from freehold.protocol.errors import FreeholdError
 from freehold.services.storage.client_objects import ListedShard, StoredObject, decode_object
 
 EXPIRE_AT_ONCE = 500  # versions in one commit
@@ -50,9 +51,15 @@ class BucketUpkeep(BucketUploads):
         return await self._in(bucket, expire)
 
     async def maintain(self) -> None:
-        """Flush and merge the tables of all buckets."""
+        """Flush and merge the tables of all buckets; what one failed with is raised once the others are done."""
+        failed: FreeholdError | None = None
         for name in sorted((await self.root.read()).buckets):
-            await self._maintain(name)
+            try:
+                await self._maintain(name)
+            except FreeholdError as error:
+                failed = error
+        if failed is not None:
+            raise failed
 
     async def sweep(self) -> None:
         """Settle what shipments and intents of processes left that are gone."""
@@ -71,12 +78,12 @@ class BucketUpkeep(BucketUploads):
 
     async def audit(self, older_than: float) -> int:
         """Make garbage of what nodes have listed for so many seconds and no bucket names; how many shards."""
-        named: set[ListedShard] = set()
+        named: set[int] = set()  # hashes, as there may be millions: where two are the same, garbage stays
         for name in sorted((await self.root.read()).buckets):
             async with aclosing(self._named(name)) as objects:
                 async for stored in objects:
-                    named.update(stored.shards())
-        return await self.vault.audit(named.__contains__, older_than)
+                    named.update(map(hash, stored.shards()))
+        return await self.vault.audit(lambda shard: hash(shard) in named, older_than)
 
     async def _maintain(self, name: str) -> None:
         async def maintain(at: Bucket) -> None:
@@ -89,21 +96,25 @@ class BucketUpkeep(BucketUploads):
         """Every object that a bucket's records and its table name; nothing where the bucket is gone."""
 
         async def look(at: Bucket) -> tuple[View, Sequence[StoredObject]]:
-            return await at.view(), await at.table.own_objects()
+            return await at.fence(), await at.table.own_objects()
 
-        try:
-            view, own = await self._in(bucket, look)
-        except BucketNotFound:
-            return
-        for stored in own:
-            yield stored
-        async with aclosing(view.scan(FIRST)) as rows:
-            async for place, value in rows:
-                if place[0] == OBJECTS:
-                    for stored in await self._objects(decode_version(value.meta)):
-                        yield stored
-                elif place[0] == PARTS:
-                    yield decode_object(decode(value.meta, Part).stored)
+        while True:
+            try:
+                view, own = await self._in(bucket, look)
+            except BucketNotFound:
+                return
+            number = view.number
+            for stored in own:
+                yield stored
+            async with aclosing(view.scan(FIRST)) as rows:
+                async for place, value in rows:
+                    if place[0] == OBJECTS:
+                        for stored in await self._objects(decode_version(value.meta)):
+                            yield stored
+                    elif place[0] == PARTS:
+                        yield decode_object(decode(value.meta, Part).stored)
+            if view.number == number:  # a scan that goes on with a newer head may miss what has moved
+                return
 
     async def _expire(self, at: Bucket, due: Sequence[DueVersion], now: int) -> int:
         """One commit of what is due and still is what it was; how much."""

@@ -98,6 +98,18 @@ class Table:
         """
         return await self._log.commit(change)
 
+    async def fence(self) -> View:
+        """A view that has every change begun before the call, or that one never comes about.
+
+        A change whose outcome is unknown may otherwise come about after a view that does not have it.
+        """
+
+        async def nothing(_: View) -> Changes:
+            return Changes()
+
+        await self._log.commit(nothing)  # takes the version that such a change would have
+        return await self.view()
+
     async def payload(self, value: Value, key: Key | None = None) -> bytes:
         """The small payload of a value, b"" where it has none.
 
@@ -179,7 +191,7 @@ class Table:
         return state.tail_bytes > self._limits.flush_bytes or len(state.tail.keys) > self._limits.flush
 
     async def _make_room(self) -> None:
-        await self._flusher.flush(at_least=HEAD_LIMIT // 4)
+        await self._flusher.flush(at_least=HEAD_LIMIT // 8)  # so many frames have more, however small
 
     async def _flush_in_background(self) -> None:
         try:

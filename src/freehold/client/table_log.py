@@ -25,6 +25,7 @@ from freehold.client.table_state import Register, State, seal_frame
 from freehold.client.table_view import View
 from freehold.protocol.errors import FreeholdError, InvalidInput, Unavailable
 from freehold.services.storage.client_objects import StoredObject
+from freehold.services.storage.register_values import FRAMES_LIMIT
 
 Change = Callable[[View], Awaitable[Changes]]
 _ENTRY_BYTES = 32  # about what an entry takes in a frame besides its own bytes
@@ -110,7 +111,10 @@ class Log:
                         [*group.pending.changes.items()],
                     )
                     raw = seal_frame(self._register.sealer, frame)
-                    full = len(state.head.base) + state.tail_bytes + len(raw) > HEAD_LIMIT
+                    full = (
+                        len(state.head.base) + state.tail_bytes + len(raw) > HEAD_LIMIT
+                        or len(state.head.frames) >= FRAMES_LIMIT
+                    )
                     proven = not full and await self._append(state, frame, raw, group)
                 else:
                     proven = (await self._register.fresh()).head.version == state.head.version

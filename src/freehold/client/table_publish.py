@@ -17,12 +17,10 @@ import msgspec
 from freehold.client.heads import Head
 from freehold.client.table_objects import Blobs, Limits, Stowed, let_go
 from freehold.client.table_records import Directory, encode
-from freehold.client.table_state import Register, State, identity_of, seal_base
+from freehold.client.table_state import RECENT, Register, State, identity_of, seal_base
 from freehold.protocol.errors import FreeholdError
 from freehold.services.storage.client_objects import Code, StoredObject
 from freehold.services.storage.client_sources import BytesSource
-
-RECENT = 512  # identities of changes that a directory keeps
 
 
 class Edit(NamedTuple):

@@ -36,10 +36,19 @@ from freehold.client.table_records import (
     decode_frame,
     encode,
 )
-from freehold.protocol.errors import Conflict, Corrupt, NotFound, Unavailable, WrongPassphrase
+from freehold.protocol.errors import (
+    Conflict,
+    Corrupt,
+    FreeholdError,
+    InvalidInput,
+    NotFound,
+    Unavailable,
+    WrongPassphrase,
+)
 from freehold.services.storage.client_objects import StoredObject
 
 BASE, FRAME = b"base", b"frame"
+RECENT = 512  # identities of changes that a directory keeps
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,36 +164,46 @@ class Register:
         `identity` must be in `new`: the same bytes are sent until the outcome is known, so they count once.
         """
         deadline = time.monotonic() + self._patience
-        doubtful, pause = False, 0.02
+        doubt, pause = "", 0.02
         while True:
             try:
                 await self.heads.compare_and_set(self.name, state.head, new)
                 return True
             except Conflict:
-                if not doubtful:
+                if not doubt:
                     return False
-            except Unavailable:
-                doubtful = True
+            except InvalidInput:
+                raise
+            except FreeholdError as error:
+                doubt = error.message
             outcome = await self._outcome(state, new, identity)
             if outcome is not None:
                 return outcome
             if time.monotonic() >= deadline:
-                raise Unavailable("it is not known whether the change came about", outcome="unknown")
+                raise Unavailable(f"it is not known whether the change came about: {doubt}", outcome="unknown")
             await asyncio.sleep(pause * random.uniform(0.5, 1))
             pause = min(1.0, pause * 2)
 
     async def _outcome(self, state: State, new: Head | None, identity: bytes) -> bool | None:
+        """What became of a change; None while that cannot be told."""
         try:
-            newest = await self.read()
-        except Unavailable:
+            head = await self.heads.read(self.name)
+            newest = await self.adopt(head) if head is not None and head.version > state.head.version else None
+        except FreeholdError:
             return None
-        except NotFound:
+        if head is None:
             if new is None:
                 return True
-            raise
-        if newest.head.version <= state.head.version:
+            raise NotFound("the table is gone")
+        if newest is None:
             return None  # it may still be under way
-        return new is not None and newest.has(identity)
+        if new is None or newest.has(identity):
+            return new is not None
+        # A directory has the last changes only; a new base stands in it before the frames that it left.
+        passed = newest.head.version - state.head.version + (len(new.frames) if new.base != state.head.base else 0)
+        if passed > RECENT and len(newest.directory.recent) >= RECENT:
+            raise Unavailable("too much has changed since to tell whether the change came about", outcome="unknown")
+        return False
 
     async def _read_after(self, previous: asyncio.Task[State] | None) -> State:
         if previous is not None:
