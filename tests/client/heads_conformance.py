@@ -103,6 +103,7 @@ class HeadsConformance:
 
     def test_of_many_writers_one_wins_each_time(self, make: Make, run: Run) -> None:
         wins: list[int] = []
+        unknown: list[int] = []
 
         async def write(number: int) -> None:
             heads = make()
@@ -113,14 +114,18 @@ class HeadsConformance:
                     await heads.compare_and_set(NAME, head, new)
                 except Conflict:
                     continue
+                except Unavailable:  # on a machine that is busy for long
+                    unknown.append(new.version)
+                    continue
                 wins.append(new.version)
 
         async def scenario() -> None:
             await asyncio.gather(*(write(number) for number in range(4)))
             last = await make().read(NAME)
             assert last is not None
-            assert sorted(wins) == list(range(1, last.version + 1))
-            assert len(last.frames) == last.version
+            assert len(set(wins)) == len(wins)
+            assert set(range(1, last.version + 1)) - set(wins) <= set(unknown)
+            assert len(last.frames) == last.version >= max(wins)
 
         run(scenario())
 
