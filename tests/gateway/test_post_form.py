@@ -145,6 +145,11 @@ def test_a_policy_is_for_its_bucket_and_its_time() -> None:
         check(fields, bucket="c")
 
 
+def test_a_policy_that_names_no_bucket_is_for_none() -> None:
+    with pytest.raises(S3Error, match="Extra input fields: bucket"):
+        post_form.check_form(FormPolicy(1, (("eq", "key", "k"),), 0, None), {"key": "k"}, "b", "k", 0)
+
+
 def test_a_field_that_a_condition_names_must_be_there() -> None:
     fields = samples.signed_form(SECRET, REGION, NOW)
     del fields["acl"]
@@ -153,7 +158,7 @@ def test_a_field_that_a_condition_names_must_be_there() -> None:
 
 
 def test_every_content_type_of_a_list_must_fit() -> None:
-    policy = FormPolicy(1, (("starts-with", "content-type", "image/"),), 0, None)
+    policy = FormPolicy(1, (("eq", "bucket", "b"), ("starts-with", "content-type", "image/")), 0, None)
     post_form.check_form(policy, {"content-type": "image/jpeg, image/png"}, "b", "k", 0)
     with pytest.raises(S3Error, match="failed"):
         post_form.check_form(policy, {"content-type": "image/jpeg,text/html"}, "b", "k", 0)

@@ -5,20 +5,26 @@
     another account's key, or nobody's    what the bucket's policy allows
 
 A bucket is looked for in the caller's own account, then, as for callers without a key, in the others in the order of
-the configuration; there only a policy opens it. Invariant: nothing is read or written before `authorize` has returned.
+the configuration; there only a policy opens it. Accounts choose the labels of their keys: so another account's policies
+know a key by its id alone. Invariant: nothing is read or written before `authorize` has returned.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 from typing import NamedTuple
 
+from freehold.client.errors import KeyNotFound, MethodNotAllowed, VersionNotFound
 from freehold.client.root import BucketRecord
 from freehold.gateway.call import Call
 from freehold.gateway.operations import Level, Operation
 from freehold.gateway.wire import sigv2
 from freehold.gateway.wire.errors import S3Error
 from freehold.gateway.wire.policy import Policy, PolicyRequest, arn_of, parse_policy
+from freehold.gateway.wire.policy_conditions import EXISTING_TAG
 from freehold.gateway.wire.request import Request
 from freehold.gateway.wire.sigv4 import ALGORITHM, iso_time, parse_authorization, verify
 
@@ -34,6 +40,14 @@ _OF_VERSIONS = {
     "s3:GetObjectAcl": "s3:GetObjectVersionAcl",
     "s3:PutObjectAcl": "s3:PutObjectVersionAcl",
 }
+# What a header of a write asks for besides: the header, the action of policies, the operation of grants.
+_BESIDES = (
+    ("x-amz-object-lock-mode", "s3:PutObjectRetention", ""),
+    ("x-amz-object-lock-legal-hold", "s3:PutObjectLegalHold", ""),
+    ("x-amz-tagging", "s3:PutObjectTagging", "write"),
+)
+# What conditions on an object's tags are about, as AWS has it.
+_BY_TAGS = re.compile(r"s3:GetObject(Version)?(Attributes|Acl)?|s3:PutObject(Version)?Acl|.*Object(Version)?Tagging")
 
 
 async def authenticate(call: Call) -> None:
@@ -74,13 +88,14 @@ async def locate(call: Call) -> None:
 class Ask(NamedTuple):
     """What somebody wants to do: the action of policies, the operation of grants ("": none goes so far), and with what.
 
-    `key` is an object's, "" for a bucket as such; `prefix` is what is listed of it.
+    `key` is an object's, "" for a bucket as such; `prefix` is what is listed of it; `version` as it is named.
     """
 
     action: str
     grant: str
     key: str = ""
     prefix: str = ""
+    version: str | None = None
 
 
 async def authorize(call: Call, operation: Operation) -> None:
@@ -89,7 +104,17 @@ async def authorize(call: Call, operation: Operation) -> None:
     if call.query and "versionId" in call.query:
         action = _OF_VERSIONS.get(action, action)
     prefix = call.query.get("prefix", "") if operation.level is Level.BUCKET else ""
-    await check(call, call.bucket, call.record, Ask(action, operation.grant, call.key, prefix))
+    ask = Ask(action, operation.grant, call.key, prefix, call.query.get("versionId"))
+    await check(call, call.bucket, call.record, ask)
+    if operation.action == "s3:PutObject":
+        await check_besides(call, call.headers)
+
+
+async def check_besides(call: Call, headers: Mapping[str, str]) -> None:
+    """S3Error or AccessDenied unless the caller may have all that the headers of a write ask for besides."""
+    for header, action, grant in _BESIDES:
+        if header in headers:
+            await check(call, call.bucket, call.record, Ask(action, grant, call.key))
 
 
 async def check(call: Call, bucket: str, record: BucketRecord, ask: Ask) -> None:
@@ -104,7 +129,7 @@ async def check(call: Call, bucket: str, record: BucketRecord, ask: Ask) -> None
         return
     if is_own and ask.action in _ALWAYS:
         return
-    allowed = decide(call, document, bucket, ask)
+    allowed = await _decide(call, document, bucket, ask)
     if allowed is False or (allowed is None and not is_own):
         raise S3Error("AccessDenied")
 
@@ -121,12 +146,23 @@ async def check_grant(call: Call, bucket: str, ask: Ask) -> None:
     call.tenant.grants.check(token, ask.grant, bucket, where, int(call.gateway.clock()), revoked)
 
 
-def decide(call: Call, document: bytes, bucket: str, ask: Ask) -> bool | None:
+async def _decide(call: Call, document: bytes, bucket: str, ask: Ask) -> bool | None:
     """What a bucket's policy says: allowed, denied, or (None) nothing."""
-    key = None if call.caller is None else call.caller.key
-    principal = () if key is None else tuple(filter(None, (key.id, key.label)))
-    request = PolicyRequest(ask.action, arn_of(bucket, ask.key), principal, _gather_facts(call))
-    return _parsed(document, bucket).evaluate(request)
+    policy = _parsed(document, bucket)
+    facts = _gather_facts(call)
+    if ask.key and policy.asks_for_tags and _BY_TAGS.fullmatch(ask.action):
+        with suppress(KeyNotFound, VersionNotFound, MethodNotAllowed):
+            tags = (await call.objects.head(bucket, ask.key, ask.version)).tags
+            facts |= {f"{EXISTING_TAG}{name}": (value,) for name, value in tags.items()}
+    return policy.evaluate(PolicyRequest(ask.action, arn_of(bucket, ask.key), _names_of(call), facts))
+
+
+def _names_of(call: Call) -> tuple[str, ...]:
+    """By what the policies of the account that the request is about know the caller."""
+    if call.caller is None:
+        return ()
+    key = call.caller.key
+    return (key.id, key.label) if key.label and call.caller.tenant is call.tenant else (key.id,)
 
 
 @lru_cache(maxsize=256)
@@ -137,7 +173,10 @@ def _parsed(document: bytes, bucket: str) -> Policy:
 def _gather_facts(call: Call) -> dict[str, tuple[str, ...]]:
     """What conditions may ask about, by lower-case name."""
     now, authorization = call.gateway.clock(), call.authorization
+    names = _names_of(call)
     facts = {
+        "aws:userid": names[0] if names else None,
+        "aws:username": names[-1] if names else None,
         "aws:sourceip": call.request.remote,
         "aws:securetransport": "true" if call.request.secure else "false",
         "aws:currenttime": iso_time(now),
@@ -149,11 +188,19 @@ def _gather_facts(call: Call) -> dict[str, tuple[str, ...]]:
         "s3:delimiter": call.query.get("delimiter"),
         "s3:max-keys": call.query.get("max-keys"),
         "s3:versionid": call.query.get("versionId"),
+        "s3:if-match": call.headers.get("if-match"),
+        "s3:if-none-match": call.headers.get("if-none-match"),
     }
     if authorization is not None:
         facts["s3:signatureversion"] = ALGORITHM
         facts["s3:authtype"] = "REST-HEADER" if authorization.expires is None else "REST-QUERY-STRING"
         facts["s3:signatureage"] = str(int((now - authorization.when) * 1000))
         facts["s3:x-amz-content-sha256"] = authorization.payload_hash
-    facts |= {f"s3:{name}": value for name, value in call.headers.items() if name.startswith("x-amz-")}
+    elif call.caller is not None:
+        facts["s3:signatureversion"] = "AWS"
+        facts["s3:authtype"] = "REST-QUERY-STRING"
+    if call.form is not None:
+        facts["s3:authtype"] = None if call.caller is None else "POST"
+    said = call.headers if call.form is None else call.form
+    facts |= {f"s3:{name}": value for name, value in said.items() if name.startswith("x-amz-")}
     return {name: (value,) for name, value in facts.items() if value is not None}

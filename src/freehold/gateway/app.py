@@ -14,9 +14,9 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 from aiohttp import web
 
@@ -44,6 +44,7 @@ from freehold.protocol.errors import FreeholdError, Overloaded
 log = logging.getLogger(__name__)
 
 Handler = Callable[[Call], Awaitable[web.StreamResponse]]
+Plain = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 HANDLERS: Mapping[str, Handler] = {
     **handlers_buckets.HANDLERS,
@@ -104,14 +105,38 @@ class Gateway:
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """The answer to one request; aiohttp's handler."""
+        call = Call(self, request)
+        with self._counted(request) as address:
+            response = await self._answer(call, address)
+        if self._is_closing and not response.prepared:
+            response.force_close()
+        self.answered[call.operation.name if call.operation else "", response.status] += 1
+        return response
+
+    async def count(self, request: web.BaseRequest, handle: Plain) -> web.StreamResponse:
+        """The answer of another handler to a request that counts as one of these, and is waited for as they are."""
+        with self._counted(request) as address:
+            try:
+                self._check_room(address)
+            except S3Error as error:
+                response: web.StreamResponse = web.Response(status=error.status, headers=error.headers)
+                response.force_close()
+                return response
+            response = await handle(request)
+        if self._is_closing and not response.prepared:
+            response.force_close()
+        return response
+
+    @contextmanager
+    def _counted(self, request: web.BaseRequest) -> Iterator[str]:
+        """The address that a request counts for, as long as it runs."""
         address = address_of(request.remote)
         gate = request.transport.get_protocol() if request.transport is not None else None
         self._running[address] += 1
         if isinstance(gate, Gate):
             gate.requests += 1
-        call = Call(self, request)
         try:
-            response = await self._answer(call, address)
+            yield address
         finally:
             if isinstance(gate, Gate):
                 gate.requests -= 1
@@ -120,10 +145,6 @@ class Gateway:
                 del self._running[address]
             if self._is_closing and not self._running:
                 self._is_idle.set()
-        if self._is_closing and not response.prepared:
-            response.force_close()
-        self.answered[call.operation.name if call.operation else "", response.status] += 1
-        return response
 
     async def _answer(self, call: Call, address: str) -> web.StreamResponse:
         try:
@@ -160,16 +181,19 @@ class Gateway:
         return ConnectionError("the answer is cut off")
 
     def _limit(self, address: str) -> None:
+        self._check_room(address)
+        try:
+            self._waste.check(address)
+        except Overloaded as error:
+            raise to_s3(error) from None
+
+    def _check_room(self, address: str) -> None:
         if self._is_closing:
             raise S3Error(
                 "ServiceUnavailable", "This gateway is stopping.", headers={"Retry-After": str(RETRY_SECONDS)}
             )
         if self._running[address] > self._per_address or self._running.total() > self._in_all:
             raise S3Error("SlowDown", headers={"Retry-After": str(RETRY_SECONDS)})
-        try:
-            self._waste.check(address)
-        except Overloaded as error:
-            raise to_s3(error) from None
 
     async def _serve(self, call: Call) -> web.StreamResponse:
         if call.method == "OPTIONS":

@@ -20,7 +20,7 @@ from freehold.client.bucket_types import FULL_OBJECT, Digests
 from freehold.gateway.call import Call
 from freehold.gateway.wire.checksums import BodyDigests
 from freehold.gateway.wire.errors import S3Error
-from freehold.gateway.wire.sigv4 import UNSIGNED
+from freehold.gateway.wire.sigv4 import UNSIGNED, parse_payload_hash
 from freehold.gateway.wire.streaming import ChunkDecoder
 from freehold.services.storage.client_sources import Source
 
@@ -202,7 +202,7 @@ def open_body(call: Call, limit: int = OBJECT_LIMIT, default: str = "") -> Body:
     authorization = call.authorization
     payload_hash = UNSIGNED if authorization is None else authorization.payload_hash
     if authorization is None:
-        payload_hash = call.headers.get("x-amz-content-sha256", UNSIGNED)
+        payload_hash = parse_payload_hash(call.headers.get("x-amz-content-sha256", UNSIGNED))
     decoder = None
     if payload_hash.startswith("STREAMING-"):
         decoder = ChunkDecoder(payload_hash, call.headers, call.seal)

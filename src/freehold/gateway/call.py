@@ -50,6 +50,7 @@ class Call:
         self.caller: Caller | None = None
         self.authorization: Authorization | None = None
         self.seal: Seal | None = None
+        self.form: Mapping[str, str] | None = None  # what a form's fields say in place of headers
         self._tenant: Tenant | None = None
         self._record: BucketRecord | None = None
 

@@ -16,7 +16,7 @@ from freehold.gateway.conditions import unquote_tag
 from freehold.gateway.wire.checksums import header_name
 from freehold.gateway.wire.documents import iso_milliseconds, parse_lock_headers, parse_tag_header
 from freehold.gateway.wire.errors import S3Error
-from freehold.gateway.wire.headers import parse_metadata, write_metadata
+from freehold.gateway.wire.headers import parse_metadata, read_text, write_metadata
 
 DEFAULT_TYPE = "binary/octet-stream"
 KEPT = {  # what a GET gives back: as buckets name it, and as answers do
@@ -159,7 +159,7 @@ def parse_lock(headers: Mapping[str, str], record: BucketRecord, now: float) -> 
 
 def parse_kept(headers: Mapping[str, str]) -> dict[str, str]:
     """The headers that a GET gives back; Content-Encoding without `aws-chunked`, which is about the request alone."""
-    kept = {name: headers[name] for name in KEPT if name in headers}
+    kept = {name: read_text(headers[name]) for name in KEPT if name in headers}
     if "aws-chunked" in kept.get("content-encoding", ""):
         items = [item.strip() for item in kept.pop("content-encoding").split(",")]
         if rest := [item for item in items if item != "aws-chunked"]:

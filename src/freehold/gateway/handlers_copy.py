@@ -43,7 +43,7 @@ async def _find_origin(call: Call) -> Origin:
     if record is None:
         raise S3Error("NoSuchBucket", BucketName=named.bucket)
     action = "s3:GetObject" if named.version_id is None else "s3:GetObjectVersion"
-    await check(call, named.bucket, record, Ask(action, "read", named.key))
+    await check(call, named.bucket, record, Ask(action, "read", named.key, version=named.version_id))
     return Origin(record, named.bucket, named.key, named.version_id)
 
 

@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 import aiohttp
 from aiohttp import BodyPartReader, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from freehold.client.bucket_types import PutOptions
-from freehold.gateway.access import Ask, check, locate
+from freehold.gateway.access import Ask, check, check_besides, locate
 from freehold.gateway.bodies import GRACE_SECONDS, OBJECT_LIMIT, Hashing, digests_of, send_continue
 from freehold.gateway.call import Call
 from freehold.gateway.cross_origin import get_cors_headers
@@ -24,6 +25,7 @@ from freehold.gateway.wire import sigv2
 from freehold.gateway.wire.checksums import BodyDigests
 from freehold.gateway.wire.documents import parse_tagging
 from freehold.gateway.wire.errors import S3Error
+from freehold.gateway.wire.headers import check_field
 from freehold.gateway.wire.names import check_key
 from freehold.gateway.wire.post_form import (
     LARGEST_FIELDS,
@@ -42,6 +44,7 @@ from freehold.services.storage.client_sources import IterSource
 
 PIECE = 256 * 2**10
 MOST_FIELDS = 200
+MALFORMED = (ValueError, AssertionError, RuntimeError, HttpProcessingError)  # what aiohttp makes of a form that is none
 ENCLOSURE = "Bucket POST must be of the enclosure-type multipart/form-data"
 
 
@@ -64,11 +67,12 @@ async def post_object(call: Call) -> web.StreamResponse:
         call.common |= get_cors_headers(call)
     if policy is not None:
         check_form(policy, fields, call.bucket, call.key, int(call.gateway.clock() * 1000))
+    headers = call.form = _as_headers(fields)
     await check(call, call.bucket, call.record, Ask("s3:PutObject", "write", call.key))
-    headers = _as_headers(fields)
+    await check_besides(call, headers)
     digests = BodyDigests(headers)
     source = IterSource(_read_file(call, form.file, policy, digests))
-    options = _options(call, headers, fields)
+    options = await _options(call, headers, fields)
     info = await call.objects.put(call.bucket, call.key, source, options, lambda: digests_of(digests))
     path = f"/{call.bucket}/{encode_uri(call.key.encode(), slash=False)}"
     location = f"{call.request.scheme}://{call.headers.get('host', '')}{path}"
@@ -98,7 +102,7 @@ async def _read_fields(call: Call) -> Form:
                 check_size(fields)
     except TimeoutError:
         raise S3Error("RequestTimeout") from None
-    except (ValueError, AssertionError, aiohttp.ClientError, web.RequestPayloadError):
+    except (*MALFORMED, aiohttp.ClientError, web.RequestPayloadError):
         raise S3Error("MalformedPOSTRequest") from None
     message = "POST requires exactly one file upload per request."
     raise S3Error("InvalidArgument", message, ArgumentName="file", ArgumentValue="0")
@@ -126,12 +130,17 @@ def _as_headers(fields: Mapping[str, str]) -> dict[str, str]:
     headers = {name: value for name, value in fields.items() if name in KEPT or name.startswith("x-amz-")}
     if "acl" in fields:
         headers["x-amz-acl"] = fields["acl"]
+    for name, value in headers.items():
+        check_field(name, value)
     return {name: value for name, value in headers.items() if value}
 
 
-def _options(call: Call, headers: Mapping[str, str], fields: Mapping[str, str]) -> PutOptions:
+async def _options(call: Call, headers: Mapping[str, str], fields: Mapping[str, str]) -> PutOptions:
     options = parse_options(headers, call.record, call.gateway.clock())
-    return replace(options, tags=parse_tagging(fields["tagging"].encode())) if fields.get("tagging") else options
+    if not fields.get("tagging"):
+        return options
+    await check(call, call.bucket, call.record, Ask("s3:PutObjectTagging", "write", call.key))
+    return replace(options, tags=parse_tagging(fields["tagging"].encode()))
 
 
 async def _read_file(
@@ -144,7 +153,7 @@ async def _read_file(
                 data = bytes(await file.read_chunk(PIECE))
         except TimeoutError:
             raise S3Error("RequestTimeout") from None
-        except (ValueError, AssertionError):
+        except MALFORMED:
             raise S3Error("MalformedPOSTRequest") from None
         except (aiohttp.ClientError, web.RequestPayloadError):
             raise S3Error("IncompleteBody") from None

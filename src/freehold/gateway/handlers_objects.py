@@ -54,7 +54,7 @@ async def get_object(call: Call) -> web.StreamResponse:
             if now != span and not (is_whole and now == Span(0, reading.size)):
                 raise S3Error("ServiceUnavailable", "The object was replaced. Please try again.")
             span = now
-        if len(first) == span.length:
+        if len(first) == span.length <= WHOLE:
             return call.answer(status, headers, first)
         if span.length <= WHOLE:
             return call.answer(status, headers, b"".join([bytes(first), *[bytes(view) async for view in views]]))
@@ -145,7 +145,8 @@ async def _send(
     while view is not None:
         try:
             async with asyncio.timeout(GRACE_SECONDS + len(view) / LEAST_RATE):
-                await response.write(view)
+                for start in range(0, len(view), WHOLE):
+                    await response.write(bytes(view[start : start + WHOLE]))  # what waits to be sent outlives the view
         except TimeoutError:
             raise ConnectionError("the client does not read") from None
         view = await anext(views, None)
@@ -211,7 +212,7 @@ async def delete_objects(call: Call) -> web.StreamResponse:
     for index, item in enumerate(items):
         action = "s3:DeleteObject" if item.version_id is None else "s3:DeleteObjectVersion"
         try:
-            await check(call, call.bucket, call.record, Ask(action, "delete", item.key))
+            await check(call, call.bucket, call.record, Ask(action, "delete", item.key, version=item.version_id))
         except (S3Error, FreeholdError) as error:
             outcomes[index] = error
         else:

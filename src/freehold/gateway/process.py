@@ -27,7 +27,6 @@ from freehold.client.sdk import Freehold
 from freehold.client.shares import URL_PATH
 from freehold.gateway.admin import Admin
 from freehold.gateway.app import Gateway
-from freehold.gateway.bodies import send_continue
 from freehold.gateway.config import GatewayConfig, WalletFile
 from freehold.gateway.expiry import Expiry
 from freehold.gateway.share import SharePages
@@ -83,9 +82,7 @@ async def run(config: GatewayConfig, stopping: asyncio.Event, connect: Connect =
                 return await gateway(request)
             if not request.raw_path.startswith(URL_PATH):
                 return await admin.handle(request)
-            if "Expect" in request.headers:
-                await send_continue(request)
-            return await pages.handle(request)
+            return await gateway.count(request, pages.handle)
 
         certificate = await asyncio.to_thread(_find_certificate, config)
         url, stop = await serve(handle, lambda: gateway.close(STOP_SECONDS), config, certificate)

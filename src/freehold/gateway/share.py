@@ -36,6 +36,7 @@ from freehold.gateway.bodies import GRACE_SECONDS, LEAST_RATE, send_continue
 from freehold.gateway.conditions import Span, check_read, holds_range, parse_range, unquote_tag
 from freehold.gateway.share_page import STYLE, Row, write_error, write_folder
 from freehold.gateway.wire.errors import S3Error
+from freehold.gateway.wire.headers import read_text
 from freehold.net.limits import Waste, address_of
 from freehold.protocol.errors import Conflict, FreeholdError, InvalidInput
 from freehold.services.storage.client_sources import IterSource
@@ -261,7 +262,8 @@ async def _send(
     try:
         while view is not None:
             async with asyncio.timeout(GRACE_SECONDS + len(view) / LEAST_RATE):
-                await response.write(view)
+                for start in range(0, len(view), _CHUNK):
+                    await response.write(bytes(view[start : start + _CHUNK]))  # what waits to be sent outlives the view
             view = await anext(views, None)
     except (FreeholdError, TimeoutError) as error:
         if request.transport is not None:
@@ -278,7 +280,7 @@ async def _put(visit: _Visit) -> web.StreamResponse:
         raise InvalidInput("the path names no object")
     request = visit.request
     options = PutOptions(
-        headers={"content-type": request.headers.get("Content-Type", "application/octet-stream")},
+        headers={"content-type": _type_of(request.headers)},
         if_match=_tag(request, "If-Match"),
         if_none_match=_tag(request, "If-None-Match"),
     )
@@ -308,7 +310,7 @@ async def _post(visit: _Visit) -> web.StreamResponse:
             raise InvalidInput(f"a form has at most {MAX_FILES} files")
         key = visit.key + part.filename.replace("\\", "/").rpartition("/")[2]
         await visit.check("write", key)
-        options = PutOptions(headers={"content-type": part.headers.get("Content-Type", "application/octet-stream")})
+        options = PutOptions(headers={"content-type": _type_of(part.headers)})
         await visit.tenant.objects.put(
             visit.bucket, key, IterSource(_receive(partial(part.read_chunk, _CHUNK))), options
         )
@@ -366,6 +368,11 @@ def _content_type(info: ObjectInfo) -> str:
     if given.startswith("text/") and given != "text/html" and "charset" not in given:
         given += "; charset=utf-8"
     return given
+
+
+def _type_of(headers: Mapping[str, str]) -> str:
+    """The type that is given."""
+    return read_text(headers.get("Content-Type", "application/octet-stream"))
 
 
 def _tag(request: web.BaseRequest, header: str) -> str | None:

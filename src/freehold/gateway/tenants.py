@@ -124,7 +124,7 @@ class Tenants:
         for tenant, root in zip(self._tenants, await asyncio.gather(*map(_read, self._tenants)), strict=True):
             for key in () if root is None else root.access_keys:
                 owners.setdefault(key, tenant)
-        self._owners |= owners
+        self._owners = owners | self._owners  # an id that is known stays whose it was: accounts choose their ids
 
 
 def make_own_key(seed: bytes, label: str) -> AccessKey:

@@ -7,6 +7,7 @@ as AWS does.
 from __future__ import annotations
 
 import binascii
+import re
 from collections.abc import Mapping
 from email.errors import HeaderParseError
 from email.header import Header, decode_header
@@ -28,6 +29,9 @@ OVERRIDES = {
     "response-content-encoding": "Content-Encoding",
 }
 
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+\-.^_`|~]+")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
 
 class CopySource(NamedTuple):
     """What is copied; `version_id` None: the current one."""
@@ -35,6 +39,23 @@ class CopySource(NamedTuple):
     bucket: str
     key: str
     version_id: str | None
+
+
+def read_text(raw: str) -> str:
+    """A header's value as text: UTF-8, or Latin-1 where it is none."""
+    if raw.isascii():
+        return raw
+    data = to_bytes(raw)
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
+
+
+def check_field(name: str, value: str) -> None:
+    """S3Error InvalidArgument for a form's field that could not have been a header."""
+    if not _TOKEN.fullmatch(name) or _CONTROL.search(value):
+        raise invalid_argument(name, value, "This field holds what no header can hold.")
 
 
 def parse_metadata(headers: Mapping[str, str]) -> dict[str, str]:

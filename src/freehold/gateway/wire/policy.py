@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from freehold.gateway.wire.errors import S3Error
-from freehold.gateway.wire.policy_conditions import Condition, matches, parse_conditions
+from freehold.gateway.wire.policy_conditions import EXISTING_TAG, Condition, matches, parse_conditions
 
 LARGEST = 20_480  # bytes
 VERSIONS = ("2012-10-17", "2008-10-17")
@@ -75,6 +75,11 @@ class Policy(NamedTuple):
         return allowed
 
     @property
+    def asks_for_tags(self) -> bool:
+        """Whether a condition is on the tags of the object."""
+        return any(each.key.startswith(EXISTING_TAG) for s in self.statements for each in s.conditions)
+
+    @property
     def is_public(self) -> bool:
         """Whether everybody is allowed something without a condition."""
         return any(s.allows and s.principals is None and not s.conditions for s in self.statements)
@@ -128,6 +133,8 @@ def _read_statement(value: Any, bucket: str) -> Statement:
         raise _malformed("Sid must be text")
     if value.get("Effect") not in ("Allow", "Deny"):
         raise _malformed(f"Invalid effect: {value.get('Effect')}")
+    if "${" in msgspec.json.encode(value).decode():
+        raise _malformed("Policy variables (${...}) are not offered")
     if "NotPrincipal" in value:
         raise _malformed("NotPrincipal is not offered: allow principals, or deny by a condition")
     is_not_action, actions = _read_either(value, "Action")

@@ -16,19 +16,17 @@ from typing import Any, NamedTuple
 from freehold.gateway.wire.documents import parse_iso
 from freehold.gateway.wire.errors import S3Error
 
-# Condition keys by lower-case name, which are compared without case; a prefix ends with a slash.
+# Condition keys by lower-case name, which are compared without case: those that every request is asked for (access.py).
 KEYS = frozenset(
     {
         "aws:currenttime", "aws:epochtime", "aws:referer", "aws:securetransport", "aws:sourceip", "aws:useragent",
         "aws:username", "aws:principaltype", "aws:userid", "s3:authtype", "s3:delimiter", "s3:max-keys", "s3:prefix",
         "s3:signatureage", "s3:signatureversion", "s3:versionid", "s3:x-amz-acl", "s3:x-amz-content-sha256",
         "s3:x-amz-copy-source", "s3:x-amz-metadata-directive", "s3:x-amz-server-side-encryption",
-        "s3:x-amz-storage-class", "s3:object-lock-mode", "s3:object-lock-legal-hold",
-        "s3:object-lock-remaining-retention-days", "s3:object-lock-retain-until-date", "s3:requestobjecttagkeys",
-        "s3:if-match", "s3:if-none-match",
+        "s3:x-amz-storage-class", "s3:if-match", "s3:if-none-match",
     }
 )  # fmt: skip
-TAG_KEYS = ("s3:existingobjecttag/", "s3:requestobjecttag/")
+EXISTING_TAG = "s3:existingobjecttag/"
 _OPERATOR = re.compile(r"([A-Za-z]+?)(IfExists)?")
 _NUMBER = re.compile(r"[+-]?[0-9]{1,30}(\.[0-9]{1,30})?", re.ASCII)
 
@@ -78,9 +76,8 @@ def parse_conditions(value: Any) -> tuple[Condition, ...]:
 
 def _read_condition(operator: str, if_exists: bool, key: str, values: Any) -> Condition:
     name = key.lower()
-    prefix = next((prefix for prefix in TAG_KEYS if name.startswith(prefix) and len(name) > len(prefix)), None)
-    if prefix is not None:
-        name = prefix + key[len(prefix) :]  # tags have a case
+    if name.startswith(EXISTING_TAG) and len(name) > len(EXISTING_TAG):
+        name = EXISTING_TAG + key[len(EXISTING_TAG) :]  # tags have a case
     elif name not in KEYS:
         raise S3Error("MalformedPolicy", f"Policy has an invalid condition key: {key}")
     listed = values if isinstance(values, list) else [values]

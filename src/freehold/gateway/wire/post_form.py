@@ -163,6 +163,8 @@ def check_form(policy: FormPolicy, fields: Mapping[str, str], bucket: str, key: 
             sent = msgspec.json.encode([operator, f"${name}", value]).decode()
             raise _against(f"Policy Condition failed: {sent}")
     covered = {name for _, name, _ in policy.conditions}
+    if "bucket" not in covered:  # or whoever has the form could choose the bucket
+        raise _against("Extra input fields: bucket")
     for name in fields:
         if name not in covered and name not in _EXCEPTED and not name.startswith("x-ignore-"):
             raise _against(f"Extra input fields: {name}")

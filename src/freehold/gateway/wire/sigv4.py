@@ -203,7 +203,7 @@ def _parse_header(request: Request, header: str) -> Authorization:
         fields["Signature"],
         stamp,
         when,
-        _parse_payload_hash(payload_hash),
+        parse_payload_hash(payload_hash),
     )
 
 
@@ -244,7 +244,7 @@ def _parse_query(request: Request, pairs: Sequence[tuple[str, str]]) -> Authoriz
         fields["X-Amz-Signature"],
         stamp,
         when,
-        _parse_payload_hash(payload_hash or UNSIGNED),
+        parse_payload_hash(payload_hash or UNSIGNED),
         expires,
     )
 
@@ -296,7 +296,8 @@ def parse_stamp(text: str) -> int | None:
     return timegm(fields)
 
 
-def _parse_payload_hash(text: str) -> str:
+def parse_payload_hash(text: str) -> str:
+    """`x-amz-content-sha256` as it was given. S3Error InvalidArgument for what S3 does not know."""
     if _HEX.fullmatch(text) or text == UNSIGNED or text in STREAMING:
         return text  # as it was spelled: so it was signed
     message = (

@@ -1,0 +1,226 @@
+"""What somebody who means harm sends: to be taken for another, to get round a policy or a grant, to break answers."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+import pytest
+from aiohttp import web
+
+from freehold.client import access_keys
+from freehold.client.grants import GrantKey
+from freehold.gateway.handlers_objects import WHOLE
+from freehold.gateway.process import serve
+from tests.gateway.gateway_world import SEEDS, Answer, World, play
+from tests.gateway.test_gateway_access import ACCOUNT, allow, policy
+
+LOCK = {"x-amz-object-lock-mode": "COMPLIANCE", "x-amz-object-lock-retain-until-date": "2099-01-01T00:00:00Z"}
+FILE = (b'Content-Disposition: form-data; name="file"; filename="f"', b"data")
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("freehold.gateway.tenants.FRESH_SECONDS", 0.0)
+    monkeypatch.setattr("freehold.gateway.tenants.LOOK_SECONDS", 0.0)
+
+
+def test_a_label_of_another_account_is_nobody_to_a_policy(tmp_path: Path) -> None:
+    async def scene(world: World) -> None:
+        await world.send("PUT", "/bucket-1")
+        await world.send("PUT", "/bucket-1/k", data=b"x")
+        only = [allow("s3:GetObject", "bucket-1/*", Principal={"AWS": name}) for name in ("alice", world.other.id)]
+        assert (await world.send("PUT", "/bucket-1", "policy", data=policy(only[0]))).status == 204
+        alice = await access_keys.new(world.devices[1].root, "alice")
+        assert (await world.send("GET", "/bucket-1/k", key=alice)).code == "AccessDenied"
+        named = await access_keys.new(world.devices[1].root, world.other.id)
+        assert (await world.send("PUT", "/bucket-1", "policy", data=policy(only[1]))).status == 204
+        assert (await world.send("GET", "/bucket-1/k", key=named)).code == "AccessDenied"
+        assert (await world.send("GET", "/bucket-1/k", key=world.other)).status == 200
+        named_so = allow("s3:GetObject", "bucket-1/*", Condition={"StringEquals": {"aws:username": "alice"}})
+        assert (await world.send("PUT", "/bucket-1", "policy", data=policy(named_so))).status == 204
+        assert (await world.send("GET", "/bucket-1/k", key=alice)).code == "AccessDenied"
+
+    play(tmp_path, scene)
+
+
+def test_an_account_cannot_take_the_id_of_anothers_key(tmp_path: Path) -> None:
+    async def scene(world: World) -> None:
+        await world.send("PUT", "/bucket-1", key=world.other)
+        thief = msgspec.structs.replace(world.key, id=world.other.id)
+        await world.devices[0].root.change(
+            lambda root: msgspec.structs.replace(root, access_keys=root.access_keys | {thief.id: thief})
+        )
+        await world.send("GET", "/", key=msgspec.structs.replace(world.key, id="FH" + "A" * 18))  # look again
+        assert (await world.send("GET", "/", key=world.other)).all("Buckets/Bucket/Name") == ["bucket-1"]
+        assert (await world.send("GET", "/", key=thief)).code == "SignatureDoesNotMatch"
+
+    play(tmp_path, scene)
+
+
+def test_a_policy_sees_the_tags_of_what_is_read(tmp_path: Path) -> None:
+    tags = b"<Tagging><TagSet><Tag><Key>Secret</Key><Value>yes</Value></Tag></TagSet></Tagging>"
+    secret = {"StringEquals": {"s3:ExistingObjectTag/Secret": "yes"}}
+    document = policy(
+        allow("s3:GetObject*", "bucket-1/*"), allow("s3:GetObject*", "bucket-1/*", "Deny", Condition=secret)
+    )
+
+    async def scene(world: World) -> None:
+        await world.send("PUT", "/bucket-1")
+        await world.send("PUT", "/bucket-1", "versioning", data=b"<VersioningConfiguration><Status>Enabled</Status>"
+                         b"</VersioningConfiguration>")  # fmt: skip
+        old = (await world.send("PUT", "/bucket-1/k", data=b"x")).headers["x-amz-version-id"]
+        await world.send("PUT", "/bucket-1/k", "tagging", data=tags)
+        await world.send("PUT", "/bucket-1/k", data=b"y")
+        assert (await world.send("PUT", "/bucket-1", "policy", data=document)).status == 204
+        assert (await world.send_as_is("GET", "/bucket-1/k")).body == b"y"
+        assert (await world.send_as_is("GET", "/bucket-1/k", f"versionId={old}")).code == "AccessDenied"
+        assert (await world.send_as_is("GET", "/bucket-1/none")).code == "NoSuchKey"
+        source = {"x-amz-copy-source": f"/bucket-1/k?versionId={old}"}
+        assert (await world.send("PUT", "/bucket-1/c", headers=source)).code == "AccessDenied"
+
+    play(tmp_path, scene)
+
+
+def test_a_grant_to_write_does_not_lock(tmp_path: Path) -> None:
+    async def scene(world: World) -> None:
+        await world.send("PUT", "/bucket-1", headers={"x-amz-bucket-object-lock-enabled": "true"})
+        token = GrantKey(SEEDS[0]).issue(ACCOUNT, ("write",), bucket="bucket-1")
+        writer = await access_keys.new(world.devices[0].root, "writer", token)
+        assert (await world.send("PUT", "/bucket-1/k", key=writer, headers={"x-amz-tagging": "a=b"})).status == 200
+        for headers in (LOCK, {"x-amz-object-lock-legal-hold": "ON"}):
+            assert (await world.send("PUT", "/bucket-1/k", key=writer, headers=headers)).code == "AccessDenied"
+            begun = await world.send("POST", "/bucket-1/k", "uploads", key=writer, headers=headers)
+            assert begun.code == "AccessDenied"
+            assert (await world.send("PUT", "/bucket-1/own", headers=headers)).status == 200
+        everybody = policy(allow("s3:PutObject", "bucket-1/*"))
+        assert (await world.send("PUT", "/bucket-1", "policy", data=everybody)).status == 204
+        assert (await world.send_as_is("PUT", "/bucket-1/k", headers=LOCK)).code == "AccessDenied"
+        assert (await world.send_as_is("PUT", "/bucket-1/k", headers={"x-amz-tagging": "a=b"})).code == "AccessDenied"
+        assert (await world.send_as_is("PUT", "/bucket-1/k")).status == 200
+        body = aiohttp.FormData({"key": "k", **LOCK})
+        body.add_field("file", b"x", filename="f")
+        assert (await world.send_as_is("POST", "/bucket-1", data=body)).code == "AccessDenied"
+
+    play(tmp_path, scene)
+
+
+async def post(world: World, *parts: tuple[bytes, bytes]) -> Answer:
+    data = b"".join(b"--b\r\n%b\r\n\r\n%b\r\n" % part for part in (*parts, FILE)) + b"--b--\r\n"
+    return await world.send_as_is(
+        "POST", "/bucket-1", headers={"content-type": "multipart/form-data; boundary=b"}, data=data
+    )
+
+
+def field(name: str, value: bytes, more: bytes = b"") -> tuple[bytes, bytes]:
+    return f'Content-Disposition: form-data; name="{name}"'.encode() + more, value
+
+
+def test_fields_of_forms_are_what_headers_can_be(tmp_path: Path) -> None:
+    key = field("key", b"k")
+    star = b"Content-Disposition: form-data; name*=utf-8''x-amz-meta-a%0d%0aX-Evil", b"v"
+
+    async def scene(world: World) -> None:
+        await world.send("PUT", "/bucket-1")
+        await world.send("PUT", "/bucket-1", "policy", data=policy(allow("s3:*Object", "bucket-1/*")))
+        for bad in (
+            field("Content-Type", b"a/b\r\nX-Evil: 1"), field("x-amz-meta-a", b"a\nb"),
+            field("x-amz-meta-a: b", b"v"), star,
+        ):  # fmt: skip
+            assert (await post(world, key, bad)).code == "InvalidArgument", bad
+        many = b"".join(b"\r\nX-%d: a" % number for number in range(500))
+        for bad in (field("key", b"k", many), field("key", b"k", b"\r\nX: " + b"a" * 100_000)):
+            answer = await post(world, bad)
+            assert (answer.status, answer.code) == (400, "MalformedPOSTRequest")
+        assert (await world.send_as_is("GET", "/bucket-1/k")).code == "NoSuchKey"
+        assert (await post(world, key, field("x-amz-meta-a", "\u00e4".encode()))).status == 204
+        assert (await world.send_as_is("GET", "/bucket-1/k")).body == b"data"
+
+    play(tmp_path, scene)
+
+
+def test_headers_that_are_not_utf8_are_kept(tmp_path: Path) -> None:
+    put = b"PUT /bucket-1/k HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nConnection: close\r\n"
+
+    async def scene(world: World) -> None:
+        await world.send("PUT", "/bucket-1")
+        await world.send("PUT", "/bucket-1", "policy", data=policy(allow("s3:*Object", "bucket-1/*")))
+        for name in (b"\xe4", b"\xc3\xa4"):
+            answer = await world.raw(put + b"Content-Disposition: inline; filename=" + name + b"\r\n\r\nx", close=False)
+            assert answer.startswith(b"HTTP/1.1 200")
+            got = await world.send_as_is("GET", "/bucket-1/k")
+            assert got.headers["Content-Disposition"] == "inline; filename=\u00e4"
+
+    play(tmp_path, scene)
+
+
+def test_an_unknown_kind_of_body_is_no_fault_of_ours(tmp_path: Path) -> None:
+    async def scene(world: World) -> None:
+        await world.send("PUT", "/bucket-1")
+        await world.send("PUT", "/bucket-1", "policy", data=policy(allow("s3:PutObject", "bucket-1/*")))
+        answer = await world.send_as_is(
+            "PUT", "/bucket-1/k", headers={"x-amz-content-sha256": "STREAMING-X"}, data=b"x"
+        )
+        assert (answer.status, answer.code) == (400, "InvalidArgument")
+
+    play(tmp_path, scene)
+
+
+def test_what_waits_to_be_sent_is_not_in_a_buffer_that_is_used_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[Any] = []
+    write = web.StreamResponse.write
+
+    async def look(self: web.StreamResponse, data: Any) -> None:
+        written.append(data)
+        await write(self, data)
+
+    monkeypatch.setattr(web.StreamResponse, "write", look)
+    data = bytes(range(256)) * 1024 * 3
+
+    async def scene(world: World) -> None:
+        await world.send("PUT", "/bucket-1")
+        await world.send("PUT", "/bucket-1/k", data=data)
+        assert (await world.send("GET", "/bucket-1/k")).body == data
+        assert b"".join(written) == data
+        assert all(type(piece) is bytes and len(piece) <= WHOLE for piece in written)
+
+    play(tmp_path, scene)
+
+
+def test_other_handlers_requests_count_too(tmp_path: Path) -> None:
+    async def scene(world: World) -> None:
+        entered, go_on = asyncio.Event(), asyncio.Event()
+
+        async def page(_: web.BaseRequest) -> web.StreamResponse:
+            entered.set()
+            await go_on.wait()
+            return web.Response(text="page")
+
+        async def handle(request: web.BaseRequest) -> web.StreamResponse:
+            return await world.gateway.count(request, page)
+
+        async def drain() -> None:
+            return None
+
+        url, stop = await serve(handle, drain, world.config, None)
+        async with aiohttp.ClientSession() as session:
+            first = asyncio.create_task(session.get(url))
+            await entered.wait()
+            assert world.gateway.running == 1
+            async with session.get(url) as second:
+                assert second.status == 503
+            closing = asyncio.create_task(world.gateway.close(60))
+            await asyncio.sleep(0)
+            assert not closing.done()
+            go_on.set()
+            async with await first as answer:
+                assert await answer.text() == "page"
+            await closing
+        await stop()
+
+    play(tmp_path, scene, requests=1)
