@@ -8,7 +8,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
+from freehold.client import bucket_store
 from freehold.client.bucket_types import DeleteWhat, Digests, PutOptions
 from freehold.client.buckets import Buckets
 from freehold.client.errors import (
@@ -19,6 +21,7 @@ from freehold.client.errors import (
     ObjectReplaced,
     PreconditionFailed,
 )
+from freehold.client.root import ENABLED
 from freehold.protocol.errors import DiskFull, InvalidInput, Unavailable, WrongPassphrase
 from freehold.services.storage.client_objects import Code
 from freehold.services.storage.client_sources import BytesSource, IterSource
@@ -395,6 +398,103 @@ def test_what_a_record_names_is_no_garbage_though_it_could_not_be_written_down(
             with pytest.raises(Unavailable, match="disk is full"):
                 await put(one, "k", data)
         assert await get(one, "k") == data
+        await one.aclose()
+
+    run(scenario)
+
+
+def test_a_copy_is_of_the_version_that_was_checked(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        net = Net(tmp_path)
+        one, two = net.device(), net.device("two")
+        await one.create_bucket("demo")
+        await put(one, "k", data_of(2 * SEGMENT))
+        second = data_of(2 * SEGMENT, 2)
+
+        async def replaced() -> None:
+            await put(two, "k", second, metadata={"m": "2"})
+
+        original = one._find
+
+        async def find(*arguments: object) -> object:
+            found = await original(*arguments)  # type: ignore[arg-type]
+            one._find = original  # type: ignore[method-assign]
+            await replaced()  # before the first byte is read
+            return found
+
+        one._find = find  # type: ignore[assignment, method-assign]
+        with pytest.raises(ObjectReplaced):
+            await one.copy("demo", "k", "demo", "copy")
+        assert await get(one, "k") == second
+        assert [entry.key for entry in (await one.list("demo")).entries] == ["k"]
+        await asyncio.gather(one.aclose(), two.aclose())
+
+    run(scenario)
+
+
+def test_a_put_that_has_not_heard_of_versioning_yet_takes_no_version_away(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        net = Net(tmp_path)
+        one, two = net.device(), net.device("two")
+        await one.create_bucket("demo")
+        await put(one, "k", b"null")
+        await two.configure("demo", lambda record: replace(record, versioning=ENABLED))
+        kept = await put(two, "k", b"first")
+        await put(one, "k", b"second")  # it knows the bucket as it was two seconds ago
+        await one.delete("demo", [DeleteWhat("other")])
+        assert await get(two, "k", kept) == b"first"
+        assert await get(two, "k") == b"second"
+        third = await put(two, "k", b"third")
+        await one.delete("demo", [DeleteWhat("k")])
+        assert await get(two, "k", third) == b"third"
+        with pytest.raises(KeyNotFound):
+            await get(two, "k")
+        await asyncio.gather(one.aclose(), two.aclose())
+
+    run(scenario)
+
+
+def test_tables_that_nobody_uses_are_not_kept_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bucket_store, "OPEN_LIMIT", 3)
+
+    async def scenario() -> None:
+        net = Net(tmp_path)
+        one = net.device()
+        names = [f"bucket-{number}" for number in range(8)]
+        for name in names:
+            await one.create_bucket(name)
+            await put(one, "k", name.encode(), bucket=name)
+        assert len(one._open) == 3
+        views = (await one.open(names[0], "k")).read()
+        assert [bytes(await anext(views))] == [names[0].encode()]
+
+        async def held() -> None:
+            gate.set()
+            await asyncio.Event().wait()
+
+        gate = asyncio.Event()
+        holding = asyncio.create_task(one._in(names[1], lambda at: held()))  # type: ignore[arg-type]
+        await gate.wait()
+        for name in names[2:]:
+            assert await get(one, "k", bucket=name) == name.encode()
+        assert (await one.bucket(names[1])).id in one._open
+        assert len(one._open) <= 4
+        holding.cancel()
+        await asyncio.gather(holding, return_exceptions=True)
+        await one.aclose()
+
+    run(scenario)
+
+
+def test_a_bucket_that_is_deleted_twice_at_once_is_deleted(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        net = Net(tmp_path)
+        one = net.device()
+        for _ in range(20):
+            await one.create_bucket("demo")
+            results = await asyncio.gather(*(one.delete_bucket("demo") for _ in range(4)), return_exceptions=True)
+            assert all(result is None or isinstance(result, BucketNotFound) for result in results), results
+            assert None in results
         await one.aclose()
 
     run(scenario)

@@ -10,6 +10,7 @@ what was stowed is kept if a commit names it, garbage if surely none does, and l
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ from freehold.client.object_uploads import MIN_PART, unpack_parts
 from freehold.client.object_versions import Outcome
 from freehold.client.root import AccountRoot, BucketRecord
 from freehold.client.secrets import derive_secret, head_name
-from freehold.client.table import Table, View
+from freehold.client.table import Memory, Table, View
 from freehold.client.table_records import INLINE_LIMIT, Changes, Key
 from freehold.client.vault import Stowed, Vault
 from freehold.protocol.errors import FreeholdError, InvalidInput, NotFound, Unavailable
@@ -32,6 +33,7 @@ from freehold.services.storage.client_objects import Code, StoredObject, decode_
 from freehold.services.storage.client_sources import BytesSource, Source
 
 MAX_AGE = 2.0  # seconds
+OPEN_LIMIT = 64  # tables that stay open though nobody uses them
 FAR_LIMIT = 64 << 10  # bytes of a packed StoredObject that a record takes
 
 Progress = Callable[[int], None]
@@ -127,7 +129,9 @@ class BucketStore:
         self._cache = cache
         self._clock = clock
         self._least_part = least_part
-        self._open: dict[bytes, tuple[Table, Ids]] = {}
+        self._open: dict[bytes, tuple[Table, Ids]] = {}  # the one used last is the last
+        self._users: Counter[bytes] = Counter()
+        self._memory = Memory()
 
     async def aclose(self) -> None:
         """Wait for what is under way."""
@@ -142,25 +146,42 @@ class BucketStore:
     def _now(self) -> int:
         return int(self._clock() * 1000)
 
+    def _table_name(self, id: bytes) -> str:
+        return head_name(self._seed, b"bucket/" + id)
+
     def _table(self, id: bytes, code: Code) -> Table:
-        name, secret = head_name(self._seed, b"bucket/" + id), derive_secret(self._seed, "bucket/table", id)
-        return Table(self._heads, self.vault, name, secret, self._cache / name, code)
+        name, secret = self._table_name(id), derive_secret(self._seed, "bucket/table", id)
+        return Table(self._heads, self.vault, name, secret, self._cache, code, memory=self._memory)
 
     def _opened(self, name: str, record: BucketRecord) -> Bucket:
-        if record.id not in self._open:
+        opened = self._open.pop(record.id, None)
+        if opened is None:
             ids = Ids(derive_secret(self._seed, "bucket/ids", record.id))
-            self._open[record.id] = self._table(record.id, record.code), ids
-        return Bucket(name, record, *self._open[record.id], self._heads)
+            opened = self._table(record.id, record.code), ids
+        self._open[record.id] = opened
+        return Bucket(name, record, *opened, self._heads)
+
+    def _close_unused(self) -> None:
+        """Let go of tables that nobody uses, where there are too many: each keeps what its head says in memory."""
+        for id in list(self._open)[: max(0, len(self._open) - OPEN_LIMIT)]:
+            if id not in self._users and self._open[id][0].is_idle:
+                del self._open[id]
 
     async def _in(self, name: str, work: Callable[[Bucket], Awaitable[T]]) -> T:
         """Do something in a bucket; once more, with the newest root, where it was not there. BucketNotFound."""
         for max_age in (MAX_AGE, 0):
             record = (await self.root.read(max_age)).buckets.get(name)
             if record is not None:
+                self._users[record.id] += 1
                 try:
                     return await work(self._opened(name, record))
                 except _Closed:
                     continue
+                finally:
+                    self._users[record.id] -= 1
+                    if not self._users[record.id]:
+                        del self._users[record.id]
+                    self._close_unused()
         raise BucketNotFound(f"there is no bucket {name!r}", bucket=name)
 
     @asynccontextmanager

@@ -67,7 +67,7 @@ class BucketUpkeep(BucketUploads):
         if not abandoned:
             return
         root = await self.root.read()
-        tables = {self._opened(name, record).table.name: name for name, record in root.buckets.items()}
+        tables = {self._table_name(record.id): name for name, record in root.buckets.items()}
         for label, shards in abandoned.items():
             wanted, named = set(shards), set[ListedShard]()
             if label in tables:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 
 from msgspec.structs import replace
@@ -42,6 +42,7 @@ from freehold.client.errors import (
     KeyNotFound,
     MethodNotAllowed,
     ObjectLocked,
+    ObjectReplaced,
     PreconditionFailed,
 )
 from freehold.client.object_lists import (
@@ -123,10 +124,12 @@ class Buckets(BucketUpkeep):
         try:
             await self._opened(name, record).table.close_for_good(_check_empty)
         except NotFound:
-            if await self._heads.read(self._opened(name, record).table.name) is not None:
+            if await self._heads.read(self._table_name(record.id)) is not None:
                 raise
             closed = True  # another delete of it, that may have ended halfway
-        await self._open.pop(record.id)[0].aclose()
+        opened = self._open.pop(record.id, None)
+        if opened is not None:
+            await opened[0].aclose()
 
         def remove(root: Root) -> Root:
             kept = root.buckets.get(name)
@@ -163,7 +166,7 @@ class Buckets(BucketUpkeep):
 
     async def _is_there(self, record: BucketRecord) -> bool:
         """Whether a bucket of the root was not deleted by somebody who ended halfway."""
-        return await self._heads.read(self._table(record.id, record.code).name) is not None
+        return await self._heads.read(self._table_name(record.id)) is not None
 
     # Writing
 
@@ -236,11 +239,11 @@ class Buckets(BucketUpkeep):
         if check is not None:
             check(reading.info)
         found = reading.info
-        source: Source = IterSource(reading.read(), found.size)
+        source: Source = IterSource(_views_of_one(reading), found.size)
         if digests_of is not None:
             source, digests = digests_of(source)
         else:
-            digests = lambda: _copied_digests(reading.info)  # noqa: E731
+            digests = lambda: _copied_digests(found)  # noqa: E731
         return await self.put(bucket, key, source, _copied_options(found, options, tags), digests)
 
     async def delete(
@@ -464,6 +467,16 @@ class Buckets(BucketUpkeep):
             return infos[0] if infos else None
 
         return await self._in(bucket, commit)
+
+
+async def _views_of_one(reading: Reading) -> AsyncGenerator[memoryview, None]:
+    """An object's bytes as long as they are of the version that was found: ObjectReplaced for another's."""
+    found = reading.info
+    async with aclosing(reading.read()) as views:
+        async for view in views:
+            if reading.info is not found:
+                raise ObjectReplaced(f"{found.key!r} was replaced while it was copied", bucket=found.bucket)
+            yield view
 
 
 async def _check_empty(view: View) -> None:

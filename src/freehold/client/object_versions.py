@@ -27,7 +27,7 @@ from freehold.client.object_records import (
     encode_key,
     version_place,
 )
-from freehold.client.root import ENABLED, SUSPENDED, BucketRecord
+from freehold.client.root import ENABLED, BucketRecord
 from freehold.client.table import View
 from freehold.client.table_records import Key, Value
 from freehold.protocol.errors import InvalidInput
@@ -116,8 +116,9 @@ async def place_version(view: View, record: BucketRecord, key: bytes, version: V
         return Outcome({place: Value(encode(version), data)}, {})
     version = replace(version, flags=version.flags | NULL_VERSION)
     outcome = Outcome({place: Value(encode(version), data)}, {})
-    # A bucket that never was versioned has only "null", so the newest is it.
-    old = await (find_null(view, key) if record.versioning == SUSPENDED else find_newest(view, key))
+    old = await find_newest(view, key)
+    if old is not None and not old.version.is_null:  # not where it never was versioned, but the record may be old
+        old = await find_null(view, key)
     if old is not None:
         outcome.dropped[old.place] = old.version
     return outcome
@@ -141,7 +142,8 @@ async def delete_one(
         return Outcome({}, {found.place: found.version}), done
     if not record.versioning:
         newest = await find_newest(view, key)
-        return Outcome({}, {newest.place: newest.version} if newest else {}), Deleted(what.key)
+        if newest is None or newest.version.is_null:
+            return Outcome({}, {newest.place: newest.version} if newest else {}), Deleted(what.key)
     outcome = await place_version(view, record, key, Version(MARKER, 0, now, ""), None)
     place = next(iter(outcome.put))
     marker_id = ids.seal(place) if record.versioning == ENABLED else NULL

@@ -164,6 +164,12 @@ class Table:
                     raise
         await let_go(intent)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is under way: then there is nothing to close."""
+        tasks = (self._flush, self._merge)
+        return self._log.is_idle and self._objects.is_idle and all(task is None or task.done() for task in tasks)
+
     async def aclose(self) -> None:
         """Wait for what is under way."""
         await self._log.close()

@@ -76,6 +76,11 @@ class Log:
             self._task = asyncio.create_task(self._run())
         return await waiting.outcome
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is queued."""
+        return self._task is None or self._task.done()
+
     async def close(self) -> None:
         """Wait until nothing is queued."""
         if self._task is not None:

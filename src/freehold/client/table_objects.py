@@ -167,6 +167,11 @@ class Objects:
             self._memory.drop(identity)
             await asyncio.to_thread(self._disk.remove, identity)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is being fetched."""
+        return not self._under_way
+
     async def close(self) -> None:
         """Wait for what is being fetched."""
         await asyncio.gather(*self._under_way.values(), return_exceptions=True)
