@@ -108,6 +108,55 @@ def test_a_grant_to_write_does_not_lock(tmp_path: Path) -> None:
     play(tmp_path, scene)
 
 
+def test_a_denial_to_bypass_governance_holds(tmp_path: Path) -> None:
+    lock = LOCK | {"x-amz-object-lock-mode": "GOVERNANCE"}
+    bypass = {"x-amz-bypass-governance-retention": "true"}
+
+    async def scene(world: World) -> None:
+        await world.send("PUT", "/bucket-1", headers={"x-amz-bucket-object-lock-enabled": "true"})
+        version = (await world.send("PUT", "/bucket-1/k", headers=lock)).headers["x-amz-version-id"]
+        deny = policy(allow("s3:BypassGovernanceRetention", "bucket-1/*", "Deny"))
+        assert (await world.send("PUT", "/bucket-1", "policy", data=deny)).status == 204
+        query = f"versionId={version}"
+        named = f"<Delete><Object><Key>k</Key><VersionId>{version}</VersionId></Object></Delete>".encode()
+        assert (await world.send("DELETE", "/bucket-1/k", query, headers=bypass)).code == "AccessDenied"
+        many = await world.send("POST", "/bucket-1", "delete", headers=bypass, data=named)
+        assert many.all("Error/Code") == ["AccessDenied"]
+        changed = await world.send("PUT", "/bucket-1/k", f"retention&{query}", headers=bypass, data=b"<Retention/>")
+        assert changed.code == "AccessDenied"
+        assert (await world.send("DELETE", "/bucket-1", "policy")).status == 204
+        assert (await world.send("DELETE", "/bucket-1/k", query, headers=bypass)).status == 204
+
+    play(tmp_path, scene)
+
+
+def test_a_write_to_a_part_is_none_of_the_whole(tmp_path: Path) -> None:
+    async def scene(world: World) -> None:
+        await world.send("PUT", "/bucket-1")
+        for part in ("acl", "notification", "versioning", "location", "object-lock"):
+            answer = await world.send("DELETE", "/bucket-1", part)
+            assert (answer.status, answer.code) == (405, "MethodNotAllowed"), part
+        await world.send("PUT", "/bucket-1/k", data=b"x")
+        for part in ("acl", "retention", "legal-hold", "uploads", "attributes"):
+            assert (await world.send("DELETE", "/bucket-1/k", part)).code == "MethodNotAllowed", part
+        for part in ("torrent", "attributes", "uploads", "restore"):
+            assert (await world.send("PUT", "/bucket-1/k", part, data=b"y")).code == "MethodNotAllowed", part
+        assert (await world.send("GET", "/bucket-1/k")).body == b"x"
+        assert (await world.send("DELETE", "/bucket-1/k", "x-id=DeleteObject")).status == 204
+
+    play(tmp_path, scene)
+
+
+def test_nobodys_list_of_deletes_is_not_read(tmp_path: Path) -> None:
+    ask = b"POST /bucket-1?delete HTTP/1.1\r\nHost: x\r\nContent-Length: 4000000\r\n\r\n"
+
+    async def scene(world: World) -> None:
+        await world.send("PUT", "/bucket-1")
+        assert (await world.raw(ask, close=False)).startswith(b"HTTP/1.1 403")
+
+    play(tmp_path, scene)
+
+
 async def post(world: World, *parts: tuple[bytes, bytes]) -> Answer:
     data = b"".join(b"--b\r\n%b\r\n\r\n%b\r\n" % part for part in (*parts, FILE)) + b"--b--\r\n"
     return await world.send_as_is(

@@ -214,6 +214,8 @@ class Gateway:
                 call.common |= get_cors_headers(call)
             if operation.name != _KEY_BY_KEY:
                 await authorize(call, operation)
+            elif call.caller is None and "policy" not in call.record.documents:
+                raise S3Error("AccessDenied")  # whatever the keys are: nothing of the body is read
         return await HANDLERS[operation.name](call)
 
     async def _place_account(self, call: Call, operation: Operation) -> None:

@@ -17,7 +17,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from freehold.client.bucket_types import PutOptions
 from freehold.gateway.access import Ask, check, check_besides, locate
-from freehold.gateway.bodies import GRACE_SECONDS, OBJECT_LIMIT, Hashing, digests_of, send_continue
+from freehold.gateway.bodies import GRACE_SECONDS, LEAST_RATE, OBJECT_LIMIT, Hashing, digests_of, send_continue
 from freehold.gateway.call import Call
 from freehold.gateway.cross_origin import get_cors_headers
 from freehold.gateway.descriptions import KEPT, parse_options
@@ -146,10 +146,12 @@ async def _options(call: Call, headers: Mapping[str, str], fields: Mapping[str, 
 async def _read_file(
     call: Call, file: BodyPartReader, policy: FormPolicy | None, digests: BodyDigests
 ) -> AsyncGenerator[bytes, None]:
-    hashing, size = Hashing(call.gateway.pool, digests), 0
+    hashing, size, waited = Hashing(call.gateway.pool, digests), 0, 0.0
+    loop = asyncio.get_running_loop()
     while True:
+        began = loop.time()
         try:
-            async with asyncio.timeout(GRACE_SECONDS):
+            async with asyncio.timeout(max(0.0, GRACE_SECONDS + size / LEAST_RATE - waited)):
                 data = bytes(await file.read_chunk(PIECE))
         except TimeoutError:
             raise S3Error("RequestTimeout") from None
@@ -159,6 +161,7 @@ async def _read_file(
             raise S3Error("IncompleteBody") from None
         if not data:
             break
+        waited += loop.time() - began
         size += len(data)
         if size > OBJECT_LIMIT:
             raise S3Error("EntityTooLarge", ProposedSize=size, MaxSizeAllowed=OBJECT_LIMIT)

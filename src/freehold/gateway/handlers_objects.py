@@ -171,7 +171,9 @@ async def put_object(call: Call) -> web.StreamResponse:
 async def delete_object(call: Call) -> web.StreamResponse:
     """Remove an object or a version, or hide it behind a delete marker."""
     what = DeleteWhat(call.key, call.version, _tag(call.headers.get("if-match")))
-    (outcome,) = await call.objects.delete(call.bucket, [what], bypass_governance=may_bypass(call))
+    bypass = may_bypass(call)
+    await check_bypass(call, call.key)
+    (outcome,) = await call.objects.delete(call.bucket, [what], bypass_governance=bypass)
     if isinstance(outcome, FreeholdError):
         raise outcome
     return call.answer(204, _deleted_headers(outcome))
@@ -201,6 +203,12 @@ def may_bypass(call: Call) -> bool:
     return True
 
 
+async def check_bypass(call: Call, key: str) -> None:
+    """S3Error AccessDenied where a policy denies what `may_bypass` allows."""
+    if BYPASS in call.headers:
+        await check(call, call.bucket, call.record, Ask("s3:BypassGovernanceRetention", "", key))
+
+
 async def delete_objects(call: Call) -> web.StreamResponse:
     """Up to a thousand keys in one commit; each has its own outcome."""
     wanted = parse_delete(await read_document(call))
@@ -213,6 +221,7 @@ async def delete_objects(call: Call) -> web.StreamResponse:
         action = "s3:DeleteObject" if item.version_id is None else "s3:DeleteObjectVersion"
         try:
             await check(call, call.bucket, call.record, Ask(action, "delete", item.key, version=item.version_id))
+            await check_bypass(call, item.key)
         except (S3Error, FreeholdError) as error:
             outcomes[index] = error
         else:

@@ -7,7 +7,7 @@ from aiohttp import web
 from freehold.client.bucket_types import ObjectInfo
 from freehold.gateway.bodies import read_document
 from freehold.gateway.call import Call
-from freehold.gateway.handlers_objects import may_bypass
+from freehold.gateway.handlers_objects import check_bypass, may_bypass
 from freehold.gateway.wire.documents import (
     parse_legal_hold,
     parse_retention,
@@ -64,6 +64,7 @@ async def put_retention(call: Call) -> web.StreamResponse:
     _check_lock(call)
     mode, until = parse_retention(await _read_needed(call), int(call.gateway.clock() * 1000))
     bypass = may_bypass(call)
+    await check_bypass(call, call.key)
     await call.objects.set_retention(call.bucket, call.key, mode, until, call.version, bypass_governance=bypass)
     return call.answer(200)
 

@@ -217,6 +217,10 @@ _PLAIN = {
     for operation in OPERATIONS
     if not operation.marks and not operation.header
 }
+# Parameters that name a part of a bucket or object: a write to one that has no such operation is not one of the whole.
+_PARTS = {mark for each in OPERATIONS for mark in each.marks if "=" not in mark} - {
+    "annotationName", "id", "partNumber", "uploadId",
+}  # fmt: skip
 
 
 def find_operation(
@@ -225,7 +229,10 @@ def find_operation(
     """The operation that a request asks for; None where S3 has none."""
     if not query and COPY not in headers:
         return _PLAIN.get((level, method))
+    is_of_part = method in ("PUT", "POST", "DELETE") and not _PARTS.isdisjoint(query)
     for operation in _CANDIDATES.get((level, method), ()):
+        if is_of_part and _PARTS.isdisjoint(operation.marks):
+            continue
         if operation.header and operation.header not in headers:
             continue
         if all(_has(query, mark) for mark in operation.marks):

@@ -390,9 +390,15 @@ async def _parts(request: web.BaseRequest) -> AsyncIterator[BodyPartReader]:
     """The parts of a form. InvalidInput where it is none."""
     try:
         reader = await request.multipart()
-        while (part := await reader.next()) is not None:
+        while True:
+            async with asyncio.timeout(GRACE_SECONDS):
+                part = await reader.next()
+            if part is None:
+                return
             if isinstance(part, BodyPartReader):
                 yield part
+    except TimeoutError:
+        raise InvalidInput("the form comes too slowly") from None
     except _MALFORMED as error:
         raise InvalidInput(f"the form cannot be read: {error}") from None
 
