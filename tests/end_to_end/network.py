@@ -95,7 +95,7 @@ class RunningNetwork:
         self.info: dict[str, Any] = {}
         self._settings = home / "settings.json"
         self._process: subprocess.Popen[str] | None = None
-        self._restarted: list[subprocess.Popen[str]] = []
+        self._restarted: dict[str, subprocess.Popen[str]] = {}
         home.mkdir(parents=True, exist_ok=True)
         self._settings.write_text(json.dumps(QUICK | settings))
 
@@ -130,7 +130,7 @@ class RunningNetwork:
         """Ctrl-C, and nothing remains."""
         if self._process is None:
             return
-        for own in self._restarted:
+        for own in self._restarted.values():
             own.terminate()
             own.communicate(timeout=DEADLINE)
         session, process = self._process.pid, self._process
@@ -197,6 +197,8 @@ class RunningNetwork:
 
     def pid(self, name: str) -> int:
         """The process id of a member or node."""
+        if name in self._restarted:
+            return self._restarted[name].pid
         return int(json.loads((self.local / "logs" / f"{name}.pid").read_text())["pid"])
 
     def signal(self, name: str, number: int) -> None:
@@ -205,6 +207,8 @@ class RunningNetwork:
     def kill(self, name: str) -> None:
         """SIGKILL to one program, and it is gone."""
         self.signal(name, signal.SIGKILL)
+        if name in self._restarted:
+            self._restarted.pop(name).communicate(timeout=DEADLINE)
         wait_for(lambda: not is_listening(self.urls()[name]), f"{name} is gone")
 
     def restart(self, name: str) -> None:
@@ -213,7 +217,7 @@ class RunningNetwork:
         port = int(self.urls()[name].rpartition(":")[2])
         config.write_text(json.dumps(json.loads(config.read_text()) | {"port": port}))
         kind = "oracle" if name.startswith("member") else "node"
-        self._restarted.append(self.launch(kind, "run", "--config", str(config)))
+        self._restarted[name] = self.launch(kind, "run", "--config", str(config))
         wait_for(lambda: get_json(f"{self.urls()[name]}/readyz"), f"{name} is back")
 
     def log(self, name: str) -> str:
