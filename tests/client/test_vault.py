@@ -154,10 +154,10 @@ def test_a_stow_after_another_asks_for_no_offers_no_leases_and_no_reservation(tm
             reservations = [id for id in net.memory.held if net.memory.batches[id].header.kind == RESERVATION]
             faults.counts.clear()
             stored = await put(vault, make(1000, 1))
-            assert faults.counts == {"put": 6, "plan": 6, "delta": 6}
+            assert faults.counts == {"put": 6, "delta": 6}
             assert await vault.fetch(stored[0]) == make(1000, 1)
             assert await vault.fetch(stored[0]) == make(1000, 1)
-            assert faults.counts == {"put": 6, "plan": 6, "delta": 6, "get": 6}
+            assert faults.counts == {"put": 6, "delta": 6, "get": 6}
             held = [id for id in net.memory.held if net.memory.batches[id].header.kind == RESERVATION]
             assert held == reservations
 

@@ -31,6 +31,7 @@ from freehold.protocol.typed import Domain
 from freehold.protocol.units import Hash
 from freehold.protocol.verdicts import GOOD, KNOWN
 from freehold.services.storage.client_node import StorageNode
+from freehold.services.storage.client_objects import ListedShard
 from freehold.services.storage.proof import group_lists
 from freehold.services.storage.segment_record import SegmentRecord
 from tests.node.world import CLIENT, LOCK, NODE, NOW, STRANGER, STREAM_PRICE, VOUCHER_PRICE, Hosted
@@ -61,6 +62,38 @@ async def listed(storage: Any, shards: list[Shard]) -> Any:
     delta, positions = await storage.plan(entries, [], known)
     signed = await storage.change(delta, entries, [])
     return signed, positions
+
+
+def test_a_node_is_asked_for_a_plan_only_where_its_last_answer_does_not_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(node: Hosted) -> None:
+        storage, plans = await node.open(), []
+
+        async def plan(*arguments: Any, **named: Any) -> Any:
+            plans.append(arguments)
+            return await ask(*arguments, **named)
+
+        ask = storage._peer.post_bytes
+        monkeypatch.setattr(storage._peer, "post_bytes", plan)
+        _, first = await listed(storage, [Shard(100, 1)])
+        _, second = await listed(storage, [Shard(100, 2), Shard(100, 3), Shard(100, 4)])
+        delta, third = await listed(storage, [Shard(100, 5)])
+        assert (first, second, third, len(plans)) == ([0], [1, 2, 3], [4], 1)
+        gone = ListedShard(storage.address, 2, Shard(100, 3).root)
+        shorter, _ = await storage.plan([], [gone], delta)
+        delta = await storage.change(shorter, [], [gone])
+        assert len(plans) == 2
+        _, again = await listed(storage, [Shard(100, 6)])  # of a removal nothing follows
+        _, after = await listed(storage, [Shard(100, 7)])
+        assert (again, after) == ([2], [5])
+
+        other = StorageNode(storage.leases, node.dial, CLIENT, DOMAIN, lambda: node.now)
+        await listed(other, [Shard(100, 8)])
+        _, last = await listed(storage, [Shard(100, 9)])  # another device has changed the list meanwhile
+        assert last == [7]
+
+    run(tmp_path, scenario)
 
 
 def test_offers_are_signed_and_tell_price_and_space(tmp_path: Path) -> None:

@@ -129,10 +129,12 @@ class Book:
     # Deltas and what must come off lists
 
     async def newest_delta(self, lease: Hash) -> Delta | None:
+        """The newest that both signed."""
+        return await self._database.read(lambda c: _newest_delta(c, lease))
+
+    async def list_state(self, lease: Hash, node: Address, limit: int) -> tuple[Delta | None, Sequence[ListedShard]]:
         """See `ListBook`."""
-        query = "SELECT message FROM deltas WHERE lease = ?"
-        row = await self._database.read(lambda c: c.execute(query, (bytes(lease),)).fetchone())
-        return Delta.from_bytes(row[0]) if row else None
+        return await self._database.read(lambda c: (_newest_delta(c, lease), _garbage(c, node, limit)))
 
     async def keep_delta(self, delta: Delta, collected: Sequence[ListedShard] = ()) -> None:
         """See `ListBook`."""
@@ -199,9 +201,7 @@ class Book:
 
     async def garbage(self, node: Address, limit: int) -> Sequence[ListedShard]:
         """See `ListBook`."""
-        query = "SELECT position, root FROM shards WHERE shipment = '' AND node = ? ORDER BY position LIMIT ?"
-        rows = await self._database.read(lambda c: c.execute(query, (bytes(node), limit)).fetchall())
-        return [ListedShard(node, position, Hash(root)) for position, root in rows]
+        return await self._database.read(lambda c: _garbage(c, node, limit))
 
     async def garbage_nodes(self) -> Sequence[Address]:
         """See `ListBook`."""
@@ -275,6 +275,17 @@ async def _lock(handle: int) -> None:
 def _voucher(connection: sqlite3.Connection, lease: Hash) -> int:
     row = connection.execute("SELECT amount FROM vouchers WHERE lease = ?", (bytes(lease),)).fetchone()
     return int(row[0]) if row else 0
+
+
+def _newest_delta(connection: sqlite3.Connection, lease: Hash) -> Delta | None:
+    row = connection.execute("SELECT message FROM deltas WHERE lease = ?", (bytes(lease),)).fetchone()
+    return Delta.from_bytes(row[0]) if row else None
+
+
+def _garbage(connection: sqlite3.Connection, node: Address, limit: int) -> list[ListedShard]:
+    query = "SELECT position, root FROM shards WHERE shipment = '' AND node = ? ORDER BY position LIMIT ?"
+    rows = connection.execute(query, (bytes(node), limit)) if limit else ()
+    return [ListedShard(node, position, Hash(root)) for position, root in rows]
 
 
 def _row(shard: ListedShard) -> tuple[bytes, int, bytes]:

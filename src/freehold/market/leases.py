@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -92,12 +93,17 @@ class NodeLeases(NamedTuple):
     @property
     def stream_id(self) -> Hash:
         """The id of the lease that is paid for what the node keeps."""
-        return self.stream.struct_hash()
+        return _id(self.stream)
 
     @property
     def voucher_id(self) -> Hash:
         """The id of the lease that is paid for what the node sends."""
-        return self.voucher.struct_hash()
+        return _id(self.voucher)
+
+
+@lru_cache(maxsize=4096)
+def _id(lease: Lease) -> Hash:
+    return lease.struct_hash()  # every request names it
 
 
 class Leases:

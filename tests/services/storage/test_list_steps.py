@@ -14,7 +14,7 @@ from freehold.protocol.errors import Corrupt, FreeholdError, InvalidInput, Malfo
 from freehold.protocol.merkle import LISTS, SumNode
 from freehold.protocol.typed import keccak
 from freehold.protocol.units import ZERO_HASH, Hash
-from freehold.services.storage.list_steps import ListView, Step, apply_steps, change
+from freehold.services.storage.list_steps import ListView, Step, apply_steps, change, follow, look_ahead
 from freehold.services.storage.terms import Delta, ShardEntry
 from tests.services.storage.provider_world import tree_root
 
@@ -128,3 +128,23 @@ def test_a_change_that_makes_no_sense(add: list[ShardEntry], remove: list[int]) 
     with pytest.raises(FreeholdError) as caught:
         change(view, {0: entry(7)}, add, remove)
     assert isinstance(caught.value, InvalidInput)
+
+
+@given(st.lists(st.booleans(), max_size=20), st.lists(st.integers(1, 9), min_size=1, max_size=6))
+def test_a_signed_change_tells_what_the_next_additions_take(held: list[bool], rounds: list[int]) -> None:
+    view = build([entry(i, i + 1) if there else None for i, there in enumerate(held)])
+    ahead, made = None, 100
+    for number in rounds:
+        add = [entry(made + i, 50 + i) for i in range(number)]
+        made += number
+        before, holes, count = delta_of(view), len(view.empty), len(view.tree)
+        steps = change(view, {}, add, [])
+        if ahead is not None:
+            foreseen = follow(ahead, count, add)
+            assert foreseen == (steps if number == 1 or not holes else None)
+            if foreseen:
+                assert apply_steps(before, add, [], foreseen) == (view.tree.root, len(view.tree))
+        else:
+            assert holes or before is None or count == len(held)
+        ahead = look_ahead(view, steps[-1], add[-1])
+        assert ahead is not None or (not view.empty and steps[-1].position + 1 < len(view.tree))

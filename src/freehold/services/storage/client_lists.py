@@ -42,6 +42,9 @@ class ListBook(DeltaBook, Protocol):
     async def newest_delta(self, lease: Hash) -> Delta | None:
         """The newest that both signed."""
 
+    async def list_state(self, lease: Hash, node: Address, limit: int) -> tuple[Delta | None, Sequence[ListedShard]]:
+        """The newest delta that both signed, and what must come off the node's list, so much at the most."""
+
     async def keep_delta(self, delta: Delta, collected: Sequence[ListedShard] = ()) -> None:
         """Both signed it, and with it these came off; no quorum holds it yet."""
 
@@ -147,11 +150,12 @@ async def change_list(node: StorageNode, additions: Sequence[Addition], book: Li
     attempt, most = 0, GARBAGE_BESIDE if add else GARBAGE_AT_ONCE
     async with book.exclusive(f"list-{node.address.hex()}"):
         while attempt < ATTEMPTS:
-            garbage = _one_each(await book.garbage(node.address, most)) if most else []
+            newest, found = await book.list_state(node.leases.stream_id, node.address, most)
+            garbage = _one_each(found)
             if not add and not garbage:
                 return [() for _ in additions]
             try:
-                delta, taken = await node.plan(add, garbage, await book.newest_delta(node.leases.stream_id))
+                delta, taken = await node.plan(add, garbage, newest)
             except InvalidInput as error:
                 gone = [shard for shard in garbage if shard.position == error.details.get("position")]
                 if not gone:

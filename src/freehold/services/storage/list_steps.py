@@ -8,6 +8,10 @@ before it:
     position = count    the new position's empty leaf does; where the tree grows by a level, the topmost sibling is the
                         root before itself and the others are empty
 
+So the step of the next addition does not depend on what is added. A node shows it with each change that it signs, and
+whoever has it works out the next change without asking (`follow`): any addition, and where no position is empty, any
+number of them.
+
 Invariant: a node and a client that go through the same steps from the same list end with the same root.
 """
 
@@ -110,6 +114,47 @@ def change(
         if position not in held:
             raise InvalidInput(f"there is no shard at position {position}", position=position)
     return [view.remove(position, held[position]) for position in remove] + [view.add(entry) for entry in add]
+
+
+def look_ahead(view: ListView, last: Step, entry: ShardEntry) -> Step | None:
+    """The step of the next addition after `last` added `entry`; None where that takes more than this step to know."""
+    if view.empty:
+        return Step(view.empty[0], None, tuple(view.tree.proof(view.empty[0])))
+    return _Edge(last).follow([entry])[1] if last.position + 1 == len(view.tree) else None
+
+
+def follow(ahead: Step, count: int, add: Sequence[ShardEntry]) -> list[Step] | None:
+    """The steps of additions to a list of `count` positions whose next one is `ahead`; None where it takes more to
+    know them."""
+    if len(add) == 1:
+        return [ahead]
+    return _Edge(ahead).follow(add)[:-1] if ahead.position == count else None
+
+
+class _Edge:
+    """What is left of a list's end, from the step of an addition there; right of it all is empty."""
+
+    def __init__(self, step: Step) -> None:
+        self._position = step.position
+        self._nodes = {(level, (step.position >> level) ^ 1): sibling for level, sibling in enumerate(step.siblings)}
+
+    def follow(self, add: Sequence[ShardEntry]) -> list[Step]:
+        """The steps of these additions, the first of which is at the position of the step; and the next after them."""
+        steps = [self._step(self._position)]
+        for entry in add:
+            node, position = entry.leaf(), steps[-1].position
+            for level, sibling in enumerate(steps[-1].siblings):
+                self._nodes[level, position >> level] = node
+                node = LISTS.join(sibling, node) if (position >> level) & 1 else LISTS.join(node, sibling)
+            self._nodes[len(steps[-1].siblings), 0] = node
+            steps.append(self._step(position + 1))
+        return steps
+
+    def _step(self, position: int) -> Step:
+        levels = range(depth_of(position + 1))
+        return Step(
+            position, None, tuple(self._nodes.get((level, (position >> level) ^ 1), LISTS.empty) for level in levels)
+        )
 
 
 def apply_steps(

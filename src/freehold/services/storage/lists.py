@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from freehold.protocol.errors import Conflict, Corrupt, InvalidInput, NotFound
 from freehold.protocol.units import Hash
 from freehold.services.seam import Sql
-from freehold.services.storage.list_steps import ListView, Step, change
+from freehold.services.storage.list_steps import ListView, Step, change, look_ahead
 from freehold.services.storage.segment_record import SegmentRecord
 from freehold.services.storage.terms import Delta, ShardEntry
 
@@ -112,8 +112,9 @@ class Lists:
             snapshot = view.copy()
         return delta, await _change(snapshot, held, add, remove)
 
-    async def accept(self, wanted: Change, signed: Delta) -> Delta:
-        """Make a change that the client signed and the node agrees to (`signed` has both signatures), durably.
+    async def accept(self, wanted: Change, signed: Delta) -> tuple[Delta, Step | None]:
+        """Make a change that the client signed and the node agrees to (`signed` has both signatures), durably; and the
+        step of the next addition, where it is at hand.
 
         The same change again gives what was signed then. Conflict, with the newest delta, when the list has moved on;
         InvalidInput when the list after the change is not the one that the delta names; NotFound for a shard that is
@@ -123,7 +124,7 @@ class Lists:
         async with self._locks.of(lease):
             newest, view = await self._newest_view(lease)
             if newest is not None and newest.struct_hash() == signed.struct_hash():
-                return newest
+                return newest, None
             if signed.number != view.number + 1:
                 raise Conflict(
                     f"the list is at delta {view.number}, so {signed.number} cannot be next",
@@ -145,7 +146,7 @@ class Lists:
             after.number = signed.number
             self._newest[lease] = signed
             self._keep((lease, False), after)
-            return signed
+            return signed, look_ahead(after, steps[-1], wanted.add[-1]) if wanted.add else None
 
     async def view_at(self, lease: Hash, number: int) -> ListView | None:
         """The list as the committed state names it; None if this node does not know it. Treat it as immutable."""

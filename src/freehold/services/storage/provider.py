@@ -232,8 +232,8 @@ class StorageProvider:
         signature = self._context.key.sign(delta, self._context.domain)
         signed = msgspec.structs.replace(delta, node_signature=signature)
         # A client that hangs up leaves the change done or not done, never the memory behind the disk.
-        done = await asyncio.shield(self._lists.accept(Change(delta, add, remove), signed))
-        return ok({"delta": done.to_json()})
+        done, ahead = await asyncio.shield(self._lists.accept(Change(delta, add, remove), signed))
+        return ok({"delta": done.to_json(), "next": ahead.to_json() if ahead else None})
 
 
 def _parse_change(body: Mapping[str, Any]) -> tuple[tuple[ShardEntry, ...], tuple[int, ...]]:
