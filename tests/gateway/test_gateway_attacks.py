@@ -15,6 +15,7 @@ from freehold.client import access_keys
 from freehold.client.grants import GrantKey
 from freehold.gateway.handlers_objects import WHOLE
 from freehold.gateway.process import serve
+from freehold.protocol.errors import Unavailable
 from tests.gateway.gateway_world import SEEDS, Answer, World, play
 from tests.gateway.test_gateway_access import ACCOUNT, allow, policy
 
@@ -104,6 +105,38 @@ def test_a_grant_to_write_does_not_lock(tmp_path: Path) -> None:
         body = aiohttp.FormData({"key": "k", **LOCK})
         body.add_field("file", b"x", filename="f")
         assert (await world.send_as_is("POST", "/bucket-1", data=body)).code == "AccessDenied"
+
+    play(tmp_path, scene)
+
+
+def test_no_policy_gives_itself_away(tmp_path: Path) -> None:
+    async def scene(world: World) -> None:
+        await world.send("PUT", "/bucket-1")
+        everything = policy(allow("s3:*", "bucket-1"), allow("s3:*", "bucket-1/*"))
+        assert (await world.send("PUT", "/bucket-1", "policy", data=everything)).status == 204
+        for method in ("GET", "PUT", "DELETE"):
+            data = everything if method == "PUT" else b""
+            assert (await world.send_as_is(method, "/bucket-1", "policy", data=data)).code == "AccessDenied", method
+            foreign = await world.send(method, "/bucket-1", "policy", data=data, key=world.other)
+            assert foreign.code == "AccessDenied", method
+        assert (await world.send_as_is("GET", "/bucket-1")).status == 200
+        assert (await world.send("GET", "/bucket-1", "policy")).body == everything
+
+    play(tmp_path, scene)
+
+
+def test_what_fails_inside_is_told_to_the_owner_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(world: World) -> None:
+        await world.send("PUT", "/bucket-1")
+        await world.send("PUT", "/bucket-1", "policy", data=policy(allow("s3:GetObject", "bucket-1/*")))
+
+        async def fail(*_: Any) -> None:
+            raise Unavailable("http://10.0.0.1 does not answer")
+
+        monkeypatch.setattr(world.devices[0], "open", fail)
+        own, other = await world.send("GET", "/bucket-1/k"), await world.send_as_is("GET", "/bucket-1/k")
+        assert (own.status, other.status) == (503, 503)
+        assert (b"10.0.0.1" in own.body, b"10.0.0.1" in other.body) == (True, False)
 
     play(tmp_path, scene)
 

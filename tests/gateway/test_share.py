@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from freehold.client import shares
 from freehold.client.grants import OPERATIONS, GrantKey, describe, narrow
 from freehold.gateway import share
 from freehold.gateway.tenants import Tenant, Tenants
+from freehold.net.limits import Waste
 from tests.client.bucket_world import SEED, SEGMENT, Net
 from tests.gateway.share_world import ACCOUNT, World, serve
 
@@ -340,7 +342,9 @@ def test_an_object_that_is_replaced_while_it_is_opened_is_sent_as_it_stands_then
     play(scene)
 
 
-def test_who_tries_tokens_at_random_has_to_wait() -> None:
+def test_who_tries_tokens_at_random_has_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("freehold.gateway.share.Waste", partial(Waste, rate=0.5))
+
     async def scene(world: World, session: ClientSession) -> None:
         world.objects.add("b-1", "x", b"")
         good = at(world, world.issue(), "x")

@@ -28,8 +28,8 @@ from freehold.gateway.wire.policy_conditions import EXISTING_TAG
 from freehold.gateway.wire.request import Request
 from freehold.gateway.wire.sigv4 import ALGORITHM, iso_time, parse_authorization, verify
 
-# What the owner of a bucket can always do: or a policy could lock everybody out for good.
-_ALWAYS = {"s3:GetBucketPolicy", "s3:PutBucketPolicy", "s3:DeleteBucketPolicy"}
+# What the owner of a bucket can always do, or a policy could lock everybody out for good; and nobody else ever.
+_OWNERS = {"s3:GetBucketPolicy", "s3:PutBucketPolicy", "s3:DeleteBucketPolicy"}
 _OF_VERSIONS = {
     "s3:GetObject": "s3:GetObjectVersion",
     "s3:GetObjectAttributes": "s3:GetObjectVersionAttributes",
@@ -119,18 +119,15 @@ async def check_besides(call: Call, headers: Mapping[str, str]) -> None:
 
 async def check(call: Call, bucket: str, record: BucketRecord, ask: Ask) -> None:
     """S3Error or AccessDenied unless the caller may do what is asked in this bucket of the account of `call`."""
-    is_own = call.caller is not None and call.caller.tenant is call.tenant
-    if is_own:
+    if call.is_owners:
         await check_grant(call, bucket, ask)
     document = record.documents.get("policy")
-    if document is None:
-        if not is_own:
+    if document is None or ask.action in _OWNERS:
+        if not call.is_owners:
             raise S3Error("AccessDenied")
         return
-    if is_own and ask.action in _ALWAYS:
-        return
     allowed = await _decide(call, document, bucket, ask)
-    if allowed is False or (allowed is None and not is_own):
+    if allowed is False or (allowed is None and not call.is_owners):
         raise S3Error("AccessDenied")
 
 
@@ -162,7 +159,7 @@ def _names_of(call: Call) -> tuple[str, ...]:
     if call.caller is None:
         return ()
     key = call.caller.key
-    return (key.id, key.label) if key.label and call.caller.tenant is call.tenant else (key.id,)
+    return (key.id, key.label) if key.label and call.is_owners else (key.id,)
 
 
 @lru_cache(maxsize=256)

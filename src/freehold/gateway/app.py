@@ -37,7 +37,7 @@ from freehold.gateway.cross_origin import answer_preflight, get_cors_headers
 from freehold.gateway.faults import RETRY_SECONDS, to_s3
 from freehold.gateway.operations import Operation, find_operation
 from freehold.gateway.tenants import Tenants
-from freehold.gateway.wire.errors import S3Error
+from freehold.gateway.wire.errors import ERRORS, S3Error
 from freehold.net.limits import Gate, Waste, address_of
 from freehold.protocol.errors import FreeholdError, Overloaded
 
@@ -163,6 +163,8 @@ class Gateway:
             found = to_s3(error)
             if found.status >= 500:
                 log.warning("%s %s: %s", call.request_id, call.operation and call.operation.name, error.message)
+                if not call.is_owners:
+                    found.message = ERRORS[found.code][1]  # which nodes do not answer is nobody else's business
             return call.fail(found)
         except (ConnectionError, asyncio.CancelledError):
             raise

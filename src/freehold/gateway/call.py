@@ -77,6 +77,11 @@ class Call:
         return self._tenant
 
     @property
+    def is_owners(self) -> bool:
+        """Whether who asks is the account that the request is about."""
+        return self.caller is not None and self.caller.tenant is self._tenant
+
+    @property
     def record(self) -> BucketRecord:
         """The bucket that the request is about."""
         if self._record is None:
