@@ -8,14 +8,17 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from freehold.client import node_register
+from freehold.client import node_heads, node_register
 from freehold.client.heads import Head
 from freehold.client.node_heads import NodeHeads
 from freehold.protocol.errors import Conflict, Unavailable
+from freehold.protocol.units import Hash
+from freehold.services.storage.register_values import Accepted, Answer, Known, Place, Prepare
 from tests.client.heads_conformance import NAME, OTHER, HeadsConformance, Make, Run
 from tests.client.history import CONFLICT, GONE, OK, READ, UNKNOWN, Call, is_linearizable
-from tests.client.register_net import Net, run
+from tests.client.register_net import LEASE, Net, NetAcceptor, run
 
 SEEDS = 40
 
@@ -249,6 +252,92 @@ def test_none_is_said_only_where_no_majority_can_be_hidden() -> None:
         net.nodes[3].is_up = False
         with pytest.raises(Unavailable):
             await net.heads().read(NAME)
+
+    run(scenario())
+
+
+class Liar(NetAcceptor):
+    """A node that answers whatever it likes, and at once."""
+
+    tell: Callable[[str, Answer], Answer]
+
+    async def show(self, place: Place, known: Known) -> Answer:
+        return self.tell("show", await self._node.registers.show(place, known))
+
+    async def prepare(self, place: Place, wanted: Prepare) -> Answer:
+        return self.tell("prepare", await self._node.registers.prepare(place, wanted, LEASE))
+
+    async def accept(self, place: Place, proposal: Accepted) -> Answer:
+        return self.tell("accept", await self._node.registers.accept(place, proposal, LEASE))
+
+
+LIES: dict[str, Callable[[str, Answer], Answer]] = {
+    "sealed": lambda _, answer: Answer("sealed"),
+    "unknown": lambda _, answer: Answer("unknown"),
+    "promised all": lambda what, answer: Answer("stale", (2**64 - 1, bytes(8))),
+    "accepted later": lambda what, answer: replace(answer, ballot=(9999, b"x" * 8), accepted=None),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_one_node_that_lies_stops_nobody(lie: str) -> None:
+    async def scenario() -> None:
+        net = Net(7, 8)
+        heads, other = net.heads(), net.heads()
+        head: Head | None = None
+        for number in range(3):
+            following = Head(number + 1, b"base", tuple(bytes([n]) for n in range(number)))
+            await heads.compare_and_set(NAME, head, following)
+            head = following
+        assert await other.read(NAME) == head
+        for process in (heads, other):
+            opened: Any = process._opened
+            liar = opened.acceptors[0] = Liar(net, opened.acceptors[0]._node)
+            liar.tell = LIES[lie]
+            opened._registers.clear()
+        for _ in range(3):
+            for process in (heads, other):
+                assert head is not None
+                following = Head(head.version + 1, head.base, (*head.frames, b"more"))
+                await process.compare_and_set(NAME, head, following)
+                head = following
+                assert await heads.read(NAME) == await other.read(NAME) == head
+        opened = heads._opened
+        assert opened.register(heads._place(opened, NAME))._counter < 2**62
+
+    run(scenario())
+
+
+def test_of_many_heads_those_used_last_are_kept_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_heads, "REGISTERS", 4)
+
+    async def scenario() -> None:
+        net = Net(7, 9)
+        heads = net.heads()
+        names = [f"{number:032x}" for number in range(1, 20)]
+        for name in names:
+            await heads.compare_and_set(name, None, Head(1, name.encode()))
+            await _settled(net, heads)
+        opened: Any = heads._opened
+        assert len(opened._registers) <= 5
+        for name in names:
+            await heads.compare_and_set(name, Head(1, name.encode()), Head(2, b"second"))
+            assert await heads.read(name) == Head(2, b"second")
+
+    run(scenario())
+
+
+def test_whose_group_moved_on_long_ago_finds_it_again() -> None:
+    async def scenario() -> None:
+        net = Net(7, 10)
+        sleeper, awake = net.heads(), net.heads()
+        await awake.compare_and_set(NAME, None, Head(1, b"one"))
+        assert await sleeper.read(NAME) == Head(1, b"one")
+        opened: Any = sleeper._opened
+        sleeper._opened = sleeper._over(Hash(b"o" * 32), opened.acceptors)  # as where all have dropped it
+        with pytest.raises(Unavailable):
+            await sleeper.read(NAME)
+        assert await sleeper.read(NAME) == Head(1, b"one")
 
     run(scenario())
 

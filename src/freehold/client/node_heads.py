@@ -21,7 +21,16 @@ from contextlib import asynccontextmanager
 from typing import NoReturn, Protocol, TypeVar
 
 from freehold.client.heads import Head, check_change
-from freehold.client.node_register import NODE_SECONDS, Change, Moved, Register, Signer, head_of
+from freehold.client.node_register import (
+    NODE_SECONDS,
+    Change,
+    Forgotten,
+    Moved,
+    Register,
+    Signer,
+    Standing,
+    head_of,
+)
 from freehold.protocol.errors import FreeholdError, InsufficientOperators, InvalidInput, Unavailable
 from freehold.protocol.keys import Key
 from freehold.protocol.typed import Domain
@@ -47,7 +56,9 @@ from freehold.services.storage.register_values import (
 
 REPLACE_SECONDS = 60.0  # without an answer, after which a node is replaced
 CALL_SECONDS = 30.0  # for one read or change
+DOUBT_SECONDS = 60.0  # for which a node is not believed that said that the group had moved
 AT_ONCE = 16  # nodes asked, or heads moved, at once
+REGISTERS = 128  # of a group, kept though nobody uses them
 
 T = TypeVar("T")
 
@@ -85,19 +96,24 @@ class Seats(Protocol):
 class _Opened:
     """A group as this process deals with it."""
 
-    def __init__(self, group: Hash, acceptors: Sequence[Acceptor], make: Callable[[Place], Register]) -> None:
+    def __init__(self, group: Hash, acceptors: Sequence[Acceptor], signer: Signer) -> None:
         self.group = group
         self.acceptors = acceptors
         self.majority = len(acceptors) // 2 + 1
         self.answered: dict[Address, float] = {}  # when each node was last heard of
-        self._make = make
-        self._registers: dict[Place, Register] = {}
+        self.doubted: dict[Address, float] = {}  # until when a node's word that the group is sealed is not taken
+        standing = Standing({}, self.doubted)
+        self._make: Callable[[Place], Register] = lambda place: Register(place, acceptors, signer, standing)
+        self._registers: dict[Place, Register] = {}  # the one used last is the last
 
     def register(self, place: Place) -> Register:
-        """A register of the group, always the same one."""
-        if place not in self._registers:
-            self._registers[place] = self._make(place)
-        return self._registers[place]
+        """A register of the group, the same one as long as it is in use: each keeps the value that it saw last."""
+        register = self._registers.pop(place, None) or self._make(place)
+        self._registers[place] = register
+        for old in list(self._registers)[: max(0, len(self._registers) - REGISTERS)]:
+            if self._registers[old].is_idle:
+                del self._registers[old]
+        return register
 
     async def stop(self) -> None:
         """Give up on nodes that have not answered."""
@@ -172,8 +188,12 @@ class NodeHeads:
                     return missing
                 try:
                     return await work(opened)
-                except Moved:
-                    await self._leave(opened)
+                except Moved as moved:
+                    await self._leave(opened, moved.node)
+                except Forgotten:  # it may have moved long ago: whoever asks next looks for the group anew
+                    if self._opened is opened:
+                        self._opened = None
+                    raise
 
     def _place(self, opened: _Opened, name: str) -> Place:
         return Place(self._signer.key.address, opened.group, bytes.fromhex(name))
@@ -191,11 +211,14 @@ class NodeHeads:
                     raise Unavailable(hidden, hint="Try again.")
             return self._opened
 
-    async def _leave(self, opened: _Opened) -> None:
+    async def _leave(self, opened: _Opened, witness: Address | None = None) -> None:
+        """Go on in the group that follows; `witness` says that there is one, and is not believed for a while if not."""
         async with self._finding:
             if self._opened is opened:
                 self._opened = None
                 self._opened = await self._follow(opened, is_sealed=True)
+                if self._opened is opened and witness is not None:
+                    opened.doubted[witness] = asyncio.get_running_loop().time() + DOUBT_SECONDS
 
     async def _survey(self) -> tuple[dict[Hash, Group], str]:
         """The groups that any node shows, each in its last state that one does; and why others may be hidden."""
@@ -238,8 +261,7 @@ class NodeHeads:
         return self._over(group, [found.get(node, _Lost(node)) for node in nodes])
 
     def _over(self, group: Hash, acceptors: Sequence[Acceptor]) -> _Opened:
-        speed: dict[Address, float] = {}
-        return _Opened(group, acceptors, lambda place: Register(place, acceptors, self._signer, speed))
+        return _Opened(group, acceptors, self._signer)
 
     def _control(self, opened: _Opened) -> Register:
         return opened.register(Place(self._signer.key.address, opened.group, CONTROL))

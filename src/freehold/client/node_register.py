@@ -47,12 +47,28 @@ HEDGE_SECONDS = 0.25  # after which the slower nodes are asked too
 BACKOFF_SECONDS = 0.02  # doubles with each lost duel
 LOOKS = 3  # at ballots that differ, before a round is completed for them
 LOOK_SECONDS = 0.01
+LEAP = 1 << 32  # by which a node may raise our ballots at once: it does not prove what it has promised
 
 Decide = Callable[[Value | None], Value | None]
 
 
 class Moved(Exception):
-    """The group is sealed at some node: its control says where to go on."""
+    """The group is sealed at `node`, as that says: the group's control says where to go on."""
+
+    def __init__(self, node: Address) -> None:
+        self.node = node
+
+
+class Forgotten(Unavailable):
+    """A node does not hold the group, or not any more; so does a majority, where a call raises this."""
+
+
+class Standing(NamedTuple):
+    """What was learned of a group's nodes, for all of its registers: seconds that each took lately; until when (loop's
+    time) it is not believed that the group is sealed, as its control was found open."""
+
+    speed: dict[Address, float]
+    doubted: dict[Address, float]
 
 
 class Signer(NamedTuple):
@@ -110,14 +126,12 @@ class _Seen(NamedTuple):
 class Register:
     """A register of an account, as one process proposes to it. Acceptors are those of one group."""
 
-    def __init__(
-        self, place: Place, acceptors: Sequence[Acceptor], signer: Signer, speed: dict[Address, float]
-    ) -> None:
+    def __init__(self, place: Place, acceptors: Sequence[Acceptor], signer: Signer, standing: Standing) -> None:
         self._place = place
         self._acceptors = acceptors
         self._signer = signer
         self._proposer = secrets.token_bytes(8)  # of this object alone: its ballots are used once
-        self._speed = speed  # seconds that each node took lately; shared by the registers of a group
+        self._speed, self._doubted = standing
         self._majority = len(acceptors) // 2 + 1
         self._counter = 0  # the highest that was seen or used
         self._ready: _Seen | None = None  # a ballot that a majority has promised us, and what it has accepted last
@@ -126,6 +140,11 @@ class Register:
         self._busy: set[Address] = set()  # nodes that have not answered to the last value yet
         self._behind: set[asyncio.Task[None]] = set()
         self._lock = asyncio.Lock()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is under way."""
+        return not (self._lock.locked() or self._busy or self._behind)
 
     # -- what callers do ------------------------------------------------------------------------------------------
 
@@ -178,7 +197,7 @@ class Register:
     # -- rounds ---------------------------------------------------------------------------------------------------
 
     async def _settle(self, decide: Decide, is_founding: bool = False, is_patient: bool = False) -> Value | None:
-        lost = 0
+        lost = unproven = 0
         while True:
             if lost:
                 await asyncio.sleep(random.uniform(0, BACKOFF_SECONDS * 2 ** min(lost, 6)))
@@ -186,13 +205,14 @@ class Register:
             self._ready = None
             self._counter += 1
             ballot = Ballot(self._counter, self._proposer)
-            promises = await self._prepare(ballot, is_founding, is_patient)
+            promises = await self._prepare(ballot, is_founding, is_patient or unproven > 2)
             if promises is None:
                 continue
             try:
                 last, current = await self._last(promises)
             except _Newer:
-                continue  # another proposer is ahead
+                unproven += 1  # another proposer is ahead, or a node shows what it does not have
+                continue
             target = decide(current)
             if target is None:
                 return None
@@ -263,7 +283,8 @@ class Register:
         agreeing = _agreeing(answers)
         if len(agreeing) >= self._majority:
             return agreeing
-        self._counter = max([self._counter, *(answer.promised[0] for answer in answers.values())])
+        highest = max((answer.promised[0] for answer in answers.values()), default=0)
+        self._counter = max(self._counter, min(highest, self._counter + LEAP))
         if len(answers) >= self._majority:
             return None
         raise _too_few(self._majority, answers, failures)
@@ -282,8 +303,15 @@ class Register:
         return next((Ballot(*ballot) for ballot, count in counts.items() if count >= self._majority), None)
 
     async def _last(self, promises: Mapping[Acceptor, Answer]) -> tuple[Ballot, Value | None]:
-        last = max(Ballot(*answer.ballot) for answer in promises.values())
-        return last, await self._value_of(last, promises)
+        """What was accepted last among a majority of these, without nodes that show a ballot and not its value."""
+        while True:
+            last = max(Ballot(*answer.ballot) for answer in promises.values())
+            try:
+                return last, await self._value_of(last, promises)
+            except _Newer:
+                promises = {acceptor: answer for acceptor, answer in promises.items() if answer.ballot != last}
+                if len(promises) < self._majority:
+                    raise
 
     async def _value_of(self, ballot: Ballot, answers: Mapping[Acceptor, Answer]) -> Value | None:
         """The value under a ballot that some of these show; _Newer where none of them has it any more."""
@@ -373,9 +401,11 @@ class Register:
             raise
         self._speed[acceptor.node] = 0.8 * self._speed.get(acceptor.node, 0.0) + 0.2 * (loop.time() - began)
         if answer.status == "sealed":
-            raise Moved
+            if self._place.name == CONTROL or self._doubted.get(acceptor.node, began) > began:
+                raise Unavailable(f"node {acceptor.node} says that the group is sealed, and it is not")
+            raise Moved(acceptor.node)
         if answer.status == "unknown":
-            raise Unavailable(f"node {acceptor.node} does not hold this group")
+            raise Forgotten(f"node {acceptor.node} does not hold this group")
         if answer.status == "behind":
             raise Corrupt(f"node {acceptor.node} does not take a whole value")
         return answer
@@ -406,4 +436,7 @@ def _too_few(
     needed: int, answers: Mapping[Acceptor, Answer], failures: Mapping[Acceptor, FreeholdError]
 ) -> Unavailable:
     reasons = "; ".join(sorted({error.message for error in failures.values()}))
-    return Unavailable(f"{len(answers)} nodes answer for this head, {needed} are needed: {reasons}", hint="Try again.")
+    forgotten = sum(isinstance(error, Forgotten) for error in failures.values()) >= needed
+    return (Forgotten if forgotten else Unavailable)(
+        f"{len(answers)} nodes answer for this head, {needed} are needed: {reasons}", hint="Try again."
+    )
