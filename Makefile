@@ -20,7 +20,7 @@ export ETH_HASH_BACKEND := pysha3
 $(shell if [ -e $(VENV) ]; then $(PY) -c '' 2>/dev/null && [ "$$(cat $(VENV)/.stamp-python 2>/dev/null)" = "$(CURDIR)" ] \
 	|| rm -f $(VENV)/.stamp-*; fi)
 
-.PHONY: help up install dev lint test test-unit test-quorum test-chain test-contracts test-end-to-end test-gateway test-faults test-servers check format
+.PHONY: help up install dev lint test test-unit test-client test-quorum test-chain test-contracts test-end-to-end test-gateway test-faults test-servers check format
 .PHONY: testnet fuzz soak bench docs lock clean
 
 help: ## this list
@@ -66,10 +66,13 @@ lint: dev ## format, lint, types, layering, generated files
 	@$(PY) scripts/suites.py lint
 
 test: dev ## every test, suite by suite, each within its budget
-	@$(PY) scripts/suites.py unit quorum chain contracts end-to-end gateway faults
+	@$(PY) scripts/suites.py unit client quorum chain contracts end-to-end gateway faults
 
 test-unit: dev ## unit and property tests only
 	@$(PY) scripts/suites.py unit
+
+test-client: dev ## tests of clients, their buckets and heads, only
+	@$(PY) scripts/suites.py client
 
 test-quorum: dev ## tests of the members, simulated quorums among them, only
 	@$(PY) scripts/suites.py quorum

@@ -1,14 +1,14 @@
 """Runs the project's suites one after another, each within its time budget.
 
-    python scripts/suites.py lint | unit | quorum | chain | contracts | end-to-end | gateway | faults | servers ...
+    python scripts/suites.py lint | unit | client | quorum | chain | contracts | end-to-end | gateway | faults ...
 
 A suite is a few commands that share one budget: lint's tools, or pytest over the directories named in SUITES. Tests
 that touch nothing but memory and their own temporary directory (PURE, SIMULATED, contracts) run in parallel; all
 others run one at a time. A suite fails if a command fails or if it took longer than its budget; at twice the budget it
 is stopped. FREEHOLD_TEST_SLOW multiplies every budget and deadline (3 on a machine three times slower).
 
-Invariant: a test file under tests/ belongs to exactly one of unit, quorum, chain, contracts, end-to-end, gateway,
-faults and servers; `fuzz` and `soak` run what is marked so, wherever it is.
+Invariant: a test file under tests/ belongs to exactly one of unit, client, quorum, chain, contracts, end-to-end,
+gateway, faults and servers; `fuzz` and `soak` run what is marked so, wherever it is.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SLOW = float(os.environ.get("FREEHOLD_TEST_SLOW", "1"))
 TEST_DEADLINE = 60  # seconds for one test that names none of its own
 STOP_GRACE = 20  # seconds for pytest to end its fixtures once interrupted
 
-PURE = ("protocol", "fuzz", "market", "services", "tooling", "docs", "cli", "store")
+PURE = ("protocol", "fuzz", "market", "services", "tooling", "docs", "cli", "store", "gateway")
 # Whole quorums over a net, clocks and disks of their own: as pure, and most of what takes long.
 SIMULATED = tuple(f"oracle/test_{name}.py" for name in ("simulation", "membership", "byzantine", "exhaustive"))
 CHAIN = ("chain", "local")  # a real local chain each
@@ -39,7 +39,14 @@ FAULTS = tuple(
 )
 # S3 gateways over real networks, among kills and losses; and a network over https.
 GATEWAY = ("end_to_end/test_gateway.py", "end_to_end/test_gateway_losses.py", "end_to_end/test_tls.py")
-APART = ("contracts", "end_to_end", "servers", "oracle", *CHAIN)
+# Clients over real nodes in one process, by real HTTP: one at a time. All other tests of clients are over memory.
+WORLDS = tuple(
+    f"client/test_{name}.py"
+    for name in (
+        "memory", "network_heads", "recovery", "sdk", "tls", "two_devices", "vault", "vault_faults", "chain_side"
+    )
+)  # fmt: skip
+APART = ("client", "contracts", "end_to_end", "servers", "oracle", *CHAIN)
 WITHOUT_COMPILER = ("-p", "no:boa_test")  # titanoboa's plugin loads Vyper into every worker
 NO_TESTS = 5  # pytest's exit code where nothing was collected
 
@@ -86,6 +93,11 @@ def get_quorum_commands() -> Iterator[Command]:
     yield build_pytest(["oracle"], *(f"--ignore=tests/{name}" for name in simulated), *WITHOUT_COMPILER)
 
 
+def get_client_commands() -> Iterator[Command]:
+    yield build_pytest(["client"], "-n", "2", *(f"--ignore=tests/{name}" for name in WORLDS), *WITHOUT_COMPILER)
+    yield build_pytest(list(WORLDS), *WITHOUT_COMPILER)
+
+
 def get_contract_commands() -> Iterator[Command]:
     """The walk beside the mirror goes alone: in a worker of xdist it takes ten times as long."""
     yield build_pytest(["contracts"], "-n", "2", f"--ignore=tests/{WALK}")
@@ -123,6 +135,7 @@ def get_soak_commands() -> Iterator[Command]:
 SUITES = {
     "lint": Suite(60, get_lint_commands),
     "unit": Suite(120, get_unit_commands),
+    "client": Suite(240, get_client_commands),
     "quorum": Suite(120, get_quorum_commands),
     "chain": Suite(120, lambda: iter([build_pytest(list(CHAIN), *WITHOUT_COMPILER)])),
     "contracts": Suite(120, get_contract_commands),
