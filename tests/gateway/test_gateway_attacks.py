@@ -13,8 +13,10 @@ from aiohttp import web
 
 from freehold.client import access_keys
 from freehold.client.grants import GrantKey
+from freehold.client.root import AccessKey
 from freehold.gateway.handlers_objects import WHOLE
 from freehold.gateway.process import serve
+from freehold.gateway.tenants import Tenant, Tenants
 from freehold.protocol.errors import Unavailable
 from tests.gateway.gateway_world import SEEDS, Answer, World, play
 from tests.gateway.test_gateway_access import ACCOUNT, allow, policy
@@ -49,15 +51,35 @@ def test_a_label_of_another_account_is_nobody_to_a_policy(tmp_path: Path) -> Non
 
 
 def test_an_account_cannot_take_the_id_of_anothers_key(tmp_path: Path) -> None:
+    nobody = "FH" + "A" * 18
+
     async def scene(world: World) -> None:
+        thief = world.devices[0].root
+
+        async def put(id_: str, key: AccessKey) -> None:
+            await thief.change(lambda root: msgspec.structs.replace(root, access_keys=root.access_keys | {id_: key}))
+            await world.send("GET", "/", key=msgspec.structs.replace(world.key, id=nobody))  # look again
+
+        async def reads(key: AccessKey) -> str:
+            answer = await world.send("GET", "/bucket-1/k", key=key)
+            return answer.code if answer.status != 200 else ""
+
+        third = Tenant(world.net.device("account2", b"u" * 32), "3" * 40, b"u" * 32)
+        world.gateway.tenants = Tenants([*world.tenants, third], clock=lambda: world.net.now)
+        friend = await access_keys.new(third.accounts, "friend")
         await world.send("PUT", "/bucket-1", key=world.other)
-        thief = msgspec.structs.replace(world.key, id=world.other.id)
-        await world.devices[0].root.change(
-            lambda root: msgspec.structs.replace(root, access_keys=root.access_keys | {thief.id: thief})
-        )
-        await world.send("GET", "/", key=msgspec.structs.replace(world.key, id="FH" + "A" * 18))  # look again
-        assert (await world.send("GET", "/", key=world.other)).all("Buckets/Bucket/Name") == ["bucket-1"]
-        assert (await world.send("GET", "/", key=thief)).code == "SignatureDoesNotMatch"
+        await world.send("PUT", "/bucket-1/k", data=b"x", key=world.other)
+        only = policy(allow("s3:GetObject", "bucket-1/*", Principal={"AWS": friend.id}))
+        assert (await world.send("PUT", "/bucket-1", "policy", data=only, key=world.other)).status == 204
+        assert await reads(friend) == ""
+        own = msgspec.structs.replace(world.key, id=friend.id)
+        await put("FH" + "B" * 18, own)  # an entry that says it is another
+        assert await reads(msgspec.structs.replace(own, id="FH" + "B" * 18)) == "InvalidAccessKeyId"
+        await put(friend.id, own)
+        assert (await reads(own), await reads(friend)) == ("SignatureDoesNotMatch", "AccessDenied")
+        started = [*world.tenants, third]  # anew, and the thief is the first that is looked at
+        world.gateway.tenants = Tenants(started, clock=lambda: world.net.now)
+        assert await reads(own) == "AccessDenied"
 
     play(tmp_path, scene)
 

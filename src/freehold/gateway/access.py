@@ -159,7 +159,9 @@ def _names_of(call: Call) -> tuple[str, ...]:
     if call.caller is None:
         return ()
     key = call.caller.key
-    return (key.id, key.label) if key.label and call.is_owners else (key.id,)
+    if call.is_owners:
+        return (key.id, key.label) if key.label else (key.id,)
+    return () if key.id in call.gateway.tenants.contested else (key.id,)
 
 
 @lru_cache(maxsize=256)

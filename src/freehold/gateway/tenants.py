@@ -48,7 +48,10 @@ class Tenant:
     def key_in(self, root: Root, access_key: str) -> AccessKey | None:
         """The account's access key of this id, as of `root`."""
         own = self.own_key
-        return own if own is not None and own.id == access_key else root.access_keys.get(access_key)
+        if own is not None and own.id == access_key:
+            return own
+        found = root.access_keys.get(access_key)
+        return found if found is not None and found.id == access_key else None
 
     async def root(self, max_age: float | None = None) -> Root:
         """The account's root, at most so many seconds old (FRESH_SECONDS)."""
@@ -79,6 +82,7 @@ class Tenants:
         self._clock = clock
         own = ((tenant.own_key, tenant) for tenant in tenants)
         self._owners = {key.id: tenant for key, tenant in own if key}  # access key id: whose it was when last seen
+        self.contested: set[str] = set()  # ids that several accounts have as theirs
         self._looking: asyncio.Task[None] | None = None
         self._looked = 0.0
 
@@ -120,11 +124,12 @@ class Tenants:
         await asyncio.shield(self._looking)
 
     async def _read_keys(self) -> None:
-        owners: dict[str, Tenant] = {}
+        owners = dict(self._owners)  # an id that is known stays whose it was: accounts write what they like into roots
         for tenant, root in zip(self._tenants, await asyncio.gather(*map(_read, self._tenants)), strict=True):
             for key in () if root is None else root.access_keys:
-                owners.setdefault(key, tenant)
-        self._owners = owners | self._owners  # an id that is known stays whose it was: accounts choose their ids
+                if owners.setdefault(key, tenant) is not tenant:
+                    self.contested.add(key)
+        self._owners |= owners
 
 
 def make_own_key(seed: bytes, label: str) -> AccessKey:
