@@ -53,8 +53,9 @@ class Net:
     def sign(self) -> None:
         self.deltas[len(self.deltas) + 1] = False
 
-    @property
-    def waiting(self) -> int:
+    async def waiting(self) -> int:
+        """Deltas that no batch has taken along, once what was held is written down."""
+        await asyncio.sleep(0)
         return sum(not is_held for is_held in self.deltas.values())
 
 
@@ -78,7 +79,7 @@ async def spend(net: Net, subject: Certifier) -> None:
     for _ in range(PROMPT):
         net.sign()
         await subject.certify()
-        assert net.waiting == 0
+        assert await net.waiting() == 0
 
 
 def test_an_epoch_has_its_first_batches_at_once_and_the_others_now_and_then() -> None:
@@ -89,16 +90,16 @@ def test_an_epoch_has_its_first_batches_at_once_and_the_others_now_and_then() ->
         for _ in range(3):
             net.sign()
             await subject.certify()  # nobody waits
-        assert (net.waiting, len(net.batches)) == (3, PROMPT)
+        assert (await net.waiting(), len(net.batches)) == (3, PROMPT)
         net.now += SECONDS / LATER
         net.sign()
         await subject.certify()  # one is due, and takes along what was put off
-        assert (net.waiting, net.batches[PROMPT:]) == (0, [4])
+        assert (await net.waiting(), net.batches[PROMPT:]) == (0, [4])
         net.sign()
         await subject.certify()
-        assert net.waiting == 1
+        assert await net.waiting() == 1
         await subject.close()
-        assert (net.waiting, net.batches[PROMPT:]) == (0, [4, 1])
+        assert (await net.waiting(), net.batches[PROMPT:]) == (0, [4, 1])
 
     run(scenario())
 
@@ -114,7 +115,7 @@ def test_the_next_epoch_begins_anew() -> None:
         await subject.certify()
         net.sign()
         await subject.certify()
-        assert (net.waiting, net.batches[PROMPT:]) == (0, [1, 1])
+        assert (await net.waiting(), net.batches[PROMPT:]) == (0, [1, 1])
         await subject.close()
 
     run(scenario())
@@ -127,10 +128,10 @@ def test_what_was_put_off_follows_by_itself() -> None:
         net.failures = [Unavailable("members are away"), QUOTA]
         net.sign()
         await subject.certify()
-        assert net.waiting == 1
+        assert await net.waiting() == 1
         async with asyncio.timeout(10):
             await net.marked.wait()
-        assert (net.waiting, net.batches) == (0, [1])
+        assert (await net.waiting(), net.batches) == (0, [1])
         await subject.close()
 
     run(scenario())
@@ -144,10 +145,10 @@ def test_nobody_waits_where_members_take_no_more() -> None:
         for _ in range(2):
             net.sign()
             await subject.certify()
-        assert (net.waiting, net.batches) == (2, [])
+        assert (await net.waiting(), net.batches) == (2, [])
         net.failures = [QUOTA]
         await subject.close()  # they still do not: it stays in the book
-        assert net.waiting == 2
+        assert await net.waiting() == 2
 
     run(scenario())
 
@@ -162,7 +163,7 @@ def test_other_failures_reach_whoever_waits(error: FreeholdError) -> None:
         with pytest.raises(type(error)):
             await subject.certify()
         await subject.certify()
-        assert net.waiting == 0
+        assert await net.waiting() == 0
         await subject.close()
 
     run(scenario())

@@ -15,9 +15,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 from freehold.market.quorum import Quorum, is_quota
 from freehold.protocol.batches import make_batch
@@ -40,7 +40,7 @@ class DeltaBook(Protocol):
     async def uncertified_deltas(self) -> Sequence[Delta]:
         """The newest delta of each lease of which no quorum holds the newest."""
 
-    async def mark_deltas(self, deltas: Sequence[Delta]) -> None:
+    def mark_deltas(self, deltas: Sequence[Delta]) -> Coroutine[Any, Any, None]:
         """A quorum holds these."""
 
 
@@ -87,6 +87,7 @@ class Certifier:
         self._pace = Pace(seconds)
         self._rounds: Group[None, None] = Group(self._round)
         self._later: asyncio.Task[None] | None = None
+        self._marking: asyncio.Task[None] | None = None
         self._told = -1  # the epoch of which the log says that certificates are put off
 
     async def certify(self) -> None:
@@ -102,6 +103,8 @@ class Certifier:
                 async with asyncio.timeout(CLOSE_SECONDS):
                     await self._send()
         await self._rounds.close()
+        with suppress(FreeholdError):
+            await self._marked()
 
     async def _round(self, waiting: Sequence[None]) -> Sequence[None]:
         if self._pace.wait(self._clock()):
@@ -117,6 +120,7 @@ class Certifier:
         return waiting
 
     async def _send(self) -> None:
+        await self._marked()
         deltas = list(await self._book.uncertified_deltas())
         if not deltas:
             return
@@ -124,7 +128,13 @@ class Certifier:
         batch = make_batch(DELTA, Table.of(Delta, deltas), self._key, self._quorum.domain)
         held = await self._quorum.certify(batch, await_quota=False)
         self._pace.held(held.epoch)
-        await self._book.mark_deltas(deltas)
+        # Nobody waits for this: what is not written down when the process ends is certified twice.
+        self._marking = asyncio.create_task(self._book.mark_deltas(deltas))
+
+    async def _marked(self) -> None:
+        marking, self._marking = self._marking, None
+        if marking is not None:
+            await marking
 
     def _put_off(self) -> None:
         if self._told < self._pace.epoch:
