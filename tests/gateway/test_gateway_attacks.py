@@ -163,6 +163,18 @@ def test_what_fails_inside_is_told_to_the_owner_alone(tmp_path: Path, monkeypatc
     play(tmp_path, scene)
 
 
+def test_a_bucket_that_is_not_whose_it_should_be_is_left_alone(tmp_path: Path) -> None:
+    async def scene(world: World) -> None:
+        await world.send("PUT", "/bucket-1")
+        expected = "x-amz-expected-bucket-owner"
+        for owner, status in (("1" * 40, 200), ("2" * 40, 403), ("123456789012", 403)):
+            assert (await world.send("PUT", "/bucket-1/k", headers={expected: owner})).status == status
+            source = {"x-amz-copy-source": "/bucket-1/k", "x-amz-source-expected-bucket-owner": owner}
+            assert (await world.send("PUT", "/bucket-1/c", headers=source)).status == status
+
+    play(tmp_path, scene)
+
+
 def test_a_denial_to_bypass_governance_holds(tmp_path: Path) -> None:
     lock = LOCK | {"x-amz-object-lock-mode": "GOVERNANCE"}
     bypass = {"x-amz-bypass-governance-retention": "true"}

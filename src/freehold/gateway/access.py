@@ -71,7 +71,13 @@ async def authenticate(call: Call) -> None:
 
 
 async def locate(call: Call) -> None:
-    """Find the account and the bucket that the request is about. S3Error NoSuchBucket."""
+    """Find the account and the bucket that the request is about. S3Error NoSuchBucket, AccessDenied."""
+    await _find_bucket(call)
+    if call.headers.get("x-amz-expected-bucket-owner", call.tenant.owner) != call.tenant.owner:
+        raise S3Error("AccessDenied", "The bucket is not owned by the account that x-amz-expected-bucket-owner names.")
+
+
+async def _find_bucket(call: Call) -> None:
     caller = call.caller
     if caller is not None:
         record = await caller.tenant.bucket(call.bucket)

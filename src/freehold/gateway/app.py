@@ -122,7 +122,13 @@ class Gateway:
                 response: web.StreamResponse = web.Response(status=error.status, headers=error.headers)
                 response.force_close()
                 return response
-            response = await handle(request)
+            try:
+                response = await handle(request)
+            except ConnectionError:
+                raise
+            except Exception:
+                log.exception("a page failed")
+                raise
         if self._is_closing and not response.prepared:
             response.force_close()
         return response

@@ -42,6 +42,8 @@ async def _find_origin(call: Call) -> Origin:
     record = await call.tenant.bucket(named.bucket)
     if record is None:
         raise S3Error("NoSuchBucket", BucketName=named.bucket)
+    if call.headers.get("x-amz-source-expected-bucket-owner", call.tenant.owner) != call.tenant.owner:
+        raise S3Error("AccessDenied", "The source is not owned by the account that the request expects.")
     action = "s3:GetObject" if named.version_id is None else "s3:GetObjectVersion"
     await check(call, named.bucket, record, Ask(action, "read", named.key, version=named.version_id))
     return Origin(record, named.bucket, named.key, named.version_id)
