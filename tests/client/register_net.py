@@ -95,6 +95,7 @@ class Net:
         self.chance = random.Random(seed)
         self.nodes = [Node(i + 1) for i in range(count)]
         self.lossy, self.delay = lossy, delay
+        self.leased: set[Address] = set()  # in the last report
         self.messages = 0
         self.bytes = 0
         self._late: set[asyncio.Task[Any]] = set()
@@ -198,3 +199,6 @@ class NetSeats:
     async def everyone(self) -> Sequence[Listed]:
         known = [node for node in self._net.nodes if node.is_registered]
         return [Listed(node.address, node.address, NetAcceptor(self._net, node)) for node in known]
+
+    async def leased(self) -> Collection[Address]:
+        return self._net.leased

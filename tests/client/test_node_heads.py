@@ -256,6 +256,28 @@ def test_none_is_said_only_where_no_majority_can_be_hidden() -> None:
     run(scenario())
 
 
+def test_a_group_of_when_the_network_was_small_is_not_overlooked() -> None:
+    async def scenario() -> None:
+        net = Net(7, 11)
+        for node in net.nodes[3:]:
+            node.is_registered = False
+        await net.heads().compare_and_set(NAME, None, Head(1, b"one"))
+        net.leased = {node.address for node in net.nodes[:3]}
+        for node in net.nodes:
+            node.is_registered = True
+            node.is_up = node not in net.nodes[:3]
+        fresh = net.heads()
+        with pytest.raises(Unavailable):
+            await fresh.read(NAME)
+        with pytest.raises(Unavailable):
+            await fresh.compare_and_set(NAME, None, Head(1, b"two"))
+        for node in net.nodes:
+            node.is_up = True
+        assert await net.heads().read(NAME) == Head(1, b"one")
+
+    run(scenario())
+
+
 class Liar(NetAcceptor):
     """A node that answers whatever it likes, and at once."""
 

@@ -92,6 +92,10 @@ class Seats(Protocol):
     async def everyone(self) -> Sequence[Registered]:
         """Every registered node."""
 
+    async def leased(self) -> Collection[Address]:
+        """Nodes that the account has open leases with in the last report, whichever device made them: nobody else can
+        hold a group from before that."""
+
 
 class _Opened:
     """A group as this process deals with it."""
@@ -226,18 +230,25 @@ class NodeHeads:
         account = self._signer.key.address
         answers = await _bounded([lambda n=n: n.acceptor.groups(account) for n in nodes])  # type: ignore[misc]
         newest: dict[Hash, tuple[int, Group]] = {}
-        silent = 0
-        for answer in answers:
+        silent: set[Address] = set()
+        for node, answer in zip(nodes, answers, strict=True):
             if not isinstance(answer, list):
-                silent += 1
+                silent.add(node.node)
                 continue
             for shown in answer:
                 found = self._check(shown)
                 if found is not None and shown.control.version > newest.get(found[0], (0, None))[0]:
                     newest[found[0]] = (shown.control.version, found[1])
+        groups = {group: state for group, (_, state) in newest.items()}
+        if not silent or any(state.state in (OPEN, SEALED) for state in groups.values()):
+            return groups, ""
         size = _group_size(len({node.operator for node in nodes}))
-        hidden = "" if silent <= size // 2 else f"{silent} of {len(nodes)} nodes do not say what they hold"
-        return {group: state for group, (_, state) in newest.items()}, hidden
+        hidden = f"{len(silent)} of {len(nodes)} nodes do not say what they hold"
+        if len(silent) > size // 2:
+            return groups, hidden
+        # A group of before may be smaller than one of today: where the network has grown, or not all served.
+        leased = silent.intersection(await self._seats.leased())
+        return groups, f"{hidden}, and this account has leases with {len(leased)} of those" if leased else ""
 
     def _check(self, shown: Shown) -> tuple[Hash, Group] | None:
         """A group that the account has signed; None for anything else that a node may show."""

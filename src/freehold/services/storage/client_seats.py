@@ -19,6 +19,7 @@ from freehold.services.storage.client import StorageClient
 from freehold.services.storage.client_node import StorageNode
 from freehold.services.storage.client_registers import RegisterNode
 from freehold.services.storage.client_sessions import Context, Sessions
+from freehold.services.storage.terms import NAME
 
 ALLOWANCE = 8 << 20  # bytes a node: what an account may keep in registers there, before comfort
 
@@ -66,6 +67,11 @@ class StorageSeats:
         """Every registered node, to read from."""
         records = await self._context.directory.nodes()
         return [SeatOffered(r.node, r.operator, self._plain(r, _Leases(self._sessions, [r.node]))) for r in records]
+
+    async def leased(self) -> Collection[Address]:
+        """Nodes that this account has open leases with, as of the last report."""
+        rows = (await self._context.leases.view()).leases.values()
+        return {row.node for row in rows if row.service == NAME and not row.closed}
 
     def _at(self, node: StorageNode) -> RegisterNode:
         context, pair = self._context, node.leases
