@@ -14,6 +14,7 @@ from aiohttp import web
 from freehold.client import access_keys
 from freehold.client.grants import GrantKey
 from freehold.client.root import AccessKey
+from freehold.gateway.bodies import Turns
 from freehold.gateway.handlers_objects import WHOLE
 from freehold.gateway.process import serve
 from freehold.gateway.tenants import Tenant, Tenants
@@ -304,6 +305,31 @@ def test_what_waits_to_be_sent_is_not_in_a_buffer_that_is_used_again(
         assert (await world.send("GET", "/bucket-1/k")).body == data
         assert b"".join(written) == data
         assert all(type(piece) is bytes and len(piece) <= WHOLE for piece in written)
+
+    play(tmp_path, scene)
+
+
+def test_large_transfers_take_turns(tmp_path: Path) -> None:
+    data = bytes(range(256)) * 1024 * 2
+    put = b"PUT /bucket-1/slow HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n"
+
+    async def scene(world: World) -> None:
+        await world.send("PUT", "/bucket-1")
+        await world.send("PUT", "/bucket-1", "policy", data=policy(allow("s3:PutObject", "bucket-1/*")))
+        for key, size in (("large", len(data)), ("small", 1000)):
+            assert (await world.send("PUT", f"/bucket-1/{key}", data=data[:size])).status == 200
+        world.gateway.turns = Turns(count=1, patience=0.01)
+        host, _, port = world.host.partition(":")
+        _, slow = await asyncio.open_connection(host, int(port))
+        slow.write(put)
+        await world.wait_until(lambda: world.gateway.turns._free.locked())
+        for method in ("GET", "PUT"):
+            answer = await world.send(method, "/bucket-1/large", data=data if method == "PUT" else b"")
+            assert (answer.status, answer.code, answer.headers["Retry-After"]) == (503, "SlowDown", "1")
+        assert (await world.send("GET", "/bucket-1/small")).status == 200
+        slow.close()
+        await world.wait_until(lambda: not world.gateway.turns._free.locked())
+        assert (await world.send("GET", "/bucket-1/large")).body == data
 
     play(tmp_path, scene)
 

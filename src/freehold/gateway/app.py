@@ -31,6 +31,7 @@ from freehold.gateway import (
     handlers_settings,
 )
 from freehold.gateway.access import Ask, authenticate, authorize, check_grant, locate
+from freehold.gateway.bodies import Turns
 from freehold.gateway.call import Call
 from freehold.gateway.config import DEFAULT_REGION
 from freehold.gateway.cross_origin import answer_preflight, get_cors_headers
@@ -84,6 +85,7 @@ class Gateway:
         self.answered: Counter[tuple[str, int]] = Counter()  # by operation and status
         self._in_all, self._per_address = requests, per_address
         self._running: Counter[str] = Counter()
+        self.turns = Turns()
         self._waste = Waste()
         self._is_closing = False
         self._is_idle = asyncio.Event()  # set when the last request is answered while closing

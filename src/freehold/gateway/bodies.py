@@ -10,8 +10,9 @@ returns only where the whole body has arrived and is what its headers, its signa
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 
 import aiohttp
 from aiohttp import web
@@ -27,7 +28,11 @@ from freehold.services.storage.client_sources import Source
 OBJECT_LIMIT = 5 * 2**30  # bytes of one PUT
 DOCUMENT_LIMIT = 4 * 2**20  # of what is parsed as a whole: ten thousand parts with checksums have less
 SMALL = 64 * 2**10  # a body that is read as a whole
+TURN = 2**20  # bytes that are hashed at once
 INLINE = 32 * 2**10  # a piece that is hashed where it is: a thread costs more
+LARGE = 256 * 2**10  # bytes from which a transfer waits for its turn
+LARGE_AT_ONCE = 64  # of 8 MiB segments, about 26 MiB each
+TURN_SECONDS = 20.0
 GRACE_SECONDS = 20.0  # that a client may keep us waiting in all, besides what its bytes take at the slowest rate
 LEAST_RATE = 32 * 2**10  # bytes a second
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -39,27 +44,66 @@ def digests_of(digests: BodyDigests) -> Digests:
     return Digests(digests.etag, checksums, FULL_OBJECT if checksums else "")
 
 
+class Turns:
+    """Large transfers at once. Each holds buffers of a segment or more for as long as its client is slow."""
+
+    def __init__(self, count: int = LARGE_AT_ONCE, patience: float = TURN_SECONDS) -> None:
+        self._free = asyncio.Semaphore(count)
+        self._patience = patience
+
+    @asynccontextmanager
+    async def take(self, size: int | None) -> AsyncIterator[None]:
+        """One turn, for a transfer of so many bytes; what is small needs none. S3Error SlowDown where none comes."""
+        if size is not None and size <= LARGE:
+            yield
+            return
+        try:
+            async with asyncio.timeout(self._patience):
+                await self._free.acquire()
+        except TimeoutError:
+            raise S3Error("SlowDown", headers={"Retry-After": "1"}) from None
+        try:
+            yield
+        finally:
+            self._free.release()
+
+
 class Hashing:
-    """Hashes pieces in their order, large ones in a thread while the next is fetched."""
+    """Hashes pieces in their order, many in one turn of a thread while the next are fetched."""
 
     def __init__(self, pool: ThreadPoolExecutor, digests: BodyDigests) -> None:
         self._pool = pool
         self._digests = digests
+        self._waiting: list[bytes] = []
+        self._size = 0  # of what waits
         self._running: asyncio.Future[None] | None = None
 
     async def add(self, data: bytes) -> None:
-        """Hash a piece after those before it; returns once it is its turn."""
-        await self.done()
-        if len(data) <= INLINE:
-            self._digests.update(data)
-        else:
-            self._running = asyncio.get_running_loop().run_in_executor(self._pool, self._digests.update, data)
+        """Hash a piece after those before it, sooner or later."""
+        self._waiting.append(data)
+        self._size += len(data)
+        if self._size >= TURN:
+            await self._turn()
 
     async def done(self) -> None:
         """Until every piece is hashed."""
+        await self._turn()
+        await self._turn()
+
+    async def _turn(self) -> None:
+        """Hash what waits, once it is its turn."""
         if self._running is not None:
             running, self._running = self._running, None
             await running
+        pieces, size, self._waiting, self._size = self._waiting, self._size, [], 0
+        if size > INLINE:
+            self._running = asyncio.get_running_loop().run_in_executor(self._pool, self._hash, pieces)
+        else:
+            self._hash(pieces)
+
+    def _hash(self, pieces: list[bytes]) -> None:
+        for piece in pieces:
+            self._digests.update(piece)
 
 
 class Hashed:

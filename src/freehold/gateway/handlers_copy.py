@@ -102,11 +102,12 @@ async def _copy(call: Call, origin: Origin, options: PutOptions, replaces: bool,
         digesting = _Digesting(call, algorithm or next(iter(found[0].checksums), ""))
         return digesting.wrap(source), digesting.digests
 
-    made = await call.objects.copy(
-        origin.bucket, origin.key, call.bucket, call.key, version_id=origin.version,
-        options=options if replaces else None, tags=options.tags if replaces_tags else None,
-        check=check_origin, digests_of=digest,
-    )  # fmt: skip
+    async with call.gateway.turns.take(None):
+        made = await call.objects.copy(
+            origin.bucket, origin.key, call.bucket, call.key, version_id=origin.version,
+            options=options if replaces else None, tags=options.tags if replaces_tags else None,
+            check=check_origin, digests_of=digest,
+        )  # fmt: skip
     writer = Writer("CopyObjectResult")
     writer.leaf("LastModified", iso_milliseconds(made.modified))
     writer.leaf("ETag", quote_tag(made.etag))
@@ -136,7 +137,8 @@ async def _copy_part(call: Call, origin: Origin, number: int) -> web.Response:
         raise S3Error("InvalidRequest", TOO_LARGE)
     digesting = _Digesting(call, upload.checksum_algorithm)
     source = digesting.wrap(IterSource(reading.read(span.start, span.length), span.length))
-    part = await call.objects.put_part(call.bucket, call.key, upload.upload_id, number, source, digesting.digests)
+    async with call.gateway.turns.take(span.length):
+        part = await call.objects.put_part(call.bucket, call.key, upload.upload_id, number, source, digesting.digests)
     writer = Writer("CopyPartResult")
     writer.leaf("LastModified", iso_milliseconds(part.modified))
     writer.leaf("ETag", quote_tag(part.etag))

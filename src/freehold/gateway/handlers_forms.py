@@ -73,7 +73,8 @@ async def post_object(call: Call) -> web.StreamResponse:
     digests = BodyDigests(headers)
     source = IterSource(_read_file(call, form.file, policy, digests))
     options = await _options(call, headers, fields)
-    info = await call.objects.put(call.bucket, call.key, source, options, lambda: digests_of(digests))
+    async with call.gateway.turns.take(call.request.content_length):
+        info = await call.objects.put(call.bucket, call.key, source, options, lambda: digests_of(digests))
     path = f"/{call.bucket}/{encode_uri(call.key.encode(), slash=False)}"
     location = f"{call.request.scheme}://{call.headers.get('host', '')}{path}"
     answer = write_form_answer(fields, location, call.bucket, call.key, info.etag)

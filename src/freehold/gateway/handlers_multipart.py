@@ -51,7 +51,8 @@ async def upload_part(call: Call) -> web.StreamResponse:
     body = open_body(call)
     if body.size > SMALL:
         await call.objects.upload(call.bucket, call.key, upload)  # before the body is sent: NoSuchUpload
-        part = await call.objects.put_part(call.bucket, call.key, upload, number, body, body.digests)
+        async with call.gateway.turns.take(body.size):
+            part = await call.objects.put_part(call.bucket, call.key, upload, number, body, body.digests)
     else:
         source = BytesSource(await body.read_all())
         part = await call.objects.put_part(call.bucket, call.key, upload, number, source, body.digests)

@@ -47,7 +47,8 @@ async def get_object(call: Call) -> web.StreamResponse:
     if not span.length:
         return call.answer(status, headers)
     is_whole = span.length == info.size
-    async with aclosing(reading.read(span.start, None if is_whole else span.length)) as views:
+    read = reading.read(span.start, None if is_whole else span.length)
+    async with call.gateway.turns.take(span.length), aclosing(read) as views:
         first = await anext(views)
         if reading.info is not info:  # replaced meanwhile: these are the bytes of what stands there now
             headers, status, now = _prepare(call, reading.info)
@@ -164,7 +165,8 @@ async def put_object(call: Call) -> web.StreamResponse:
         data = await body.read_all()
         info = await call.objects.put(call.bucket, call.key, BytesSource(data), options, body.digests)
     else:
-        info = await call.objects.put(call.bucket, call.key, body, options, body.digests)
+        async with call.gateway.turns.take(body.size):
+            info = await call.objects.put(call.bucket, call.key, body, options, body.digests)
     return call.answer(200, stored_headers(info, call.record))
 
 

@@ -75,7 +75,7 @@ async def run(config: GatewayConfig, stopping: asyncio.Event, connect: Connect =
             per_address=config.requests_per_address,
         )
         expiry = Expiry(tenants, config.lifecycle_seconds)
-        admin, pages = Admin(gateway, expiry), SharePages(tenants)
+        admin, pages = Admin(gateway, expiry), SharePages(tenants, turns=gateway.turns)
 
         async def handle(request: web.BaseRequest) -> web.StreamResponse:
             if not request.raw_path.startswith(OWN_PATHS):

@@ -32,7 +32,7 @@ from freehold.client.bucket_types import DeleteWhat, ObjectInfo, PutOptions
 from freehold.client.errors import AccessDenied, KeyNotFound
 from freehold.client.grants import Grant, Grants, root_key_of
 from freehold.client.shares import URL_PATH, landing, link_to
-from freehold.gateway.bodies import GRACE_SECONDS, LEAST_RATE, send_continue
+from freehold.gateway.bodies import GRACE_SECONDS, LEAST_RATE, Turns, send_continue
 from freehold.gateway.conditions import Span, check_read, holds_range, parse_range, unquote_tag
 from freehold.gateway.share_page import STYLE, Row, write_error, write_folder
 from freehold.gateway.wire.errors import S3Error
@@ -98,8 +98,8 @@ class ShareTenants(Protocol):
 class _Visit:
     """One request: whose token it brings, and the bucket and key that it names."""
 
-    def __init__(self, tenants: ShareTenants, request: web.BaseRequest, now: float) -> None:
-        self.request, self.now = request, now
+    def __init__(self, tenants: ShareTenants, request: web.BaseRequest, now: float, turns: Turns) -> None:
+        self.request, self.now, self.turns = request, now, turns
         raw, _, query = request.raw_path.partition("?")
         self.token, _, path = raw.partition(PREFIX)[2].partition("/")
         try:
@@ -131,8 +131,11 @@ class _Visit:
 class SharePages:
     """Answers everything below PREFIX. `clock`: Unix seconds."""
 
-    def __init__(self, tenants: ShareTenants, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, tenants: ShareTenants, clock: Callable[[], float] = time.time, turns: Turns | None = None
+    ) -> None:
         self._tenants = tenants
+        self._turns = turns or Turns()
         self._clock = clock
         self._waste = Waste()  # tokens that nobody here has signed, by address
 
@@ -161,7 +164,7 @@ class SharePages:
         if act is None:
             headers = {"Allow": _METHODS}
             return _fail(request, 405, "method_not_allowed", f"{request.method} is not offered here", headers=headers)
-        return await act(_Visit(self._tenants, request, self._clock()))
+        return await act(_Visit(self._tenants, request, self._clock(), self._turns))
 
 
 def routes(tenants: ShareTenants, clock: Callable[[], float] = time.time) -> list[web.RouteDef]:
@@ -228,7 +231,7 @@ async def _send_object(visit: _Visit) -> web.StreamResponse:
             await response.prepare(request)
             await response.write_eof()
             return response
-        async with aclosing(reading.read(span.start, span.length)) as views:
+        async with visit.turns.take(span.length), aclosing(reading.read(span.start, span.length)) as views:
             first = await anext(views)
             if reading.info == info:
                 return await _send(request, response, first, views)
@@ -286,7 +289,8 @@ async def _put(visit: _Visit) -> web.StreamResponse:
     )
     await _expect(request)
     source = IterSource(_receive(request.content.readany), request.content_length)
-    info = await visit.tenant.objects.put(visit.bucket, visit.key, source, options)
+    async with visit.turns.take(request.content_length):
+        info = await visit.tenant.objects.put(visit.bucket, visit.key, source, options)
     made = {"bucket": info.bucket, "key": info.key, "size": info.size, "etag": info.etag}
     return web.json_response(made, status=201, headers={**_COMMON, "ETag": f'"{info.etag}"'})
 
@@ -311,9 +315,10 @@ async def _post(visit: _Visit) -> web.StreamResponse:
         key = visit.key + part.filename.replace("\\", "/").rpartition("/")[2]
         await visit.check("write", key)
         options = PutOptions(headers={"content-type": _type_of(part.headers)})
-        await visit.tenant.objects.put(
-            visit.bucket, key, IterSource(_receive(partial(part.read_chunk, _CHUNK))), options
-        )
+        async with visit.turns.take(request.content_length):
+            await visit.tenant.objects.put(
+                visit.bucket, key, IterSource(_receive(partial(part.read_chunk, _CHUNK))), options
+            )
     if not count:
         raise InvalidInput("the form has no file")
     return web.Response(status=303, headers={**_COMMON, "Location": visit.link(visit.key, "?list")})
