@@ -149,6 +149,7 @@ class NodeHeads:
         task = self._reads.get(name)
         if task is None:
             task = self._reads[name] = asyncio.create_task(self._read_next(name))
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())  # its callers may all have gone
         return await asyncio.shield(task)
 
     async def _read_next(self, name: str) -> Head | None:

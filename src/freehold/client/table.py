@@ -203,8 +203,8 @@ class Table:
         try:
             while self._is_long():
                 await self._flusher.flush()
-        except FreeholdError as error:
-            _LOG.warning("a table could not be flushed: %s", error)
+        except Exception as error:  # nobody waits for it
+            _LOG.warning("a table could not be flushed: %s", error, exc_info=not isinstance(error, FreeholdError))
             return
         state = self._register.newest
         many = state is not None and len(state.directory.runs) > self._limits.runs
@@ -214,8 +214,8 @@ class Table:
     async def _merge_in_background(self) -> None:
         try:
             await self._merger.merge(self._limits.runs)
-        except FreeholdError as error:
-            _LOG.warning("a table could not be merged: %s", error)
+        except Exception as error:  # nobody waits for it
+            _LOG.warning("a table could not be merged: %s", error, exc_info=not isinstance(error, FreeholdError))
 
 
 def _own(state: State) -> list[StoredObject]:

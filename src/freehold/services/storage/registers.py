@@ -43,7 +43,7 @@ from freehold.services.storage.register_values import (
 
 NAMES_LIMIT = 16_384  # registers of one group: every bucket there ever was has one
 GROUPS_LIMIT = 8  # of one account
-ACCOUNT_LIMIT = 32 << 20  # bytes of one account
+ACCOUNT_LIMIT = 256 << 20  # bytes of one account: some hundred buckets at once, as long as their tables flush
 ROW_BYTES = 64  # that a frame counts beside its own
 
 MIGRATION = """
