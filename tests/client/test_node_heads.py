@@ -278,6 +278,33 @@ def test_a_group_of_when_the_network_was_small_is_not_overlooked() -> None:
     run(scenario())
 
 
+def test_a_slow_line_takes_longer_and_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        net = Net(7, 12)
+        accept, show = NetAcceptor.accept, NetAcceptor.show
+
+        async def slow_accept(self: NetAcceptor, place: Place, proposal: Accepted) -> Answer:
+            assert proposal.part is not None
+            await asyncio.sleep(7 * proposal.part.size / 1_000_000)  # 8 Mbit/s for all seven
+            return await accept(self, place, proposal)
+
+        async def slow_show(self: NetAcceptor, place: Place, known: Known) -> Answer:
+            answer = await show(self, place, known)
+            if answer.accepted is not None and answer.accepted.part is not None:
+                await asyncio.sleep(answer.accepted.part.size / 200_000)
+            return answer
+
+        monkeypatch.setattr(NetAcceptor, "accept", slow_accept)
+        monkeypatch.setattr(NetAcceptor, "show", slow_show)
+        heads = net.heads()
+        await heads.compare_and_set(NAME, None, Head(1, b"base"))
+        head = Head(2, b"base", (bytes(1 << 20),))
+        await heads.compare_and_set(NAME, Head(1, b"base"), head)
+        assert await net.heads().read(NAME) == head
+
+    run(scenario())
+
+
 class Liar(NetAcceptor):
     """A node that answers whatever it likes, and at once."""
 

@@ -42,7 +42,9 @@ from freehold.services.storage.register_values import (
     whole,
 )
 
-NODE_SECONDS = 4.0  # for one node to answer
+NODE_SECONDS = 4.0  # for one node to answer, and longer for what is long:
+VALUE_SECONDS = 12.0  # to show a whole value
+LEAST_SPEED = 512 << 10  # bytes a second, to all nodes together
 HEDGE_SECONDS = 0.25  # after which the slower nodes are asked too
 BACKOFF_SECONDS = 0.02  # doubles with each lost duel
 LOOKS = 3  # at ballots that differ, before a round is completed for them
@@ -243,12 +245,14 @@ class Register:
         self._counter = max(self._counter, ballot.counter)
         proposal = propose(self._signer.key, self._signer.domain, self._place, ballot, value)
         idle = [acceptor for acceptor in self._acceptors if acceptor.node not in self._busy]
+        size = part_after(value, before.chain[-1] if before else b"", before).size
         answers, failures = await self._gather(
             lambda acceptor: self._send(acceptor, proposal, value, before),
             lambda answers: self._is_decided(answers, is_patient),
             among=idle if len(idle) >= self._majority else self._acceptors,
             is_eager=True,
             is_kept_on=True,
+            seconds=NODE_SECONDS + size * len(self._acceptors) / LEAST_SPEED,
         )
         if self._count(answers, failures) is None:
             return False
@@ -324,7 +328,7 @@ class Register:
             answer = answers[acceptor]
             with suppress(FreeholdError, TimeoutError):
                 if not _has_part(answer):
-                    async with asyncio.timeout(NODE_SECONDS):
+                    async with asyncio.timeout(VALUE_SECONDS):
                         answer = await acceptor.show(self._place, self._known())
                 accepted = answer.accepted
                 if accepted is None or accepted.ballot != ballot:
@@ -350,6 +354,7 @@ class Register:
         among: Sequence[Acceptor] | None = None,
         is_eager: bool = False,
         is_kept_on: bool = False,
+        seconds: float = NODE_SECONDS,
     ) -> tuple[dict[Acceptor, Answer], dict[Acceptor, FreeholdError]]:
         """Ask nodes until it is enough: the quickest first, all of them at once if `is_eager`. `is_kept_on`: those that
         have not answered by then go on for themselves. Moved where one says that the group is sealed."""
@@ -361,7 +366,7 @@ class Register:
         try:
             while True:
                 for acceptor in waiting[:start]:
-                    tasks[asyncio.create_task(self._ask(acceptor, call))] = acceptor
+                    tasks[asyncio.create_task(self._ask(acceptor, call, seconds))] = acceptor
                 waiting = waiting[start:]
                 done, _ = await asyncio.wait(
                     tasks, timeout=HEDGE_SECONDS if waiting else None, return_when=asyncio.FIRST_COMPLETED
@@ -387,15 +392,15 @@ class Register:
                 else:
                     task.cancel()
 
-    async def _ask(self, acceptor: Acceptor, call: Callable[[Acceptor], Awaitable[Answer]]) -> Answer:
+    async def _ask(self, acceptor: Acceptor, call: Callable[[Acceptor], Awaitable[Answer]], seconds: float) -> Answer:
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:
-            async with asyncio.timeout(NODE_SECONDS):
+            async with asyncio.timeout(seconds):
                 answer = await call(acceptor)
         except TimeoutError:
-            self._speed[acceptor.node] = NODE_SECONDS
-            raise Unavailable(f"node {acceptor.node} did not answer within {NODE_SECONDS:.0f} s") from None
+            self._speed[acceptor.node] = seconds
+            raise Unavailable(f"node {acceptor.node} did not answer within {seconds:.0f} s") from None
         except FreeholdError:
             self._speed[acceptor.node] = NODE_SECONDS
             raise
