@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from freehold.client import bucket_store
-from freehold.client.bucket_types import DeleteWhat, Digests, PutOptions
+from freehold.client.bucket_types import Deleted, DeleteWhat, Digests, PutOptions
 from freehold.client.buckets import Buckets
 from freehold.client.errors import (
     BucketExists,
@@ -21,7 +21,7 @@ from freehold.client.errors import (
     ObjectReplaced,
     PreconditionFailed,
 )
-from freehold.client.root import ENABLED
+from freehold.client.root import ENABLED, SUSPENDED
 from freehold.protocol.errors import DiskFull, InvalidInput, Unavailable, WrongPassphrase
 from freehold.services.storage.client_objects import Code
 from freehold.services.storage.client_sources import BytesSource, IterSource
@@ -495,6 +495,23 @@ def test_a_bucket_that_is_deleted_twice_at_once_is_deleted(tmp_path: Path) -> No
             results = await asyncio.gather(*(one.delete_bucket("demo") for _ in range(4)), return_exceptions=True)
             assert all(result is None or isinstance(result, BucketNotFound) for result in results), results
             assert None in results
+        await one.aclose()
+
+    run(scenario)
+
+
+def test_a_thousand_of_the_longest_keys_are_deleted_at_once(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        net = Net(tmp_path)
+        one = net.device()
+        await one.create_bucket("demo")
+        keys = [f"{number:01024d}" for number in range(1000)]
+        await asyncio.gather(*(put(one, key) for key in keys))
+        await one.configure("demo", lambda record: replace(record, versioning=SUSPENDED))
+        one = net.device("two")
+        done = await one.delete("demo", [DeleteWhat(key) for key in keys])
+        assert all(isinstance(outcome, Deleted) and outcome.is_delete_marker for outcome in done)
+        assert (await one.list("demo")).entries == []
         await one.aclose()
 
     run(scenario)

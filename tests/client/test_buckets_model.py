@@ -180,7 +180,7 @@ class Model(RuleBasedStateMachine):
 
     @rule()
     def upkeep(self) -> None:
-        self.run(self.buckets.maintain())
+        self.run(self.buckets.maintain(1, 0))
 
     @invariant()
     def lists_are_what_they_should_be(self) -> None:

@@ -132,13 +132,13 @@ def test_a_bucket_that_fails_keeps_no_other_from_its_upkeep(tmp_path: Path) -> N
             await one.create_bucket(name)
             await put(one, "k", b"x" * 5000, bucket=name)
 
-        async def broken() -> None:
+        async def broken(*_: int) -> None:
             raise Corrupt("this one is damaged")
 
         tables = [one._opened(name, await one.bucket(name)).table for name in ("first", "second")]
         tables[0].maintain = broken  # type: ignore[method-assign]
         with pytest.raises(Corrupt):
-            await one.maintain()
+            await one.maintain(1, 0)
         assert (await tables[1].own_objects()) != []
         await one.aclose()
 

@@ -24,6 +24,8 @@ from freehold.protocol.errors import FreeholdError
 from freehold.services.storage.client_objects import ListedShard, StoredObject, decode_object
 
 EXPIRE_AT_ONCE = 500  # versions in one commit
+TAIL_BYTES = 64 << 10  # in a head, that are worth objects of their own
+FEW_RUNS = 4  # that are not worth writing pages anew
 
 
 class BucketUpkeep(BucketUploads):
@@ -50,12 +52,12 @@ class BucketUpkeep(BucketUploads):
 
         return await self._in(bucket, expire)
 
-    async def maintain(self) -> None:
-        """Flush and merge the tables of all buckets; what one failed with is raised once the others are done."""
+    async def maintain(self, at_least: int = TAIL_BYTES, more_than: int = FEW_RUNS) -> None:
+        """`Table.maintain` for all buckets; what one failed with is raised once the others are done."""
         failed: FreeholdError | None = None
         for name in sorted((await self.root.read()).buckets):
             try:
-                await self._maintain(name)
+                await self._maintain(name, at_least, more_than)
             except FreeholdError as error:
                 failed = error
         if failed is not None:
@@ -85,9 +87,9 @@ class BucketUpkeep(BucketUploads):
                     named.update(map(hash, stored.shards()))
         return await self.vault.audit(lambda shard: hash(shard) in named, older_than)
 
-    async def _maintain(self, name: str) -> None:
+    async def _maintain(self, name: str, at_least: int, more_than: int) -> None:
         async def maintain(at: Bucket) -> None:
-            await at.table.maintain()
+            await at.table.maintain(at_least, more_than)
 
         with suppress(BucketNotFound):  # deleted meanwhile
             await self._in(name, maintain)

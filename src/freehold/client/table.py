@@ -131,11 +131,14 @@ class Table:
                     return now.data
             return await self._packed(newest, value.data)
 
-    async def maintain(self) -> None:
-        """Flush, merge, rewrite packs that are mostly dead. Nothing has to be done: it saves room and time."""
+    async def maintain(self, at_least: int = 1, more_than: int = 0) -> None:
+        """Flush, merge, rewrite packs that are mostly dead. Nothing has to be done: it saves room and time.
+
+        It flushes frames of `at_least` so many bytes, and merges where there are `more_than` so many runs.
+        """
         await self._register.fresh()
-        await self._flusher.flush()
-        await self._merger.merge()
+        await self._flusher.flush(at_least)
+        await self._merger.merge(more_than)
 
     async def quiet(self) -> None:
         """Wait until no commit is under way, and what those that were made have dropped is written down as garbage."""

@@ -32,7 +32,7 @@ class Limits(NamedTuple):
 
     group: int = 256  # changes in one frame
     group_bytes: int = 1 << 20
-    change_bytes: int = 2 << 20  # the most that one change may have
+    change_bytes: int = 3 << 20  # the most that one change may have: 1,000 of the longest keys removed and put
     flush: int = 2048  # changes in the head before they are flushed
     flush_bytes: int = 1 << 20
     runs: int = 16
