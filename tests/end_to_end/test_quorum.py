@@ -131,7 +131,7 @@ def test_two_members_down_stop_the_epochs_and_nothing_acknowledged_is_lost(
     store(network, tmp_path, "acknowledged")
     network.kill("member-1")
     network.signal("member-3", signal.SIGSTOP)
-    (tmp_path / "patient").write_text("patient" * 1000)
+    (tmp_path / "patient").write_text("patient" * 10_000)  # too large for a head: it waits for its certificate
     upload = network.launch("cp", str(tmp_path / "patient"), "fh://demo/patient", "--yes", "--json")
     try:
         down = network.reported()
