@@ -3,8 +3,9 @@
     stow the large bytes -> commit the record that names them -> keep them; they are garbage if it fails
 
 Which buckets there are may be known `MAX_AGE` seconds late; a bucket that is not known, or whose table is closed, is
-looked up again before that is said. Invariants: a record is committed only after what it names is held by a quorum;
-what was stowed is kept if a commit names it, garbage if surely none does, and left to a sweep where nobody knows.
+looked up again before that is said. Invariants: a record is committed only after n nodes have what it names on disk and
+in lists that they signed; what was stowed is kept if a commit names it, garbage if surely none does, and left to a
+sweep where nobody knows.
 """
 
 from __future__ import annotations

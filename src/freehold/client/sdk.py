@@ -5,8 +5,8 @@
         await freehold.get("fh://demo/photo.raw", Path("back.raw"))
 
 `__aenter__` is the client's wiring function: what is started there is closed in the opposite order. Invariant: `put`
-returns only when n nodes have the object on disk and a quorum holds what they signed; under the name that `get` was
-given there is never half a file.
+returns only when n nodes have the object on disk and in lists that they signed, which a quorum holds within the epoch;
+under the name that `get` was given there is never half a file.
 """
 
 from __future__ import annotations
