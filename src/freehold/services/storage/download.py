@@ -44,7 +44,7 @@ LEAST_HEDGE_SECONDS = 0.4
 HEDGE_FACTOR = 3.0
 FORGIVEN_SECONDS = 30.0  # after which a node that failed is asked as any other; as often again for each failure
 LONGEST_FORGIVEN = 600.0
-AGREEMENTS = 5  # times a node may correct what this client thinks it owes, a shard: one for each request cut short of late
+AGREEMENTS = 5  # times a node may correct what this client thinks it owes, a shard: for requests cut short of late
 RIVALS = 20  # times more, where it shows that another device of this account has paid it meanwhile
 
 Evidence = Callable[[Address, Served, str], None]
