@@ -267,18 +267,18 @@ class Freehold:
         return await self.objects.buckets()
 
     async def sweep(self, older_than: float | None = None) -> Swept:
-        """Take off the nodes' lists what nothing names: what transfers left that ended halfway.
+        """Bring heads to where they should be, and take off the nodes' lists what transfers left that ended halfway.
 
         With `older_than` (seconds) also what lost machines left: whatever nodes have listed for longer than that.
         That reads every record of the account, and must exceed what any other device's transfer takes.
         """
+        await self.heads.maintain()
         await self.objects.sweep()
         found = await self.objects.audit(older_than) if older_than is not None else 0
         return Swept(found, await self.vault.collect())
 
     async def maintain(self) -> None:
-        """What long-running clients do now and then: heads to where they should be, tables tidy, garbage away."""
-        await self.heads.maintain()
+        """What long-running clients do now and then: tables tidy, heads to where they should be, garbage away."""
         await self.objects.maintain()
         await self.sweep()
 
