@@ -45,6 +45,7 @@ from freehold.services.storage.register_values import (
 NODE_SECONDS = 4.0  # for one node to answer, and longer for what is long:
 VALUE_SECONDS = 12.0  # to show a whole value
 LEAST_SPEED = 512 << 10  # bytes a second, to all nodes together
+BEHIND_LIMIT = 64  # answers that nobody waits for any more
 HEDGE_SECONDS = 0.25  # after which the slower nodes are asked too
 BACKOFF_SECONDS = 0.02  # doubles with each lost duel
 LOOKS = 3  # at ballots that differ, before a round is completed for them
@@ -251,7 +252,6 @@ class Register:
             lambda answers: self._is_decided(answers, is_patient),
             among=idle if len(idle) >= self._majority else self._acceptors,
             is_eager=True,
-            is_kept_on=True,
             seconds=NODE_SECONDS + size * len(self._acceptors) / LEAST_SPEED,
         )
         if self._count(answers, failures) is None:
@@ -353,11 +353,11 @@ class Register:
         *,
         among: Sequence[Acceptor] | None = None,
         is_eager: bool = False,
-        is_kept_on: bool = False,
         seconds: float = NODE_SECONDS,
     ) -> tuple[dict[Acceptor, Answer], dict[Acceptor, FreeholdError]]:
-        """Ask nodes until it is enough: the quickest first, all of them at once if `is_eager`. `is_kept_on`: those that
-        have not answered by then go on for themselves. Moved where one says that the group is sealed."""
+        """Ask nodes until it is enough: the quickest first, all of them at once if `is_eager`. Those that have not
+        answered by then go on for themselves, since giving up on one costs its connection, unless they are many.
+        Moved where one says that the group is sealed."""
         waiting = [acceptor for acceptor in self._order() if among is None or acceptor in among]
         tasks: dict[asyncio.Task[Answer], Acceptor] = {}
         answers: dict[Acceptor, Answer] = {}
@@ -385,7 +385,7 @@ class Register:
                     start = len(waiting)
         finally:
             for task in tasks:
-                if is_kept_on:
+                if len(self._behind) < BEHIND_LIMIT:
                     follower = asyncio.create_task(_end(task))
                     self._behind.add(follower)
                     follower.add_done_callback(self._behind.discard)
