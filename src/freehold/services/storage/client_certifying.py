@@ -99,10 +99,11 @@ class Certifier:
         if self._later is not None:
             self._later.cancel()
             await asyncio.gather(self._later, return_exceptions=True)
+        await self._rounds.close()
+        if self._later is not None:
             with suppress(FreeholdError, TimeoutError):
                 async with asyncio.timeout(CLOSE_SECONDS):
                     await self._send()
-        await self._rounds.close()
         with suppress(FreeholdError):
             await self._marked()
 

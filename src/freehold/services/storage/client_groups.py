@@ -34,6 +34,11 @@ class Group(Generic[T, R]):
         self._waiting: list[tuple[T, asyncio.Future[R]]] = []
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits and no round is under way."""
+        return not self._waiting and (self._task is None or self._task.done())
+
     async def do(self, item: T) -> R:
         """The item's result; raises what its round raised."""
         entry: tuple[T, asyncio.Future[R]] = (item, asyncio.get_running_loop().create_future())

@@ -111,7 +111,10 @@ class Lists:
         await self._certifier.close()
 
     def _group(self, node: StorageNode) -> Group[Addition, Positions | FreeholdError]:
-        if node not in self._groups:
+        if node not in self._groups:  # a session that is new: those before it go once nobody waits for them
+            old = {n: g for n, g in self._groups.items() if n.address == node.address and g.is_idle}
+            for before in old:
+                del self._groups[before]
 
             async def work(additions: Sequence[Addition]) -> list[Positions | FreeholdError]:
                 return await self._change(node, additions)

@@ -7,6 +7,7 @@ something, for all of them at once. Invariant: a node is chosen only once it cou
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from freehold.services.storage.client_registers import RegisterNode
 from freehold.services.storage.client_sessions import Context, Sessions
 from freehold.services.storage.terms import NAME
 
+LEASES_SECONDS = 60.0  # for which a lease's id is taken to be the one that counts
 ALLOWANCE = 8 << 20  # bytes a node: what an account may keep in registers there, before comfort
 
 
@@ -75,12 +77,9 @@ class StorageSeats:
 
     def _at(self, node: StorageNode) -> RegisterNode:
         context, pair = self._context, node.leases
-        lease = pair.stream_id
-
-        async def known() -> Hash:
-            return lease
-
-        return RegisterNode(pair.node, pair.peer(context.dial, context.network.domain, context.clock), known)
+        leases = _Leases(self._sessions, [pair.node])
+        peer = pair.peer(context.dial, context.network.domain, context.clock)
+        return RegisterNode(pair.node, peer, lambda: leases.of(pair.node))
 
     def _plain(self, record: NodeRecord, leases: _Leases) -> RegisterNode:
         context = self._context
@@ -89,25 +88,30 @@ class StorageSeats:
 
 
 class _Leases:
-    """The leases with the nodes of one group."""
+    """The leases with the nodes of one group; looked at again now and then, since a lease may end and another begin."""
 
     def __init__(self, sessions: Sessions, nodes: Sequence[Address]) -> None:
         self._sessions = sessions
         self._nodes = nodes
         self._known: dict[Address, Hash] = {}
+        self._looked = float("-inf")
         self._looking: asyncio.Task[None] | None = None
 
     async def of(self, node: Address) -> Hash:
         """The lease with a node; Unavailable where it does not serve now."""
-        if node not in self._known:
-            if self._looking is None or self._looking.done():
-                self._looking = asyncio.create_task(self._look())
+        is_old = time.monotonic() - self._looked > LEASES_SECONDS
+        if (node not in self._known or is_old) and (self._looking is None or self._looking.done()):
+            self._looking = asyncio.create_task(self._look(self._nodes if is_old else self._missing()))
+        if node not in self._known and self._looking is not None:  # nobody waits for what is only to be looked at again
             await asyncio.shield(self._looking)
         if node not in self._known:
             raise Unavailable(f"node {node} does not serve this account now")
         return self._known[node]
 
-    async def _look(self) -> None:
-        missing = [node for node in self._nodes if node not in self._known]
-        ready, _ = await self._sessions.reading(missing, 0, 0)
+    def _missing(self) -> list[Address]:
+        return [node for node in self._nodes if node not in self._known]
+
+    async def _look(self, nodes: Sequence[Address]) -> None:
+        self._looked = time.monotonic()
+        ready, _ = await self._sessions.reading(nodes, 0, 0)
         self._known |= {node: found.leases.stream_id for node, found in ready.items()}
