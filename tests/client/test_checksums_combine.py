@@ -33,6 +33,7 @@ def test_the_parts_give_the_whole(parts: list[bytes], algorithm: str) -> None:
 
 def test_a_part_of_five_gigabytes_costs_nothing() -> None:
     first, zeros = b"freehold", 5 << 30
+
     # Moving on by zeros twice is moving on by all of them.
     def move(value: str, count: int) -> str:
         return combine_full("CRC32C", [(value, 0), ("AAAAAA==", count)])

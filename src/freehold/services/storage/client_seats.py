@@ -102,6 +102,7 @@ class _Leases:
         is_old = time.monotonic() - self._looked > LEASES_SECONDS
         if (node not in self._known or is_old) and (self._looking is None or self._looking.done()):
             self._looking = asyncio.create_task(self._look(self._nodes if is_old else self._missing()))
+            self._looking.add_done_callback(lambda task: task.cancelled() or task.exception())  # whoever waits hears it
         if node not in self._known and self._looking is not None:  # nobody waits for what is only to be looked at again
             await asyncio.shield(self._looking)
         if node not in self._known:
