@@ -7,6 +7,9 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from freehold.client.root import BucketRecord
+from freehold.gateway import conditions, descriptions, share
+from freehold.gateway.handlers_objects import parse_part_number
 from freehold.gateway.wire import (
     checksums,
     cors,
@@ -25,6 +28,7 @@ from freehold.gateway.wire.errors import S3Error
 from freehold.gateway.wire.request import Request
 from freehold.gateway.wire.streaming import ChunkDecoder
 from freehold.protocol.errors import InvalidInput
+from freehold.services.storage.client_objects import Code
 from tests.gateway import samples
 
 KEY, SECRET, REGION, NOW = "AKID", "secret", "us-east-1", 1_000_000
@@ -170,6 +174,17 @@ def own_headers(data: bytes) -> Any:
     return headers.write_metadata(metadata), documents.parse_lock_headers(found, AT)
 
 
+def put_headers(data: bytes) -> Any:
+    record = BucketRecord(id=bytes(16), created=0, code=Code(3, 6), versioning="Enabled", object_lock=True)
+    return descriptions.parse_options(headers_of(data), record, NOW)
+
+
+def spans(text: str) -> Any:
+    """Every reading of a header that names bytes or a time; the strictest last."""
+    found = conditions.parse_date(text), conditions.parse_range(text, 1_000)
+    return found, conditions.parse_copy_range(text, 1_000)
+
+
 def wire_decoders(entry: Callable[..., Any]) -> Iterator[Any]:
     """`entry` is the table's own maker of rows."""
 
@@ -183,7 +198,7 @@ def wire_decoders(entry: Callable[..., Any]) -> Iterator[Any]:
         *cover(
             "sigv4",
             *("parse_authorization", "_parse_header", "_parse_query", "parse_credential", "_parse_date", "parse_stamp"),
-            "_parse_payload_hash",
+            "parse_payload_hash",
         ),
         *cover("request", "decode_text"),
     )
@@ -239,6 +254,28 @@ def wire_decoders(entry: Callable[..., Any]) -> Iterator[Any]:
         lambda: [b"a=1&b=c%20d", b""],
         *cover("documents", "parse_tag_header"),
     )
+    yield entry(
+        "s3_put_headers",
+        of_s3(put_headers),
+        lambda: [
+            b'content-type: text/plain\ncache-control: no-store\nx-amz-meta-a: b\nx-amz-tagging: a=1\nif-match: "x"',
+            b"x-amz-object-lock-legal-hold: ON\nx-amz-storage-class: STANDARD\nif-none-match: *\nexpires: 0",
+        ],
+        *(f"gateway.descriptions.parse_{name}" for name in ("options", "condition", "storage_class", "lock", "kept")),
+    )
+    yield entry(
+        "s3_spans",
+        of_text(spans),
+        lambda: [b"bytes=0-9", b"bytes=-5", b"Sun, 06 Nov 1994 08:49:37 GMT"],
+        *(f"gateway.conditions.parse_{name}" for name in ("date", "range", "copy_range")),
+    )
+    yield entry(
+        "s3_part_number",
+        of_text(parse_part_number),
+        lambda: [b"1", b"10000"],
+        "gateway.handlers_objects.parse_part_number",
+    )
+    yield entry("share_path", of_text(share._decode), lambda: [b"a%20b"], "gateway.share._decode")
     yield entry("s3_policy", of_s3(evaluated), lambda: [samples.POLICY], *cover("policy", "parse_policy"),
                 *cover("policy_conditions", "parse_conditions"))  # fmt: skip
     yield entry("s3_form", of_s3(checked_form), forms, *cover("post_form", "parse_form"))

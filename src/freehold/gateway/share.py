@@ -345,7 +345,7 @@ _ACTS: Mapping[str, Callable[[_Visit], Awaitable[web.StreamResponse]]] = {
 def _decode(part: str) -> str:
     try:
         return unquote_to_bytes(part).decode()
-    except UnicodeDecodeError:
+    except UnicodeError:
         raise InvalidInput("the path is not UTF-8") from None
 
 
