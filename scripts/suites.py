@@ -1,6 +1,6 @@
 """Runs the project's suites one after another, each within its time budget.
 
-    python scripts/suites.py lint | unit | client | quorum | chain | contracts | end-to-end | gateway | faults ...
+    python scripts/suites.py lint | unit | client | quorum | chain | contracts | end-to-end | members | gateway ...
 
 A suite is a few commands that share one budget: lint's tools, or pytest over the directories named in SUITES. Tests
 that touch nothing but memory and their own temporary directory (PURE, SIMULATED, contracts) run in parallel; all
@@ -8,7 +8,7 @@ others run one at a time. A suite fails if a command fails or if it took longer 
 is stopped. FREEHOLD_TEST_SLOW multiplies every budget and deadline (3 on a machine three times slower).
 
 Invariant: a test file under tests/ belongs to exactly one of unit, client, quorum, chain, contracts, end-to-end,
-gateway, faults and servers; `fuzz` and `soak` run what is marked so, wherever it is.
+members, gateway, faults and servers; `fuzz` and `soak` run what is marked so, wherever it is.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ FAULTS = tuple(
     f"end_to_end/test_{name}.py" for name in ("byzantine", "chain_faults", "disputes", "freeze", "governance")
 )
 # S3 gateways over real networks, among kills and losses; and a network over https.
-GATEWAY = ("end_to_end/test_gateway.py", "end_to_end/test_gateway_losses.py", "end_to_end/test_tls.py")
+GATEWAY = tuple(f"end_to_end/test_{name}.py" for name in ("gateway", "gateway_losses", "tls", "two_devices"))
+# Members that come up, fall silent, lie and come back.
+MEMBERS = tuple(f"end_to_end/test_{name}.py" for name in ("members", "quorum"))
 # Clients over real nodes in one process, by real HTTP: one at a time. All other tests of clients are over memory.
 WORLDS = tuple(
     f"client/test_{name}.py"
@@ -105,7 +107,8 @@ def get_contract_commands() -> Iterator[Command]:
 
 
 def get_end_to_end_commands() -> Iterator[Command]:
-    yield build_pytest(["end_to_end"], *(f"--ignore=tests/{name}" for name in FAULTS + GATEWAY), *WITHOUT_COMPILER)
+    others = FAULTS + GATEWAY + MEMBERS
+    yield build_pytest(["end_to_end"], *(f"--ignore=tests/{name}" for name in others), *WITHOUT_COMPILER)
 
 
 def is_tests(path: Path) -> bool:
@@ -140,6 +143,7 @@ SUITES = {
     "chain": Suite(120, lambda: iter([build_pytest(list(CHAIN), *WITHOUT_COMPILER)])),
     "contracts": Suite(120, get_contract_commands),
     "end-to-end": Suite(300, get_end_to_end_commands),
+    "members": Suite(300, lambda: iter([build_pytest(list(MEMBERS), *WITHOUT_COMPILER)])),
     "gateway": Suite(300, lambda: iter([build_pytest(list(GATEWAY), *WITHOUT_COMPILER)])),
     "faults": Suite(300, lambda: iter([build_pytest(list(FAULTS), *WITHOUT_COMPILER)])),
     "servers": Suite(300, lambda: get_directory_commands("servers", *WITHOUT_COMPILER)),
