@@ -20,7 +20,7 @@ from freehold.local.accounts import derive_accounts
 from freehold.protocol.bundle import replay
 from freehold.protocol.units import Hash
 from freehold.services.judging import JUDGES
-from tests.end_to_end.network import DEADLINE, RunningNetwork, get_json, wait_for
+from tests.end_to_end.network import RunningNetwork, get_json, wait_for
 from tests.end_to_end.test_quorum import equivocations, lying_member, signed_headers
 
 pytestmark = pytest.mark.timeout(240)
@@ -36,50 +36,38 @@ class Faulty:
 
     def __init__(self, network: RunningNetwork) -> None:
         self.network = network
-        self.pids: dict[str, int] = {}
-
-    def _kill(self, name: str) -> None:
-        started = self.pids.pop(name, None)
-        if started is None:
-            self.network.kill(name)
-        else:
-            (process,) = [one for one in self.network._restarted if one.pid == started]
-            process.kill()
-            process.communicate(timeout=DEADLINE)
 
     def _start(self, name: str, **changes: int) -> None:
-        """With its configuration, changed; at the port that it had, whichever its configuration left open."""
+        """With its configuration, changed for this run of it."""
         path = self.network.local / "processes" / name / "config.json"
         before = path.read_text()
-        port = int(self.network.urls()[name].rpartition(":")[2])
-        path.write_text(json.dumps(json.loads(before) | {"port": port} | changes))
+        path.write_text(json.dumps(json.loads(before) | changes))
         try:
             self.network.restart(name)
         finally:
             path.write_text(before)
-        self.pids[name] = self.network._restarted[-1].pid
 
     def stopped(self, name: str) -> Callable[[], None]:
         """SIGSTOP: nothing is answered, and connections hang."""
-        pid = self.pids.get(name) or self.network.pid(name)
+        pid = self.network.pid(name)
         os.kill(pid, signal.SIGSTOP)
         return lambda: os.kill(pid, signal.SIGCONT)
 
     def killed(self, name: str) -> Callable[[], None]:
         """SIGKILL, whatever it is doing, and a start at once."""
-        self._kill(name)
+        self.network.kill(name)
         self._start(name)
         return lambda: None
 
     def full(self, name: str) -> Callable[[], None]:
         """Started again with an allowance that is used up."""
-        self._kill(name)
+        self.network.kill(name)
         self._start(name, allowance=LITTLE)
         return lambda: self.killed(name)()
 
     def lying(self, name: str) -> Callable[[], None]:
         """Its process is gone; whoever has its key lies to the others until the fault ends."""
-        self._kill(name)
+        self.network.kill(name)
         liar = int(name.removeprefix("member-"))
         others = [url for other, url in self.network.urls().items() if other.startswith("member") and other != name]
         for lie in lying_member(self.network, liar):

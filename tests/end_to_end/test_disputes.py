@@ -17,7 +17,7 @@ import pytest
 from freehold.chain.contracts import Members, Oracle, Token
 from freehold.chain.contracts.disputes import Demanded
 from freehold.chain.follower import Follower
-from freehold.net.client import Dial, Peer
+from freehold.net.client import Dial, Peer, Pin
 from freehold.oracle import engine, process
 from freehold.oracle.court import Court
 from freehold.oracle.setup import Setup
@@ -30,7 +30,7 @@ from freehold.protocol.errors import NotFound
 from freehold.protocol.keys import Key
 from freehold.protocol.state import AccountState, State
 from freehold.protocol.tables import Table
-from freehold.protocol.units import ONE, Hash
+from freehold.protocol.units import ONE, ZERO_HASH, Hash
 from freehold.services.judging import JUDGES
 from tests.local.chains import key
 from tests.oracle.real_network import DEADLINE, MEMBERS, RealNetwork, real_network
@@ -95,8 +95,8 @@ class Discreet(Dial):
         super().__init__()
         self._session = dial.session
 
-    def peer(self, url: str) -> Peer:
-        return DiscreetPeer(self, url)
+    def peer(self, url: str, pin: Hash | Pin = ZERO_HASH) -> Peer:
+        return DiscreetPeer(self, url, pin)
 
 
 class DiscreetPeer(Peer):
