@@ -1,0 +1,1 @@
+"""Compute: jobs that run on others' processors, with receipts that can be disputed."""
