@@ -48,6 +48,7 @@ PARAMETERS = Parameters(
     initial_subsidy=1_000_000 * ONE,
     halving_epochs=20_000,
     minimum_bond=1_000 * ONE,
+    wrong_result_slash=500 * ONE,
     lapse_grace=3,
     lock_release=2,
     segment_size=8 << 20,

@@ -56,7 +56,7 @@ def main(directory: Path, copies: int) -> None:
         start = time.perf_counter()
         verdicts = judge.judge(judge.obligations(context), rows, context)
         seconds = time.perf_counter() - start
-    _, contributions = judge.fold(rows, verdicts, context)
+    _, contributions, _ = judge.fold(rows, verdicts, context)
     if len(contributions) != len(context.state) or {v.reason for v in verdicts.take([0])} != {GOOD}:
         raise AssertionError("not every device was counted once")
     found = {"rows": len(context.state) * copies, "seconds": seconds, "start_bytes": before, "peak_bytes": peak()}

@@ -72,6 +72,7 @@ def parameters(**changes: int) -> Parameters:
     values = {
         "epoch_length": 20, "answering_window": 5, "finality_depth": 1, "challenges": 4, "tau": 100_000,
         "beta": 500_000, "initial_subsidy": ONE, "halving_epochs": 1000, "minimum_bond": ONE, "lapse_grace": 2,
+        "wrong_result_slash": ONE // 10,
         "lock_release": 2, "segment_size": SEGMENT, "dispute_window": 5, "thaw_epochs": 2, "max_price_age": 86400,
         "initial_price": ONE, "member_share": 50_000, "coverage_share": 0, "device_bond": ONE, "freeze_lengths": 5,
         "answer_reports": 2, "claim_epochs": 4, "bundle_epochs": 100,

@@ -60,7 +60,7 @@ def lie(truth: Settlement) -> Settlement:
     state = State(**(values | {"accounts": Table.of(AccountState, rows)}))
     root = state.accounts_tree().root
     report = msgspec.structs.replace(truth.report, accounts_root=Hash(root.hash + b"\x00"), state_root=state.root())
-    return Settlement(report, state, truth.verdicts, truth.contributions, truth.payments, truth.rewards)
+    return Settlement(report, state, truth.verdicts, truth.contributions, truth.payments, truth.rewards, truth.slashes)
 
 
 def settle_or_lie(

@@ -44,6 +44,7 @@ PARAMETERS = Parameters(
     initial_subsidy=1000 * ONE,
     halving_epochs=100,
     minimum_bond=ONE,
+    wrong_result_slash=ONE // 10,
     lapse_grace=2,
     lock_release=2,
     segment_size=1 << 20,

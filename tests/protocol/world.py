@@ -55,6 +55,7 @@ PARAMETERS = Parameters(
     initial_subsidy=10**21,
     halving_epochs=1000,
     minimum_bond=10**18,
+    wrong_result_slash=10**17,
     lapse_grace=2,
     lock_release=2,
     segment_size=2**20,

@@ -86,7 +86,7 @@ def check_tables(case: Case) -> None:
     """Everything that a bundle keeps has one spelling."""
     obligations = case.judge.obligations(case.context)
     verdicts = judged(case, case.rows)
-    state, contributions = case.judge.fold(case.rows, verdicts, case.context)
+    state, contributions, _ = case.judge.fold(case.rows, verdicts, case.context)
     assert obligations.kind is case.judge.obligation_kind
     assert state.kind is case.judge.state_kind
     for table in (obligations, verdicts, state, contributions, *case.rows.values()):
@@ -114,7 +114,7 @@ def check_answers_count(case: Case) -> None:
     assert [v.reason for v in verdicts.rows[: len(obligations)]] == [GOOD] * len(obligations)
     assert [v.subject for v in verdicts.rows[: len(obligations)]] == list(obligations.row_hashes)
     assert {v.epoch for v in verdicts} == {case.context.epoch}
-    _, contributions = case.judge.fold(case.rows, verdicts, case.context)
+    _, contributions, _ = case.judge.fold(case.rows, verdicts, case.context)
     assert any(c.measure for c in contributions)
     for contribution in contributions:
         assert contribution.lease in case.context.leases or contribution.lease == ZERO_HASH
@@ -128,7 +128,7 @@ def check_silence(case: Case) -> None:
     verdicts = judged(case, rows)
     assert len(verdicts) == len(case.judge.obligations(case.context))
     assert {v.reason for v in verdicts} <= {SILENT, SLEPT}
-    state, contributions = case.judge.fold(rows, verdicts, case.context)
+    state, contributions, _ = case.judge.fold(rows, verdicts, case.context)
     assert not any(c.measure for c in contributions)
     assert case.judge.holdings(state) == case.judge.holdings(case.context.state)
 
@@ -136,13 +136,13 @@ def check_silence(case: Case) -> None:
 def check_bad_rows(case: Case, seed: int) -> None:
     """A changed or a random row never raises, and is never worth more than the good ones; each has its verdict."""
     draw = random.Random(seed)
-    _, good = case.judge.fold(case.rows, judged(case, case.rows), case.context)
+    _, good, _ = case.judge.fold(case.rows, judged(case, case.rows), case.context)
     most = {(c.lease, c.account): c.measure for c in good}
     trash = {k: Table.of(m, [random_message(m, draw) for _ in range(4)]) for k, m in case.judge.kinds.items()}
     both = {k: Table.of(m, [*case.rows[k], *trash[k]]) for k, m in case.judge.kinds.items()}
     for rows in (trash, both, *spoiled(case.rows, draw)):
         verdicts = judged(case, rows)
-        _, contributions = case.judge.fold(rows, verdicts, case.context)
+        _, contributions, _ = case.judge.fold(rows, verdicts, case.context)
         assert all(c.measure <= most.get((c.lease, c.account), 0) for c in contributions)
     said = judged(case, trash)
     assert len(said) >= sum(len(table) for table in trash.values())

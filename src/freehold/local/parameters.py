@@ -74,6 +74,7 @@ class LocalSettings(NamedTuple):
             initial_subsidy=100 * ONE,
             halving_epochs=1_000_000,
             minimum_bond=1_000 * ONE,
+            wrong_result_slash=500 * ONE,
             lapse_grace=3,
             lock_release=2,
             segment_size=8 * MIB,

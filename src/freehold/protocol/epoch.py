@@ -61,6 +61,7 @@ from freehold.protocol.verdicts import (
     Contribution,
     Payment,
     Reward,
+    Slash,
     Verdict,
 )
 
@@ -79,6 +80,7 @@ class Settlement:
     contributions: Table[Contribution]
     payments: Table[Payment]
     rewards: Table[Reward]
+    slashes: Table[Slash]
 
 
 @dataclass
@@ -96,6 +98,7 @@ class Draft:
     verdicts: list[Table[Verdict]] = field(default_factory=list)
     said: list[Verdict] = field(default_factory=list)  # the market's, since the last table of verdicts
     contributions: dict[str, Table[Contribution]] = field(default_factory=dict)  # by service
+    slashes: list[Slash] = field(default_factory=list)  # as the judges left them
 
     @property
     def epoch(self) -> int:
@@ -230,8 +233,9 @@ def settle(
     )
     draft.keep()
     verdicts = Table.concat(Verdict, draft.verdicts)
+    slashes = compute_slashes(draft)
     subsidy = check_amount(shares.subsidy + total_of(rewards.column("subsidy")))
-    report = make_report(manifest, anchor, previous, state, verdicts, subsidy, shares.revenue)
+    report = make_report(manifest, anchor, previous, state, verdicts, slashes, subsidy, shares.revenue)
     return Settlement(
         report,
         state,
@@ -239,6 +243,7 @@ def settle(
         Table.concat(Contribution, list(draft.contributions.values())),
         Table.of(Payment, shares.payments),
         rewards,
+        slashes,
     )
 
 
@@ -338,9 +343,10 @@ def process_services(draft: Draft, rows: Mapping[str, Table[Any]], judges: Mappi
         context = make_context(draft.previous, draft.anchor, judge, draft.domain, draft.leases)
         own = {kind: rows[kind] for kind in judge.kinds}
         verdicts = judge.judge(judge.obligations(context), own, context)
-        draft.services[name], contributions = judge.fold(own, verdicts, context)
+        folded = judge.fold(own, verdicts, context)
         draft.keep([verdicts])
-        draft.contributions[name] = contributions
+        draft.services[name], draft.contributions[name] = folded.state, folded.contributions
+        draft.slashes += folded.slashes
 
 
 def make_context(
@@ -358,6 +364,7 @@ def make_context(
         state=previous.services.get(judge.name, Table.of(judge.state_kind)),
         fleets=anchor.fleets,
         changes=anchor.changes,
+        nodes=anchor.nodes,
     )
 
 
@@ -365,8 +372,8 @@ def compute_streams(draft: Draft, judges: Mapping[str, Judge]) -> list[Payment]:
     """What streams owe for proven work: floor(measure x price / units), at most what is left of the lock."""
     payments = []
     for contribution in chain.from_iterable(on_leases(table) for table in draft.contributions.values()):
-        lease = draft.leases[contribution.lease]
-        if lease.mode == STREAM:
+        lease = draft.leases.get(contribution.lease)  # its row may go before work that waited is paid
+        if lease is not None and lease.mode == STREAM:
             owed = compute_owed(contribution.measure, lease.price, judges[lease.service].units_per_price)
             payments.append(_payment(draft, lease, owed, contribution.measure))
     return payments
@@ -512,12 +519,26 @@ def compute_operators(draft: Draft, judges: Mapping[str, Judge]) -> dict[Address
     return operators
 
 
+def compute_slashes(draft: Draft) -> Table[Slash]:
+    """What goes of each bond, in the order of nodes and subjects: a network's `wrong_result_slash` each, and of one bond
+    no more than was staked at the anchor. A node that is not registered has none to lose."""
+    left = {node: record.bond for node, record in draft.registered.items()}
+    slashes = []
+    for row in sorted(draft.slashes, key=lambda s: (s.node, s.service, s.subject)):
+        amount = min(draft.anchor.parameters.wrong_result_slash, left.get(row.node, 0))
+        if amount:
+            left[row.node] -= amount
+            slashes.append(msgspec.structs.replace(row, operator=draft.operator_of(row.node), amount=amount))
+    return Table.of(Slash, slashes)
+
+
 def make_report(
     manifest: Manifest,
     anchor: AnchorData,
     previous: State,
     state: State,
     verdicts: Table[Verdict],
+    slashes: Table[Slash],
     subsidy: int,
     revenue: int,
 ) -> Report:
@@ -540,7 +561,7 @@ def make_report(
         tokens_earned=tokens_earned,
         credits_earned=credits_earned,
         credits_spent=credits_spent,
-        slashes_root=ZERO_HASH,
+        slashes_root=slashes.root,
         subsidy=subsidy,
         revenue=revenue,
         price=median([observation.price for observation in manifest.observations]),

@@ -9,7 +9,7 @@ An epoch asks a judge three things, in this order:
 
     obligations(context)            who must answer what, drawn by the beacon over the state of the epoch before
     judge(obligations, rows, ...)   a verdict on every obligation (silence included) and on every row
-    fold(rows, verdicts, ...)       the service's next state, and what each lease may be paid for
+    fold(rows, verdicts, ...)       the service's next state, what each lease may be paid for, whose bond is answerable
 
 `tests/services/conformance.py` is the suite that every service passes.
 """
@@ -20,19 +20,19 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 from freehold.protocol.parameters import Parameters
-from freehold.protocol.state import DeviceChange, FleetRecord, LeaseState
+from freehold.protocol.state import DeviceChange, FleetRecord, LeaseState, NodeRecord
 from freehold.protocol.tables import Table
 from freehold.protocol.typed import Domain, Message
 from freehold.protocol.units import Address, Hash
-from freehold.protocol.verdicts import Contribution, Verdict
+from freehold.protocol.verdicts import Contribution, Slash, Verdict
 
 Rows = Mapping[str, Any]  # by kind: a Table, or Parts for a kind that the judge streams
 
 
 class Context(NamedTuple):
     """What a judge may know of an epoch. `state` is the service's own table after the epoch before; `leases` are
-    all that are open in this epoch; `seconds` is the time that a stream may be paid for; `fleets` and `changes` are
-    what the chain says of devices at the anchor (a node, which only answers obligations, has none)."""
+    all that are open in this epoch; `seconds` is the time that a stream may be paid for; `nodes`, `fleets` and `changes`
+    are what the chain says of nodes and devices at the anchor (a node, which only answers obligations, has none)."""
 
     epoch: int
     seconds: int
@@ -43,6 +43,16 @@ class Context(NamedTuple):
     state: Table[Any]
     fleets: tuple[FleetRecord, ...] = ()
     changes: tuple[DeviceChange, ...] = ()
+    nodes: tuple[NodeRecord, ...] = ()
+
+
+class Folded(NamedTuple):
+    """What an epoch comes to for a service: its next state, the measure proven for each lease or for an account that
+    the coverage pool pays, and what was proven wrong."""
+
+    state: Table[Any]
+    contributions: Table[Contribution]
+    slashes: Table[Slash] = Table.of(Slash)
 
 
 class Judge(Protocol):
@@ -62,8 +72,8 @@ class Judge(Protocol):
     def judge(self, obligations: Table[Any], rows: Rows, context: Context) -> Table[Verdict]:
         """A verdict on every obligation and every row; never raises on a bad row."""
 
-    def fold(self, rows: Rows, verdicts: Table[Verdict], context: Context) -> tuple[Table[Any], Table[Contribution]]:
-        """The next state, and the measure proven for each lease, or for an account that the coverage pool pays."""
+    def fold(self, rows: Rows, verdicts: Table[Verdict], context: Context) -> Folded:
+        """What this epoch comes to."""
 
     def holdings(self, state: Table[Any]) -> Mapping[Address, int]:
         """What each node must hold, in the service's own unit."""

@@ -65,6 +65,20 @@ class Reward(Message, frozen=True):
     subsidy: Amount
 
 
+class Slash(Message, frozen=True):
+    """A node's bond is answerable for something that was proven wrong: `subject` names it, `harmed` is whose work it was.
+
+    A judge fills in `service`, `node`, `subject` and `harmed`; settlement the rest: who staked, and how much goes.
+    """
+
+    service: str
+    node: Address
+    operator: Address
+    subject: Hash
+    harmed: Address
+    amount: Amount
+
+
 class Payment(Message, frozen=True):
     """One lease's arithmetic in one epoch, from what was owed to the tokens that come of it (`shares.py`)."""
 

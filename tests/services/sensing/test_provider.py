@@ -127,7 +127,7 @@ def test_a_fleet_reports_through_its_node_and_is_judged_good(tmp_path: Path) -> 
             fleet = fleet_of(1, list(DEVICES))
             first = context._replace(fleets=(fleet,))
             told = JUDGE.judge(JUDGE.obligations(first), evidence, first)
-            state, _ = JUDGE.fold(evidence, told, first)
+            state, *_ = JUDGE.fold(evidence, told, first)
             assert [row.owner for row in state] == [OWNER] * 10
             second = first._replace(state=state)
             verdicts = JUDGE.judge(JUDGE.obligations(second), evidence, second)

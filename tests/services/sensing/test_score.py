@@ -45,7 +45,7 @@ def compare(context: Context, rows: dict[str, Table[Any]]) -> list[str]:
     verdicts = JUDGE.judge(duties, rows, context)
     expected = plain.judge(plain.obligations(context), rows, context)
     assert list(verdicts) == expected
-    state, contributions = JUDGE.fold(rows, verdicts, context)
+    state, contributions, _ = JUDGE.fold(rows, verdicts, context)
     assert (list(state), list(contributions)) == plain.fold(rows, expected, context)
     return [v.reason for v in verdicts]
 

@@ -26,5 +26,5 @@ def test_a_list_that_was_accepted_for_shorter_epochs_stops_no_longer_one() -> No
     for seconds, measure in ((20, 20 * LIST_BYTES_LIMIT), (86_400, MEASURE_LIMIT - 1)):
         state = Table.of(ListState, [row])
         context = Context(7, seconds, keccak(b"beacon"), PARAMETERS, DOMAIN, {lease: opened}, state)
-        _, worked = JUDGES[NAME].fold({DELTA: Table.of(Delta)}, Table.of(Verdict, [proven]), context)
+        _, worked, _ = JUDGES[NAME].fold({DELTA: Table.of(Delta)}, Table.of(Verdict, [proven]), context)
         assert [work.measure for work in worked] == [measure]

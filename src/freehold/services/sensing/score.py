@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from freehold.protocol.columns import Coded, ragged_of
 from freehold.protocol.hashing import Bytes
 from freehold.protocol.lookup import Lookup, distinct_cells, sort_order
-from freehold.protocol.service import Context, Rows
+from freehold.protocol.service import Context, Folded, Rows
 from freehold.protocol.tables import Table
 from freehold.protocol.typed import Message
 from freehold.protocol.units import ZERO_HASH, Address
@@ -72,9 +72,7 @@ class SensingJudge:
         ]
         return Table.concat(Verdict, parts)
 
-    def fold(
-        self, rows: Rows, verdicts: Table[Verdict], context: Context
-    ) -> tuple[Table[DeviceState], Table[Contribution]]:
+    def fold(self, rows: Rows, verdicts: Table[Verdict], context: Context) -> Folded:
         """The devices after this epoch, and one contribution for each that was good."""
         live, enrolments = _live(context), rows[ENROLMENT]
         good = _are_good(verdicts)
@@ -82,7 +80,7 @@ class SensingJudge:
         owners = live.column("owner")[good[: len(live)]]
         columns = {"service": Coded.constant(NAME, len(owners)), "lease": ZERO_HASH, "account": owners, "measure": 1}
         contributions = Table.from_columns(Contribution, columns, len(owners))
-        return _enrol(live, taken, context), contributions
+        return Folded(_enrol(live, taken, context), contributions)
 
     def holdings(self, state: Table[Any]) -> Mapping[Address, int]:  # noqa: ARG002
         """Devices hold nothing."""

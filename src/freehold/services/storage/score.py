@@ -13,7 +13,7 @@ from typing import Any
 
 from freehold.protocol.keys import is_signed_by
 from freehold.protocol.messages import STREAM
-from freehold.protocol.service import Context, Rows
+from freehold.protocol.service import Context, Folded, Rows
 from freehold.protocol.state import LeaseState
 from freehold.protocol.tables import Table
 from freehold.protocol.typed import Message
@@ -91,9 +91,7 @@ class StorageJudge:
             stray.append(_verdict(context, DELTA, row.row_hash(), row.lease, node, reason))
         return Table.of(Verdict, verdicts + stray)
 
-    def fold(
-        self, rows: Rows, verdicts: Table[Verdict], context: Context
-    ) -> tuple[Table[ListState], Table[Contribution]]:
+    def fold(self, rows: Rows, verdicts: Table[Verdict], context: Context) -> Folded:
         """The newest good delta of each lease counts; lists of leases that are no longer open are dropped."""
         good = {v.subject for v in verdicts if v.kind == DELTA and v.reason == GOOD}
         lists = {row.lease: row for row in context.state if row.lease in context.leases}
@@ -109,7 +107,7 @@ class StorageJudge:
                     count=row.count,
                     size=row.size,
                 )
-        return Table.of(ListState, (lists[k] for k in sorted(lists))), Table.of(Contribution, contributions)
+        return Folded(Table.of(ListState, (lists[k] for k in sorted(lists))), Table.of(Contribution, contributions))
 
     def holdings(self, state: Table[Any]) -> Mapping[Address, int]:
         """Bytes by node."""
