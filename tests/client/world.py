@@ -32,7 +32,7 @@ from freehold.net.tls import Certificate as Identity
 from freehold.net.tls import ensure_certificate
 from freehold.node.api import Api
 from freehold.node.book import MIGRATIONS, Book
-from freehold.node.offers import Offers, Terms
+from freehold.node.offers import Offers
 from freehold.protocol.batches import CLOSE, LEASE, RESERVATION, Batch, decode_batch, encode_batch, kinds_of
 from freehold.protocol.certificates import check_certificate
 from freehold.protocol.errors import Conflict, InsufficientCredits, NotFound, Refused, Unavailable
@@ -45,12 +45,13 @@ from freehold.protocol.typed import Domain
 from freehold.protocol.units import ONE, Address, Hash
 from freehold.protocol.verdicts import RESERVATION_GAP
 from freehold.services.judging import JUDGES
-from freehold.services.seam import ProviderContext
+from freehold.services.seam import Prices, ProviderContext
 from freehold.services.storage.client import DAYS, Context, StorageClient
 from freehold.services.storage.provider import StorageProvider
 from freehold.services.storage.terms import DELTA, Delta
 from freehold.store.blobs import Blobs
 from freehold.store.sql import Database
+from tests.services.contexts import NOTHING_ELSE
 from tests.services.sensing_world import no_fleets
 
 if TYPE_CHECKING:
@@ -259,12 +260,12 @@ class Node:
                 files=Blobs(self.folder / "blobs", self._settings.get("allowance", 1 << 30)),
                 open_sql=lambda migrations: Database(self.folder / "storage.sqlite", migrations),
                 authenticate=guard.check_from, find_fleet=no_fleets, clock=clock,
-                members_of=lambda _: self._members,
-            )
+                members_of=lambda _: self._members, **NOTHING_ELSE,
+)
         )  # fmt: skip
         await self.provider.start()
         providers = {"storage": self.provider}
-        offers = Offers(self.key, DOMAIN, Terms(PRICE, PRICE, ""), providers, clock)
+        offers = Offers(self.key, DOMAIN, "", {"storage": Prices(PRICE, PRICE)}, providers, clock)
         api = Api(self.key, DOMAIN, Membership(self._members).of, book, offers, providers, clock)
         routes = [*api.routes()]
         wrap = self._settings.get("wrap")

@@ -116,8 +116,7 @@ class VoucherLease:
             "data": "data",
             "wallet": "unused",
             "allowance": 0,
-            "stream_price": "0",
-            "voucher_price": str(ONE),
+            "services": {"storage": {"stream_price": "0", "voucher_price": str(ONE)}},
         }
         (home / "node.json").write_text(json.dumps(config))
         database = await asyncio.to_thread(Database, home / "data" / "node.sqlite", MIGRATIONS)

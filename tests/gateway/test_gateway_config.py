@@ -52,7 +52,7 @@ def test_the_passphrase_may_stand_in_a_variable(monkeypatch: pytest.MonkeyPatch)
         ({"region": "EU west"}, "region"),
         ({"domain": "s3_test"}, "domain"),
         ({"tls": "yes"}, "tls"),
-        ({"certificate": "c.pem"}, "private_key"),
+        ({"certificate": "c.pem"}, "certificate_key"),
         ({"lifecycle_seconds": -1}, "lifecycle_seconds"),
     ],
 )

@@ -164,7 +164,7 @@ def test_what_keeps_it_from_starting_is_said(tmp_path: Path) -> None:
                 ({"wallets": ["none.json"]}, NotFound),
                 ({"wallets": ["network.json"]}, InvalidInput),
                 ({"passphrase_file": "wrong"}, WrongPassphrase),
-                ({"certificate": "none.pem", "private_key": "none.pem"}, InvalidInput),
+                ({"certificate": "none.pem", "certificate_key": "none.pem"}, InvalidInput),
             ):
                 (net.folder / "wrong").write_text("other")
                 value = {"network": "network.json", "data": "d", "passphrase_file": "passphrase",

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from freehold.node.config import NodeConfig
+from freehold.node.config import NodeConfig, ServiceConfig
 from freehold.protocol.errors import FreeholdError, InvalidInput, NotFound
+from freehold.services.seam import Prices
 
 GOOD: dict[str, Any] = {
     "network": "network.json",
     "data": "data",
     "wallet": "node.json",
     "allowance": 10**9,
-    "stream_price": "4000000000000000",
-    "voucher_price": "5",
+    "services": {"storage": {"stream_price": "4000000000000000", "voucher_price": "5", "colour": "blue"}},
 }
 
 
@@ -27,7 +27,8 @@ def test_it_reads_what_stands_there(tmp_path: Path) -> None:
     config = NodeConfig.load(path)
     assert (config.network, config.data) == (tmp_path / "network.json", tmp_path / "data")
     assert config.ready_file == Path("/run/ready.json")
-    assert (config.stream_price, config.allowance, config.poll) == (4 * 10**15, 10**9, 1.0)
+    assert (config.allowance, config.poll) == (10**9, 1.0)
+    assert config.services == {"storage": ServiceConfig(Prices(4 * 10**15, 5), None, {"colour": "blue"})}
     assert (config.tls, config.certificate, config.certificate_key) == (True, None, None)
     assert (config.host, config.port, config.endpoint, config.operator_wallet) == ("127.0.0.1", 0, None, None)
 
@@ -40,8 +41,9 @@ def test_it_reads_what_stands_there(tmp_path: Path) -> None:
         {"allowance": -1},
         {"allowance": "1"},
         {"port": True},
-        {"stream_price": 4},
-        {"stream_price": "4.5"},
+        {"services": [1]},
+        {"services": {"storage": 4}},
+        {"services": {"storage": {}}},
         {"bond": "-1"},
         {"poll": 0},
         {"host": 1},
@@ -51,7 +53,6 @@ def test_it_reads_what_stands_there(tmp_path: Path) -> None:
         {"endpoint": "http://node.example:1"},
         {"endpoint": "https://node.example:1", "tls": False},
         {"network": 1},
-        {"voucher_price": str(2**96)},
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, change: dict[str, Any]) -> None:
@@ -80,3 +81,26 @@ def test_the_passphrase_comes_from_its_file_or_the_environment(tmp_path: Path, m
     assert NodeConfig.from_json(GOOD | {"passphrase_file": "secret"}, tmp_path).passphrase() == "from the file"
     with pytest.raises(InvalidInput):
         NodeConfig.from_json(GOOD | {"passphrase_file": "missing"}, tmp_path).passphrase()
+
+
+@pytest.mark.parametrize(
+    ("own", "named"),
+    [
+        ({"stream_price": 4}, "storage.*|stream_price"),
+        ({"stream_price": "4.5"}, "stream_price"),
+        ({"stream_price": "1", "voucher_price": str(2**96)}, "voucher_price"),
+        ({"stream_price": "1", "allowance": -1}, "storage.allowance"),
+        ({"stream_price": "1", "allowance": 10**9 + 1}, "allowance"),
+    ],
+)
+def test_what_is_wrong_about_a_service_is_named(tmp_path: Path, own: dict[str, Any], named: str) -> None:
+    with pytest.raises(FreeholdError, match=named):
+        NodeConfig.from_json(GOOD | {"services": {"storage": own}}, tmp_path)
+
+
+def test_services_share_the_disk(tmp_path: Path) -> None:
+    """What one is given is its own; the others share what is left."""
+    price = {"stream_price": "1"}
+    services = {"storage": price, "compute": price | {"allowance": 10**8}, "other": price}
+    config = NodeConfig.from_json(GOOD | {"services": services}, tmp_path)
+    assert [config.allowance_of(name) for name in (*services, "unknown")] == [45 * 10**7, 10**8, 45 * 10**7, 0]

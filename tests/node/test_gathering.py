@@ -26,6 +26,7 @@ from freehold.store.blobs import Blobs
 from freehold.store.sql import Database
 from tests.node.world import FakeQuorum
 from tests.protocol.world import DOMAIN, PARAMETERS, World, key
+from tests.services.contexts import NOTHING_ELSE
 from tests.services.sensing_world import fleet_of
 
 NODE = key(11)
@@ -60,6 +61,7 @@ class Looping:
                 find_fleet=self.find_fleet,
                 members_of=lambda _: (),
                 clock=lambda: 0,
+                **NOTHING_ELSE,
             )
         )
         self._stack.push_async_callback(self.provider.stop)

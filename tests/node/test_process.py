@@ -74,8 +74,7 @@ class Process:
             "passphrase_file": "passphrase",
             "ready_file": "ready.json",
             "allowance": 10**8,
-            "stream_price": str(STREAM_PRICE),
-            "voucher_price": str(VOUCHER_PRICE),
+            "services": {"storage": {"stream_price": str(STREAM_PRICE), "voucher_price": str(VOUCHER_PRICE)}},
             "place": "here",
             "poll": 0.05,
         }
@@ -99,7 +98,7 @@ class Process:
         try:
             url = str((await child.wait_ready(READY))["url"])
             async with Dial() as dial:
-                leases = NodeLeases(NODE.address, url, self.stream, self.voucher)
+                leases = NodeLeases(NODE.address, url, {STREAM: self.stream, VOUCHER: self.voucher})
                 yield child, leases.peer(dial, DOMAIN, time.time), StorageNode(leases, dial, CLIENT, DOMAIN, time.time)
         finally:
             await child.stop(0)

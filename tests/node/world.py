@@ -18,7 +18,7 @@ from freehold.net.server import make_app, serve
 from freehold.node.api import Api
 from freehold.node.book import MIGRATIONS, Book
 from freehold.node.epochs import EpochLoop
-from freehold.node.offers import Offers, Terms
+from freehold.node.offers import Offers
 from freehold.node.status import Status
 from freehold.protocol.batches import Batch, encode_batch
 from freehold.protocol.beacon import compute_beacon
@@ -27,13 +27,14 @@ from freehold.protocol.merkle import row_proof
 from freehold.protocol.messages import STREAM, VOUCHER, Holding, Lease, Voucher
 from freehold.protocol.state import State
 from freehold.protocol.units import Address, Hash
-from freehold.services.seam import ProviderContext
+from freehold.services.seam import Prices, ProviderContext
 from freehold.services.storage.client_node import StorageNode
 from freehold.services.storage.provider import StorageProvider
 from freehold.services.storage.terms import TIB
 from freehold.store.blobs import Blobs
 from freehold.store.sql import Database
 from tests.protocol.world import ADDRESSES, DOMAIN, MEMBERS, PARAMETERS, World, certify, key
+from tests.services.contexts import NOTHING_ELSE
 from tests.services.sensing_world import no_fleets
 
 CLIENT, NODE, STRANGER = key(1), key(11), key(77)
@@ -147,12 +148,15 @@ class Hosted:
                 members_of=self.members_of,
                 find_fleet=no_fleets,
                 clock=lambda: self.now,
+                **NOTHING_ELSE,
             )
         )
         stack.push_async_callback(self.provider.stop)
         await self.provider.start()
         providers = {"storage": self.provider}
-        offers = Offers(NODE, DOMAIN, Terms(STREAM_PRICE, VOUCHER_PRICE, "here"), providers, lambda: self.now)
+        offers = Offers(
+            NODE, DOMAIN, "here", {"storage": Prices(STREAM_PRICE, VOUCHER_PRICE)}, providers, lambda: self.now
+        )
         api = Api(NODE, DOMAIN, Membership(ADDRESSES).of, self.book, offers, providers, lambda: self.now)
         refresh: Any = lambda: self.quorum  # noqa: E731
         self.loop = EpochLoop(NODE, PARAMETERS, self.book, providers, refresh, lambda: self.now, 0.01)
@@ -210,7 +214,7 @@ class Hosted:
         stream, voucher = [await self.sign(self.lease(mode)) for mode in (STREAM, VOUCHER)]
         locks = {stream.struct_hash(): LOCK, voucher.struct_hash(): voucher_lock}
         await self.peer.post_json("/v1/reservations", self.reservation(locks))
-        leases = NodeLeases(NODE.address, self.peer.url, stream, voucher)
+        leases = NodeLeases(NODE.address, self.peer.url, {STREAM: stream, VOUCHER: voucher})
         return StorageNode(leases, self.dial, CLIENT, DOMAIN, lambda: self.now)
 
     def pay(self, node: StorageNode, amount: int) -> Voucher:

@@ -26,7 +26,7 @@ from freehold.client.account import Account, get_account_dir, get_home
 from freehold.client.book import Book
 from freehold.client.bucket_types import BucketInfo, DeleteWhat, ObjectInfo
 from freehold.client.buckets import DEFAULT_CODE, Buckets
-from freehold.client.directory import ChainDirectory
+from freehold.market.directory import ChainDirectory
 from freehold.client.errors import BucketExists, BucketNotFound, KeyNotFound
 from freehold.client.evidence import EvidenceFolder
 from freehold.client.heads import Heads

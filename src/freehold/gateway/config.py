@@ -6,7 +6,7 @@
     key_label                                 accept one access key more for each account, made of its seed and this
     host, port, ready_file                    where it listens (port 0: any)
     region, domain                            what clients sign for; the name below which buckets are hosts
-    tls, certificate, private_key             own files (PEM), or one that is made where there are none
+    tls, certificate, certificate_key         own files (PEM), or one that is made where there are none
     requests, requests_per_address            worked on at once, before others hear SlowDown
     lifecycle_seconds                         between looks at what has expired
 
@@ -15,20 +15,17 @@ Invariant: what is not understood is refused by name, at the start.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from freehold.protocol.errors import InvalidInput, MalformedMessage, NotFound
-from freehold.protocol.typed import parse_json
+from freehold.protocol.errors import InvalidInput
+from freehold.store.configuration import parse_configuration, read_configuration, read_passphrase, wrong
 
-PASSPHRASE_VARIABLE = "FREEHOLD_PASSPHRASE"
 DEFAULT_REGION = "us-east-1"
-_PATHS = {"network", "data", "passphrase_file", "ready_file", "certificate", "private_key"}
-_NEEDED = ("network", "data", "wallets")
+_PATHS = {"network", "data", "passphrase_file", "ready_file", "certificate", "certificate_key"}
 _REGION = re.compile(r"[a-z0-9-]{1,64}")
 _DOMAIN = re.compile(r"[a-z0-9.-]{1,253}")
 
@@ -56,7 +53,7 @@ class GatewayConfig:
     domain: str = ""
     tls: bool = False
     certificate: Path | None = None
-    private_key: Path | None = None
+    certificate_key: Path | None = None
     requests: int = 512
     requests_per_address: int = 512
     lifecycle_seconds: float = 3600.0
@@ -64,42 +61,19 @@ class GatewayConfig:
     @staticmethod
     def load(path: Path) -> GatewayConfig:
         """The configuration at `path`. NotFound, or InvalidInput naming the key that is wrong."""
-        try:
-            value = parse_json(path.read_bytes())
-        except FileNotFoundError:
-            raise NotFound(f"there is no configuration at {path}") from None
-        except MalformedMessage as error:
-            raise InvalidInput(f"{path}: {error.message}") from None
-        if not isinstance(value, dict):
-            raise InvalidInput(f"{path} must hold a JSON object")
-        return GatewayConfig.from_json(value, path.parent)
+        return GatewayConfig.from_json(read_configuration(path), path.parent)
 
     @staticmethod
     def from_json(value: Mapping[str, Any], directory: Path) -> GatewayConfig:
         """The configuration behind its JSON form. InvalidInput naming the key that is unknown, missing or wrong."""
-        unknown = sorted(set(value) - {field.name for field in fields(GatewayConfig)})
-        if unknown:
-            raise InvalidInput(f"the configuration has an unknown key {unknown[0]!r}")
-        known = {name: _parse(name, item, directory) for name, item in value.items() if item is not None}
-        for name in _NEEDED:
-            if name not in known:
-                raise InvalidInput(f"the configuration lacks {name!r}")
-        config = GatewayConfig(**known)
-        if (config.certificate is None) != (config.private_key is None):
-            raise InvalidInput("'certificate' and 'private_key' go together")
+        config = parse_configuration(GatewayConfig, value, directory, _parse)
+        if (config.certificate is None) != (config.certificate_key is None):
+            raise InvalidInput("'certificate' and 'certificate_key' go together")
         return config
 
     def passphrase(self, wallet: WalletFile) -> str:
         """What opens a wallet. InvalidInput where none is given."""
-        file = wallet.passphrase_file or self.passphrase_file
-        if file is not None:
-            try:
-                return file.read_text().rstrip("\r\n")
-            except OSError as error:
-                raise InvalidInput(f"the passphrase file cannot be read: {error.strerror}") from None
-        if PASSPHRASE_VARIABLE in os.environ:
-            return os.environ[PASSPHRASE_VARIABLE]
-        raise InvalidInput("no passphrase", hint=f"Name a passphrase_file, or set {PASSPHRASE_VARIABLE}.")
+        return read_passphrase(wallet.passphrase_file or self.passphrase_file)
 
 
 def _parse(name: str, item: Any, directory: Path) -> Any:
@@ -121,7 +95,7 @@ def _parse(name: str, item: Any, directory: Path) -> Any:
         return item
     if name == "domain" and isinstance(item, str) and (not item or _DOMAIN.fullmatch(item)):
         return item
-    raise InvalidInput(f"the configuration's {name!r} is not what it must be: {item!r}")
+    raise wrong(name, item)
 
 
 def _parse_wallet(item: Any, directory: Path) -> WalletFile:

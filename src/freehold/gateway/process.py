@@ -13,8 +13,6 @@ import asyncio
 import json
 import logging
 import os
-import signal
-import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -33,6 +31,7 @@ from freehold.gateway.share import SharePages
 from freehold.gateway.tenants import Tenant, Tenants
 from freehold.market.network import Network
 from freehold.net.limits import Connections
+from freehold.net.running import run_until_signal
 from freehold.net.server import BACKLOG, write_ready_file
 from freehold.net.tls import Certificate, ensure_certificate, load_certificate, server_context
 from freehold.protocol.errors import FreeholdError, InvalidInput, MalformedMessage, NotFound
@@ -40,7 +39,6 @@ from freehold.protocol.units import ZERO_HASH
 
 log = logging.getLogger(__name__)
 
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 GATEWAY_FILE = "gateway.json"  # beside the network file: where `freehold share` finds this gateway
 OWN_PATHS = "/-/"  # no bucket's name begins with "-"
 READ_BYTES = 2**20  # of a body that wait to be read; about twice that for a moment
@@ -130,8 +128,8 @@ def _open_wallet(path: Path, passphrase: str) -> Account:
 
 
 def _find_certificate(config: GatewayConfig) -> Certificate | None:
-    if config.certificate is not None and config.private_key is not None:
-        return load_certificate(config.certificate, config.private_key)
+    if config.certificate is not None and config.certificate_key is not None:
+        return load_certificate(config.certificate, config.certificate_key)
     if not config.tls:
         return None
     names = [config.host] if config.host not in ("", "0.0.0.0", "::") else []
@@ -212,17 +210,4 @@ async def _keep_up(clients: list[Freehold]) -> None:
 
 def main(config: Path) -> int:
     """Run the gateway that the configuration file describes until SIGTERM or SIGINT; the exit code."""
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
-    try:
-        asyncio.run(_run_until_signal(GatewayConfig.load(config)))
-    except FreeholdError as error:
-        log.error("%s %s", error.message, error.advice)
-        return 1
-    return 0
-
-
-async def _run_until_signal(config: GatewayConfig) -> None:
-    stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    await run(config, stopping)
+    return run_until_signal(lambda stopping: run(GatewayConfig.load(config), stopping))

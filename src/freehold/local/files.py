@@ -80,8 +80,9 @@ class LocalFiles:
             "endpoint": None,
             "place": "local",
             "allowance": settings.allowance,
-            "stream_price": str(settings.stream_price),
-            "voucher_price": str(settings.voucher_price),
+            "services": {
+                "storage": {"stream_price": str(settings.stream_price), "voucher_price": str(settings.voucher_price)},
+            },
             "poll": settings.poll,
         })  # fmt: skip
 

@@ -4,30 +4,41 @@
     host, port, ready_file, endpoint                           where it listens (port 0: any), and what it registers
     tls, certificate, certificate_key                          true, as it is by default: https, with a certificate made
                                                                in `data`, or with these two PEM files
-    bond, stream_price, voucher_price                          decimal strings in base units
+    bond                                                       decimal string in base units
     allowance, place, poll                                     bytes of disk; a name; seconds between looks at members
+    services                                                   what it offers, by service: `stream_price` and
+                                                               `voucher_price` (decimal strings in base units, for the
+                                                               service's own unit), `allowance` (bytes; an even part of
+                                                               what is left), and the service's own settings
 
 `bond` is staked up to, and never below the network's minimum. Without `operator_wallet` the node registers nothing.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from freehold.protocol.errors import InvalidInput, MalformedMessage, NotFound
-from freehold.protocol.typed import parse_json
+from freehold.protocol.errors import InvalidInput
 from freehold.protocol.units import check_amount
+from freehold.services.seam import Prices
+from freehold.store.configuration import parse_configuration, read_configuration, read_passphrase, wrong
 
-PASSPHRASE_VARIABLE = "FREEHOLD_PASSPHRASE"
 _PATHS = {
     *("network", "data", "wallet", "operator_wallet", "passphrase_file", "ready_file"),
     *("certificate", "certificate_key"),
 }
-_AMOUNTS = {"bond", "stream_price", "voucher_price"}
+_SERVICE_KEYS = {"stream_price", "voucher_price", "allowance"}
+
+
+class ServiceConfig(NamedTuple):
+    """What a node is told of a service that clients lease; `settings` are the service's own."""
+
+    prices: Prices
+    allowance: int | None
+    settings: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -38,8 +49,7 @@ class NodeConfig:
     data: Path
     wallet: Path
     allowance: int
-    stream_price: int
-    voucher_price: int
+    services: Mapping[str, ServiceConfig]
     operator_wallet: Path | None = None
     passphrase_file: Path | None = None
     bond: int = 0
@@ -56,52 +66,47 @@ class NodeConfig:
     @staticmethod
     def load(path: Path) -> NodeConfig:
         """The configuration at `path`. NotFound, or InvalidInput naming the key that is wrong."""
-        try:
-            value = parse_json(path.read_bytes())
-        except FileNotFoundError:
-            raise NotFound(f"there is no configuration at {path}") from None
-        except MalformedMessage as error:
-            raise InvalidInput(f"{path}: {error.message}") from None
-        if not isinstance(value, dict):
-            raise InvalidInput(f"{path} must hold a JSON object")
-        return NodeConfig.from_json(value, path.parent)
+        return NodeConfig.from_json(read_configuration(path), path.parent)
 
     @staticmethod
     def from_json(value: Mapping[str, Any], directory: Path) -> NodeConfig:
         """The configuration behind its JSON form. InvalidInput naming the key that is unknown, missing or wrong."""
-        unknown = sorted(set(value) - {field.name for field in fields(NodeConfig)})
-        if unknown:
-            raise InvalidInput(f"the configuration has an unknown key {unknown[0]!r}")
-        known = {name: _parse(name, item, directory) for name, item in value.items() if item is not None}
-        for name in ("network", "data", "wallet", "allowance", "stream_price", "voucher_price"):
-            if name not in known:
-                raise InvalidInput(f"the configuration lacks {name!r}")
-        config = NodeConfig(**known)
+        config = parse_configuration(NodeConfig, value, directory, _parse)
         scheme = "https" if config.tls else "http"
         if config.endpoint is not None and not config.endpoint.startswith(f"{scheme}://"):
             raise InvalidInput(
                 f"the endpoint {config.endpoint} must begin with {scheme}://",
                 hint="`tls` says which of the two this node speaks; others know it by its own certificate.",
             )
+        config.check_allowances()
         return config
+
+    def check_allowances(self) -> None:
+        """InvalidInput unless what services are given of the disk is there."""
+        given = sum(service.allowance or 0 for service in self.services.values())
+        if given > self.allowance:
+            raise InvalidInput(f"the services' allowances come to {given}, the node's 'allowance' is {self.allowance}")
+
+    def allowance_of(self, name: str) -> int:
+        """Bytes of disk for a service: its own, or an even part of what is left; 0 for one that is not offered."""
+        if name not in self.services:
+            return 0
+        given = [service.allowance for service in self.services.values()]
+        own = self.services[name].allowance
+        return own if own is not None else (self.allowance - sum(a or 0 for a in given)) // given.count(None)
 
     def passphrase(self) -> str:
         """What opens the wallets. InvalidInput where none is given."""
-        if self.passphrase_file is not None:
-            try:
-                return self.passphrase_file.read_text().rstrip("\r\n")
-            except OSError as error:
-                raise InvalidInput(f"the passphrase file cannot be read: {error.strerror}") from None
-        if PASSPHRASE_VARIABLE in os.environ:
-            return os.environ[PASSPHRASE_VARIABLE]
-        raise InvalidInput("no passphrase", hint=f"Name a passphrase_file, or set {PASSPHRASE_VARIABLE}.")
+        return read_passphrase(self.passphrase_file)
 
 
 def _parse(name: str, item: Any, directory: Path) -> Any:
     if name in _PATHS and isinstance(item, str):
         return directory / item
-    if name in _AMOUNTS and isinstance(item, str) and item.isascii() and item.isdigit():
-        return check_amount(int(item), name)
+    if name == "bond":
+        return _parse_amount(name, item)
+    if name == "services" and isinstance(item, dict):
+        return {service: _parse_service(service, own) for service, own in item.items()}
     if name in ("allowance", "port") and type(item) is int and item >= 0:
         return item
     if name == "tls" and isinstance(item, bool):
@@ -110,4 +115,20 @@ def _parse(name: str, item: Any, directory: Path) -> Any:
         return float(item)
     if name in ("host", "endpoint", "place") and isinstance(item, str):
         return item
-    raise InvalidInput(f"the configuration's {name!r} is not what it must be: {item!r}")
+    raise wrong(name, item)
+
+
+def _parse_amount(name: str, item: Any) -> int:
+    if not isinstance(item, str) or not item.isascii() or not item.isdigit():
+        raise wrong(name, item)
+    return check_amount(int(item), name)
+
+
+def _parse_service(name: str, item: Any) -> ServiceConfig:
+    if not isinstance(item, dict) or "stream_price" not in item:
+        raise InvalidInput(f"the configuration's 'services' must say the 'stream_price' of {name!r}")
+    prices = [_parse_amount(f"{name}.{key}", item.get(key, "0")) for key in ("stream_price", "voucher_price")]
+    allowance = item.get("allowance")
+    if allowance is not None and (type(allowance) is not int or allowance < 0):
+        raise wrong(f"{name}.allowance", allowance)
+    return ServiceConfig(Prices(*prices), allowance, {k: v for k, v in item.items() if k not in _SERVICE_KEYS})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 import msgspec
 
@@ -12,17 +11,9 @@ from freehold.protocol.keys import Key
 from freehold.protocol.messages import STREAM, VOUCHER, Lease, Offer
 from freehold.protocol.typed import Domain
 from freehold.protocol.units import ZERO_HASH
-from freehold.services.seam import HostedProvider
+from freehold.services.seam import HostedProvider, Prices
 
 OFFER_SECONDS = 3600  # an offer's prices stand this long
-
-
-class Terms(NamedTuple):
-    """The operator's prices, in credits per unit of the service's terms, and the place it names."""
-
-    stream_price: int
-    voucher_price: int
-    place: str
 
 
 class Offers:
@@ -32,13 +23,15 @@ class Offers:
         self,
         key: Key,
         domain: Domain,
-        terms: Terms,
+        place: str,
+        prices: Mapping[str, Prices],
         providers: Mapping[str, HostedProvider],
         clock: Callable[[], int],
     ) -> None:
         self._key = key
         self._domain = domain
-        self._terms = terms
+        self._place = place
+        self._prices = prices
         self._providers = providers
         self._clock = clock
         self.endpoint = ""
@@ -51,12 +44,15 @@ class Offers:
 
     def check_price(self, lease: Lease) -> None:
         """Refused, naming the price asked, unless the lease is for a service, mode and price that are offered."""
-        prices = {STREAM: self._terms.stream_price, VOUCHER: self._terms.voucher_price}
         provider = self._providers.get(lease.service)
-        if provider is None or not provider.is_leased or lease.mode not in prices:
+        if provider is None or not provider.is_leased or lease.mode not in (STREAM, VOUCHER):
             raise Refused(f"this node does not offer {lease.service!r} in mode {lease.mode}")
-        if lease.price != prices[lease.mode]:
-            raise Refused(f"the price here is {prices[lease.mode]}, not {lease.price}", price=str(prices[lease.mode]))
+        listed = self._prices[lease.service]
+        price = provider.agreed_price(lease)
+        if price is None:
+            price = listed.stream if lease.mode == STREAM else listed.voucher
+        if lease.price != price:
+            raise Refused(f"the price here is {price}, not {lease.price}", price=str(price))
 
     def _sign(self, service: str, capacity: int) -> Offer:
         offer = Offer(
@@ -64,9 +60,9 @@ class Offers:
             service=service,
             endpoint=self.endpoint,
             fingerprint=self.fingerprint,
-            place=self._terms.place,
-            stream_price=self._terms.stream_price,
-            voucher_price=self._terms.voucher_price,
+            place=self._place,
+            stream_price=self._prices[service].stream,
+            voucher_price=self._prices[service].voucher,
             capacity=capacity,
             expiry=self._clock() + OFFER_SECONDS,
         )

@@ -11,41 +11,42 @@ stop, except that what was not acknowledged may be missing.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import signal
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
+from freehold.chain.rpc import Rpc
+from freehold.market.directory import ChainDirectory
 from freehold.market.membership import Membership
 from freehold.market.network import Network
 from freehold.market.quorum import Quorum
 from freehold.net.auth import Guard
 from freehold.net.client import Dial
+from freehold.net.running import run_until_signal
 from freehold.net.server import make_app, serve
 from freehold.net.tls import choose_certificate
 from freehold.node.api import Api
 from freehold.node.book import MIGRATIONS, Book
-from freehold.node.config import NodeConfig
+from freehold.node.config import NodeConfig, ServiceConfig
 from freehold.node.epochs import EpochLoop
 from freehold.node.fleets import ChainFleets
-from freehold.node.offers import Offers, Terms
+from freehold.node.offers import Offers
+from freehold.node.peers import Peers
 from freehold.node.registration import ChainRegistrar, Plan, Registrar
 from freehold.node.status import Status
 from freehold.protocol.errors import FreeholdError, InvalidInput, NotFound
 from freehold.protocol.keys import Key
-from freehold.services.seam import HostedProvider, ProviderContext
+from freehold.services.seam import HostedProvider, Prices, ProviderContext
 from freehold.services.working import PROVIDERS
 from freehold.store.blobs import Blobs
+from freehold.store.configuration import open_wallet
 from freehold.store.sql import Database
 
 log = logging.getLogger(__name__)
 
 READ_BYTES = 2**20  # of a shard that wait to be written: shards arrive in few pieces
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 async def run(config: NodeConfig, stopping: asyncio.Event) -> None:
@@ -60,12 +61,14 @@ async def run(config: NodeConfig, stopping: asyncio.Event) -> None:
         stack.push_async_callback(asyncio.to_thread, database.close)
         book = Book(database, network.domain)
         membership = Membership(network.member_addresses)
-        providers = await _open_providers(config, network, key, book, membership, clock)
+        rpc = await stack.enter_async_context(Rpc(network.rpc_url, chain_id=network.chain_id, attempts=2))
+        peers = Peers(dial, ChainDirectory(network, rpc), network.domain, clock)
+        providers = await _open_providers(config, network, key, book, membership, peers, clock)
         for provider in providers.values():
             stack.push_async_callback(provider.stop)
             await provider.start()
-        terms = Terms(config.stream_price, config.voucher_price, config.place)
-        offers = Offers(key, network.domain, terms, providers, clock)
+        prices = {name: service.prices for name, service in config.services.items()}
+        offers = Offers(key, network.domain, config.place, prices, providers, clock)
         api = Api(key, network.domain, membership.of, book, offers, providers, clock)
 
         def refresh() -> Quorum:
@@ -102,28 +105,46 @@ async def run(config: NodeConfig, stopping: asyncio.Event) -> None:
 
 
 async def _open_providers(
-    config: NodeConfig, network: Network, key: Key, book: Book, membership: Membership, clock: Callable[[], int]
+    config: NodeConfig,
+    network: Network,
+    key: Key,
+    book: Book,
+    membership: Membership,
+    peers: Peers,
+    clock: Callable[[], int],
 ) -> Mapping[str, HostedProvider]:
+    """Those that clients lease and the configuration names, and all others."""
     guard = Guard(key.address, network.domain, time.time, started=time.time())
-    share = config.allowance // sum(factory.is_leased for factory in PROVIDERS.values())
+    for name in config.services:
+        if name not in PROVIDERS or not PROVIDERS[name].is_leased:
+            raise InvalidInput(f"the configuration's 'services' names {name!r}, which this release does not offer")
 
     def build(name: str) -> HostedProvider:
+        service = config.services.get(name, ServiceConfig(Prices(0, 0), None, {}))
+        folder = config.data / f"{name}.run"
+        folder.mkdir(exist_ok=True, mode=0o700)
         return PROVIDERS[name](
             ProviderContext(
                 key=key,
                 domain=network.domain,
                 parameters=network.parameters,
                 leases=book,
-                files=Blobs(config.data / name, share),
+                files=Blobs(config.data / name, config.allowance_of(name)),
                 open_sql=lambda migrations: Database(config.data / f"{name}.sqlite", migrations),
                 authenticate=guard.check_from,
                 find_fleet=ChainFleets(network, key.address).find,
                 members_of=membership.of,
                 clock=clock,
+                settings=service.settings,
+                prices=service.prices,
+                place=config.place,
+                folder=str(folder),
+                find_peer=peers.find,
             )
         )
 
-    return {name: await asyncio.to_thread(build, name) for name in PROVIDERS}
+    chosen = [name for name, factory in PROVIDERS.items() if name in config.services or not factory.is_leased]
+    return {name: await asyncio.to_thread(build, name) for name in chosen}
 
 
 def make_registrar(config: NodeConfig, network: Network, key: Key, status: Status) -> Registrar | None:
@@ -150,35 +171,6 @@ async def _watch_figures(book: Book, status: Status) -> None:
         await asyncio.sleep(10)
 
 
-def open_wallet(path: Path, passphrase: str) -> Key:
-    """The key in a Web3 Secret Storage file. NotFound, InvalidInput; WrongPassphrase."""
-    from eth_keyfile.keyfile import decode_keyfile_json
-
-    from freehold.protocol.errors import WrongPassphrase
-
-    try:
-        return Key(decode_keyfile_json(json.loads(path.read_text()), passphrase.encode()))
-    except FileNotFoundError:
-        raise NotFound(f"there is no wallet at {path}") from None
-    except ValueError as error:
-        if "MAC" in str(error):
-            raise WrongPassphrase(f"the wallet {path.name} does not open with this passphrase") from None
-        raise InvalidInput(f"{path} is no wallet: {error}") from None
-
-
 def main(config: Path) -> int:
     """Run the node that the configuration file describes until SIGTERM or SIGINT; the exit code."""
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
-    try:
-        asyncio.run(_run_until_signal(NodeConfig.load(config)))
-    except FreeholdError as error:
-        log.error("%s %s", error.message, error.advice)
-        return 1
-    return 0
-
-
-async def _run_until_signal(config: NodeConfig) -> None:
-    stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    await run(config, stopping)
+    return run_until_signal(lambda stopping: run(NodeConfig.load(config), stopping))

@@ -14,18 +14,15 @@ blobs                                    s3://BUCKET/PREFIX instead of a directo
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from freehold.protocol.errors import InvalidInput, MalformedMessage, NotFound, WrongPassphrase
+from freehold.protocol.errors import InvalidInput
 from freehold.protocol.keys import Key
-from freehold.protocol.typed import parse_json
+from freehold.store.configuration import open_wallet, parse_configuration, read_configuration, read_passphrase, wrong
 
-PASSPHRASE_VARIABLE = "FREEHOLD_PASSPHRASE"
 ALLOWANCE = 20 * 2**30
 _ADDRESSES = {"database": "postgresql://", "blobs": "s3://"}
 _PATHS = {
@@ -59,50 +56,16 @@ class MemberConfig:
     @staticmethod
     def load(path: Path) -> MemberConfig:
         """The configuration at `path`. NotFound, or InvalidInput naming the key that is wrong."""
-        try:
-            value = parse_json(path.read_bytes())
-        except FileNotFoundError:
-            raise NotFound(f"there is no configuration at {path}") from None
-        except MalformedMessage as error:
-            raise InvalidInput(f"{path}: {error.message}") from None
-        if not isinstance(value, dict):
-            raise InvalidInput(f"{path} must hold a JSON object")
-        return MemberConfig.from_json(value, path.parent)
+        return MemberConfig.from_json(read_configuration(path), path.parent)
 
     @staticmethod
     def from_json(value: Mapping[str, Any], directory: Path) -> MemberConfig:
         """The configuration behind its JSON form. InvalidInput naming the key that is unknown, missing or wrong."""
-        unknown = sorted(set(value) - {field.name for field in fields(MemberConfig)})
-        if unknown:
-            raise InvalidInput(f"the configuration has an unknown key {unknown[0]!r}")
-        known = {name: _parse(name, item, directory) for name, item in value.items() if item is not None}
-        for name in ("network", "data", "wallet", "price_file"):
-            if name not in known:
-                raise InvalidInput(f"the configuration lacks {name!r}")
-        return MemberConfig(**known)
+        return parse_configuration(MemberConfig, value, directory, _parse)
 
     def open_wallet(self) -> Key:
-        """The member's key out of its Web3 Secret Storage file. NotFound, InvalidInput, WrongPassphrase. Slow."""
-        from eth_keyfile.keyfile import decode_keyfile_json
-
-        try:
-            return Key(decode_keyfile_json(json.loads(self.wallet.read_text()), self._passphrase().encode()))
-        except FileNotFoundError:
-            raise NotFound(f"there is no wallet at {self.wallet}") from None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            if "MAC" in str(error):
-                raise WrongPassphrase(f"the wallet {self.wallet.name} does not open with this passphrase") from None
-            raise InvalidInput(f"{self.wallet} is no wallet: {error}") from None
-
-    def _passphrase(self) -> str:
-        if self.passphrase_file is not None:
-            try:
-                return self.passphrase_file.read_text().rstrip("\r\n")
-            except OSError as error:
-                raise InvalidInput(f"the passphrase file cannot be read: {error.strerror}") from None
-        if PASSPHRASE_VARIABLE in os.environ:
-            return os.environ[PASSPHRASE_VARIABLE]
-        raise InvalidInput("no passphrase", hint=f"Name a passphrase_file, or set {PASSPHRASE_VARIABLE}.")
+        """The member's key. NotFound, InvalidInput, WrongPassphrase. Slow."""
+        return open_wallet(self.wallet, read_passphrase(self.passphrase_file))
 
 
 def _parse(name: str, item: Any, directory: Path) -> Any:
@@ -120,4 +83,4 @@ def _parse(name: str, item: Any, directory: Path) -> Any:
         if not item.startswith(_ADDRESSES[name]):
             raise InvalidInput(f"the configuration's {name!r} must begin with {_ADDRESSES[name]}")
         return item
-    raise InvalidInput(f"the configuration's {name!r} is not what it must be: {item!r}")
+    raise wrong(name, item)

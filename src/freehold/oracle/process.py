@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -22,6 +20,7 @@ from freehold.chain.contracts import Members
 from freehold.chain.rpc import Rpc
 from freehold.market.network import MemberRecord, Network
 from freehold.net.client import Dial
+from freehold.net.running import run_until_signal
 from freehold.net.server import make_app, serve
 from freehold.net.tls import choose_certificate
 from freehold.oracle.answering import Answerer
@@ -40,14 +39,13 @@ from freehold.oracle.setup import Setup, Timing
 from freehold.oracle.status import Status
 from freehold.oracle.store import BUNDLES, Store
 from freehold.protocol.beacon import Block
-from freehold.protocol.errors import ChainError, FreeholdError, InvalidInput, NotFound
+from freehold.protocol.errors import ChainError, InvalidInput, NotFound
 from freehold.protocol.keys import Key
 from freehold.protocol.units import Address
 from freehold.services.judging import JUDGES
 
 log = logging.getLogger(__name__)
 
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 TICK_SECONDS = 0.1
 ANSWER_POLLS = 4  # demands stand for whole epochs: they are looked for less often than blocks
 CHAIN_SECONDS = 1.0  # until the chain is asked again, at the start
@@ -166,17 +164,4 @@ async def watch_head(feed: Feed, status: Status, poll: float) -> None:
 
 def main(config: Path) -> int:
     """Run the member that the configuration file describes until SIGTERM or SIGINT; the exit code."""
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
-    try:
-        asyncio.run(_run_until_signal(MemberConfig.load(config)))
-    except FreeholdError as error:
-        log.error("%s %s", error.message, error.advice)
-        return 1
-    return 0
-
-
-async def _run_until_signal(config: MemberConfig) -> None:
-    stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    await run(config, stopping)
+    return run_until_signal(lambda stopping: run(MemberConfig.load(config), stopping))

@@ -107,6 +107,13 @@ class Leases(Protocol):
         """Take back what was counted and not sent."""
 
 
+class Prices(NamedTuple):
+    """An operator's list prices for a service: credits (base units) for its unit of work, and for what it sends."""
+
+    stream: int
+    voucher: int
+
+
 class LiveFleet(NamedTuple):
     """A fleet of this node's operator that the chain knows and has not retired."""
 
@@ -118,7 +125,10 @@ class LiveFleet(NamedTuple):
 class ProviderContext:
     """All that a provider may touch. `authenticate(sender, headers, method, path, body hash)`: WrongSignature unless
     the request is from `sender`. `find_fleet` asks the chain: NotFound, Refused (another operator's, or retired).
-    `members_of` names an epoch's oracle members, as far as they are known here."""
+    `members_of` names an epoch's oracle members, as far as they are known here. `settings` are the service's own part
+    of the node's configuration, `prices` the list prices, `place` is what the operator names; `folder` is a directory
+    of the service's own for what need not last. `find_peer` gives another registered node (a `net.client.Peer`):
+    NotFound."""
 
     key: Key
     domain: Domain
@@ -130,6 +140,11 @@ class ProviderContext:
     find_fleet: Callable[[Hash], Awaitable[LiveFleet]]
     members_of: Callable[[int], Sequence[Address]]
     clock: Callable[[], int]
+    settings: Mapping[str, Any]
+    prices: Prices
+    place: str
+    folder: str
+    find_peer: Callable[[Address], Awaitable[Any]]
 
 
 class HostedProvider(Provider, Protocol):
@@ -150,6 +165,9 @@ class HostedProvider(Provider, Protocol):
     async def commit(self, epoch: int, rows: Table[Any], leases: Mapping[Hash, LeaseState]) -> None:
         """The node's own rows and leases in the state that the report of `epoch` commits to, with the rows of whom it
         watches; all proven against it."""
+
+    def agreed_price(self, lease: Lease) -> int | None:
+        """The price that the provider itself has agreed on with this lease's client for its mode; None: the list's."""
 
     async def describe(self, lease: Hash) -> Mapping[str, Any]:
         """JSON-ready facts that a client needs to go on with a lease."""

@@ -39,6 +39,7 @@ from freehold.services.sensing.terms import ENROLMENT, REPORT, UNKNOWN_DEVICE, D
 from freehold.store.blobs import Blobs
 from freehold.store.sql import Database
 from tests.protocol.world import DOMAIN, PARAMETERS, key
+from tests.services.contexts import NOTHING_ELSE
 from tests.services.sensing_world import context_of, fleet_of
 
 NODE = key(11)
@@ -78,6 +79,7 @@ class Sensing:
                 find_fleet=self.find_fleet,
                 members_of=lambda _: (),
                 clock=lambda: 0,
+                **NOTHING_ELSE,
             )
         )
         stack.push_async_callback(self.provider.stop)

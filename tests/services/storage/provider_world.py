@@ -34,6 +34,7 @@ from freehold.store.blobs import Blobs
 from freehold.store.disk import Disk
 from freehold.store.sql import Database
 from tests.protocol.world import DOMAIN, PARAMETERS, key, signed
+from tests.services.contexts import NOTHING_ELSE
 from tests.services.sensing_world import no_fleets
 
 NODE, CLIENT, STRANGER = key(1), key(500), key(501)
@@ -114,6 +115,7 @@ class Provided:
                     find_fleet=no_fleets,
                     members_of=lambda _: (),
                     clock=lambda: self.now,
+                    **NOTHING_ELSE,
                 )
             )
         except BaseException:

@@ -26,6 +26,7 @@ from freehold.net.limits import Places
 from freehold.net.server import ok, read_body, read_json, sender_address
 from freehold.protocol.errors import Conflict, MalformedMessage, NotFound, Refused, Unavailable
 from freehold.protocol.fleets import FleetDevice
+from freehold.protocol.messages import Lease
 from freehold.protocol.service import Context
 from freehold.protocol.state import LeaseState
 from freehold.protocol.tables import Table
@@ -125,6 +126,10 @@ class SensingProvider:
 
     async def tidy(self) -> None:
         """Nothing is left over."""
+
+    def agreed_price(self, lease: Lease) -> int | None:  # noqa: ARG002
+        """None: the list price."""
+        return None
 
     async def describe(self, lease: Hash) -> Mapping[str, Any]:  # noqa: ARG002
         """There are no leases."""

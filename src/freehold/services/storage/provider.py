@@ -26,6 +26,7 @@ from aiohttp import web
 from freehold.net.server import JSON_LIMIT, ok, read_body, read_json
 from freehold.protocol.errors import BodyTooLarge, InvalidInput, MalformedMessage, NotFound
 from freehold.protocol.keys import check_signed_by
+from freehold.protocol.messages import Lease
 from freehold.protocol.service import Context
 from freehold.protocol.state import LeaseState
 from freehold.protocol.tables import Table
@@ -179,6 +180,10 @@ class StorageProvider:
                     await in_thread(self._context.files.delete, key_of(lease, root))
         await self._lists.forget_records(now)
         self._figures = await self._lists.figures() | await self._registers.figures()
+
+    def agreed_price(self, lease: Lease) -> int | None:  # noqa: ARG002
+        """None: the list price."""
+        return None
 
     async def describe(self, lease: Hash) -> Mapping[str, Any]:
         """The newest delta that both have signed."""

@@ -1,7 +1,7 @@
 """Live registrations and their bonds, folded from the Registry's and Staking's events up to the newest block.
 
-A client may look at blocks that are not yet final: what it deals with are nodes whose offers and leases they sign
-themselves, and settlement reads the registry on its own.
+Clients, and nodes that look for each other, may look at blocks that are not yet final: what they deal with are nodes
+whose offers and leases they sign themselves, and settlement reads the registry on its own.
 """
 
 from __future__ import annotations
