@@ -212,3 +212,15 @@ def test_json_is_read_to_a_depth_that_no_stack_minds() -> None:
                 parse_json(deep)
     finally:
         sys.setrecursionlimit(limit)
+
+
+def test_a_row_commits_to_the_signatures_of_the_messages_within() -> None:
+    def reservation(signature: Signature) -> messages.Reservation:
+        lock = messages.Lock(lease=Hash(bytes(32)), amount=1, node_signature=signature)
+        return messages.Reservation(client=key(1).address, number=1, locks=(lock,), deadline=1)
+
+    rows = [reservation(Signature(bytes([number]) * 65)) for number in (1, 2)]
+    assert rows[0].struct_hash() == rows[1].struct_hash()
+    roots = [Table.decode(messages.Reservation, Table.of(messages.Reservation, [row]).encode()).root for row in rows]
+    assert roots == [row_root([row.row_hash()]) for row in rows]
+    assert roots[0] != roots[1]

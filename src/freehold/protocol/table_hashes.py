@@ -14,7 +14,7 @@ from freehold.protocol.column_values import SIGNATURE_BYTES
 from freehold.protocol.columns import Coded, Column, Lists, Ragged, Record, count_of, spelled
 from freehold.protocol.hashing import Bytes, Gathered, Part, join_parts, keccak_ragged, keccak_rows
 from freehold.protocol.merkle import row_root
-from freehold.protocol.typed import Domain, Field, Message, fields_of, type_hash
+from freehold.protocol.typed import Domain, Field, Message, fields_of, is_signed, type_hash
 
 
 def struct_hashes_of(kind: type[Message], columns: Mapping[str, Column], count: int) -> Bytes:
@@ -32,12 +32,14 @@ def digests_of(struct_hashes: Bytes, domain: Domain) -> Bytes:
 
 
 def row_hashes_of(kind: type[Message], columns: Mapping[str, Column], struct_hashes: Bytes) -> Bytes:
-    """(n, 32): keccak(struct hash ‖ signatures). An empty signature adds no bytes."""
+    """(n, 32): keccak(struct hash ‖ signatures ‖ what commits to the signed messages within). An empty signature adds
+    no bytes."""
     count = len(struct_hashes)
+    within = [_within(f, columns[f.name]) for f in fields_of(kind) if f.item is not None and is_signed(f.item)]
     signatures = [spelled(columns[field.name]) for field in fields_of(kind) if field.solidity == "signature"]
     cells = [column.cells(SIGNATURE_BYTES) for column in signatures]
     if all(column is not None for column in cells):
-        return keccak_rows([struct_hashes, *(column for column in cells if column is not None)], count)
+        return keccak_rows([struct_hashes, *(column for column in cells if column is not None), *within], count)
     present = np.zeros(count, np.int64)  # bit i: signature i is there
     for i, column in enumerate(signatures):
         present |= (column.sizes() != 0).astype(np.int64) << i
@@ -46,8 +48,18 @@ def row_hashes_of(kind: type[Message], columns: Mapping[str, Column], struct_has
         rows = np.flatnonzero(present == pattern)
         taken = [column.take(rows) for i, column in enumerate(signatures) if pattern >> i & 1]
         parts = [column.data.reshape(-1, SIGNATURE_BYTES) for column in taken]
-        hashes[rows] = keccak_rows([struct_hashes[rows], *parts], len(rows))
+        hashes[rows] = keccak_rows([struct_hashes[rows], *parts, *(part[rows] for part in within)], len(rows))
     return hashes
+
+
+def _within(field: Field, column: Column) -> Bytes:
+    """(n, 32): each row's hash of the signed message in this field, or of all their row hashes."""
+    if isinstance(column, Lists):
+        hashes = _within(field._replace(many=False), column.items)
+        return keccak_ragged(hashes.reshape(-1), column.ends.astype(np.int64) * 32)
+    if not isinstance(column, Record):
+        raise TypeError(f"{field.name} is no column of messages")
+    return row_hashes_of(column.kind, column.columns, struct_hashes_of(column.kind, column.columns, column.count))
 
 
 def _words(field: Field, column: Column) -> list[Part]:

@@ -7,7 +7,8 @@ message's struct hash), so that one item can be shown without the others.
 
     struct_hash   keccak(type hash ‖ fields without signatures)      (EIP-712 hashStruct)
     digest        what a key signs: struct_hash under a domain        (EIP-712)
-    row_hash      keccak(struct_hash ‖ signatures): what a batch commits to
+    row_hash      keccak(struct_hash ‖ signatures ‖ for each field of signed messages their row hash, or the keccak of
+                  their row hashes side by side): what a batch commits to, so that no signature in it can be swapped
 
 Invariant: `M.from_json(m.to_json()) == m`, and anything that is not exactly of the type is MalformedMessage.
 Source of the hashing rules: EIP-712 (checked against eth-account in the tests).
@@ -102,8 +103,13 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
     def row_hash(self) -> Hash:
         """The leaf that stands for this message, its signatures included, in a batch's or table's Merkle root."""
-        signatures = (getattr(self, f.name) for f in fields_of(type(self)) if f.solidity == "signature")
-        return keccak(self.struct_hash() + b"".join(signatures))
+        fields = fields_of(type(self))
+        parts = [self.struct_hash(), *(getattr(self, f.name) for f in fields if f.solidity == "signature")]
+        for field in fields:
+            if field.item is not None and is_signed(field.item):
+                value = getattr(self, field.name)
+                parts.append(keccak(b"".join(i.row_hash() for i in value)) if field.many else value.row_hash())
+        return keccak(b"".join(parts))
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready: bytes as 0x hex, integers above 53 bits as decimal strings."""
@@ -168,6 +174,12 @@ def fields_of(kind: type[Message]) -> tuple[Field, ...]:
     """The fields of a message class in their order of definition."""
     hints = get_type_hints(kind, include_extras=True)
     return tuple(_field(name, hints[name]) for name in kind.__struct_fields__)
+
+
+@cache
+def is_signed(kind: type[Message]) -> bool:
+    """Whether a message has a signature, its own or that of a message in it."""
+    return any(f.solidity == "signature" or (f.item is not None and is_signed(f.item)) for f in fields_of(kind))
 
 
 def _field(name: str, hint: Any) -> Field:
