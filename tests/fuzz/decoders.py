@@ -23,7 +23,7 @@ from freehold.chain import abi, reverts, transactor, wire
 from freehold.chain.endpoint import parse_retry_after
 from freehold.client import collect, grants, keystore, money, object_records, root
 from freehold.client import table_records as table
-from freehold.market import view
+from freehold.market import constraints, view
 from freehold.market.network import CONTRACTS, MemberRecord, Network
 from freehold.net.auth import REQUEST_HEADER, SIGNATURE_HEADER, Guard, authorize
 from freehold.node import api, committed
@@ -418,6 +418,15 @@ def others() -> Iterator[Decoder]:
         "market.network.Network.from_json",
         "market.network.MemberRecord.from_json",
         encode=as_json,
+    )
+    # the compute market
+    yield entry(
+        "constraint",
+        lambda data: constraints.parse(data.decode("latin-1")),
+        lambda: [b"cpu.cores >= 4 and not (place in [\"de-*\", 'us'] or gpu = true)", b'exists a.b and c has "d\\*"'],
+        "market.constraints.parse",
+        "market.constraints._Parser.parse",
+        encode=lambda constraint: str(constraint).encode("latin-1"),
     )
     # storage
     yield entry(
