@@ -22,6 +22,7 @@ CACHE = HERE / ".cache"
 BENCHES = {
     "epoch": "bench.epoch",
     "load": "bench.load",
+    "matching": "bench.matching",
     "s3": "bench.s3",
     "scaling": "bench.scaling",
     "storage": "bench.storage",

@@ -95,8 +95,10 @@ def quote(text: str, wildcards: bool = False) -> str:
 def show(value: object, unit: str = "") -> str:
     """A property's value for people; a number in the unit that the rule uses, where it is at least a hundredth."""
     if isinstance(value, str):
-        shown = "".join(one if one.isprintable() else "\ufffd" for one in value[:SHOWN_TEXT])
-        return quote(shown if len(value) <= SHOWN_TEXT else shown + "…", wildcards=True)
+        shown = value if len(value) <= SHOWN_TEXT else value[:SHOWN_TEXT] + "…"
+        if not shown.isprintable():
+            shown = "".join(one if one.isprintable() else "\ufffd" for one in shown)
+        return quote(shown, wildcards=True)
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list | tuple):
