@@ -10,8 +10,9 @@ import pytest
 
 from freehold.market.reservations import KeptReservation, Want, format_credits
 from freehold.protocol.errors import InsufficientCredits, Unavailable
+from freehold.protocol.messages import STREAM, VOUCHER
 from freehold.protocol.units import ONE, Hash
-from tests.client.world import World, world
+from tests.client.world import PRICE, World, world
 
 LEASE, OTHER = Hash(b"l" * 32), Hash(b"m" * 32)
 
@@ -117,7 +118,8 @@ def test_a_lease_that_the_node_forgot_before_it_was_covered_is_signed_again(tmp_
     async def scenario() -> None:
         async with world(tmp_path / "net", nodes=6) as net, net.client(credits=100 * ONE) as client:
             leases, view = client._leases, await client._leases.view()
-            opened = [await leases.open(candidate, view) for candidate in (await client.survey()).candidates]
+            prices = {STREAM: PRICE, VOUCHER: PRICE}
+            opened = [await leases.open(c.record, prices, view) for c in (await client.survey()).candidates]
             for node in net.node:
                 connection = sqlite3.connect(node.folder / "node.sqlite")
                 with connection:

@@ -1,8 +1,8 @@
-"""A client's memory, in SQLite: leases, the last reservation, signed vouchers, deltas, and what must come off lists.
+"""A client's memory, in SQLite: leases, the last reservation, vouchers, deltas, what must come off lists, receipts.
 
 One file an account and network; several processes of the account may share it. Everything here can be read back from
 nodes and members except what is still under way, and that is why it is durable before it is sent. It implements the
-books of `market/leases.py`, `market/vouchers.py` and `services/storage/client_lists.py`.
+books of `market/leases.py` and `market/vouchers.py`, of storage (`client_lists.py`) and of compute (`client_node.py`).
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import asyncio
 import fcntl
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -22,6 +23,8 @@ from freehold.market.quorum import Held
 from freehold.market.reservations import KeptReservation
 from freehold.protocol.messages import Certificate, Lease, Reservation
 from freehold.protocol.units import Address, Hash, Signature
+from freehold.services.compute.client_checks import KeptReceipt
+from freehold.services.compute.terms import Receipt
 from freehold.services.storage.client_objects import ListedShard
 from freehold.services.storage.terms import Delta
 from freehold.store.sql import Database
@@ -39,6 +42,11 @@ MIGRATIONS = (
     """,
     "ALTER TABLE leases ADD COLUMN closing INTEGER NOT NULL DEFAULT 0;",
     "CREATE INDEX shards_node ON shards (node, position, root);",
+    """
+    CREATE TABLE receipts (job BLOB PRIMARY KEY, until INTEGER NOT NULL, message BLOB NOT NULL, price TEXT NOT NULL,
+        result BLOB NOT NULL, steps BLOB NOT NULL) STRICT;
+    CREATE INDEX receipts_until ON receipts (until);
+    """,
 )
 
 _GARBAGE = ""
@@ -213,6 +221,38 @@ class Book:
         """See `ListBook`."""
         await self.withdraw((_GARBAGE, shard) for shard in shards)
 
+    # Receipts
+
+    async def keep_receipt(self, kept: KeptReceipt) -> None:
+        """See `ReceiptBook`."""
+        receipt = kept.receipt
+        row = (
+            bytes(receipt.order().struct_hash()),
+            min(receipt.until, 2**62),
+            receipt.to_bytes(),
+            str(kept.price),
+            kept.result,
+            b"".join(kept.steps),
+        )
+        statement = "INSERT INTO receipts (job, until, message, price, result, steps) VALUES (?, ?, ?, ?, ?, ?)"
+        await self._run(f"{statement} ON CONFLICT DO NOTHING", [row])
+
+    async def receipts(self, jobs: Collection[Hash] | None = None) -> list[KeptReceipt]:
+        """See `ReceiptBook`."""
+        query = "SELECT message, price, result, steps FROM receipts"
+
+        def work(connection: sqlite3.Connection) -> list[Any]:
+            if jobs is None:
+                return connection.execute(f"{query} ORDER BY rowid").fetchall()
+            found = (connection.execute(f"{query} WHERE job = ?", (bytes(job),)).fetchone() for job in jobs)
+            return [row for row in found if row is not None]
+
+        return [_receipt(row) for row in await self._database.read(work)]
+
+    async def forget_receipts(self, epoch: int) -> None:
+        """See `ReceiptBook`."""
+        await self._run("DELETE FROM receipts WHERE until < ?", [(epoch,)])
+
     # Shipments: a lock file each, so that one whose process is gone is known
 
     @asynccontextmanager
@@ -286,6 +326,12 @@ def _garbage(connection: sqlite3.Connection, node: Address, limit: int) -> list[
     query = "SELECT position, root FROM shards WHERE shipment = '' AND node = ? ORDER BY position LIMIT ?"
     rows = connection.execute(query, (bytes(node), limit)) if limit else ()
     return [ListedShard(node, position, Hash(root)) for position, root in rows]
+
+
+def _receipt(row: Any) -> KeptReceipt:
+    message, price, result, steps = row
+    hashes = tuple(Hash(steps[at : at + 32]) for at in range(0, len(steps), 32))
+    return KeptReceipt(Receipt.from_bytes(message), int(price), result, hashes)
 
 
 def _row(shard: ListedShard) -> tuple[bytes, int, bytes]:

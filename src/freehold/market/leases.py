@@ -1,13 +1,14 @@
 """Leases and the reservations that lock credits for them, from the client's side.
 
-    open       two leases with a node: a stream for what it keeps, vouchers for what it sends; both sides sign
+    open       a lease with a node for each way in which the service is paid (a stream, vouchers); both sides sign
     reserve    number s+1 lists every lock of the client; Q members certify and hold it (`reservations.py`)
     register   the leases themselves, as certified evidence
     show       the node sees certificate and holdings, and serves from then on
 
 Several devices may use one account, each with a book of its own: a node signs a lease only if there is no other open
-one beside it, so they come to share leases. Invariant: a lease that is kept was signed by both sides, and is kept
-before anything relies on it.
+one beside it but those that the client names, so they come to share leases. Where a lease costs more than what the node
+asks now, another may be opened beside it. All services of an account share its book and its reservations. Invariant: a
+lease that is kept was signed by both sides, and is kept before anything relies on it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from freehold.market.meeting import node_peer
-from freehold.market.placement import Candidate
 from freehold.market.quorum import Quorum
 from freehold.market.reservations import KeptReservation, ReservationBook, Reservations, Want
 from freehold.market.view import ClientView, read_view
@@ -52,6 +52,7 @@ from freehold.protocol.units import Address, Hash
 
 LEASE_SECONDS = 30 * 86400  # until when a lease must have come into the state; epochs may stop for a while
 ANSWER_SECONDS = 4.0  # a node that takes longer to say whether it serves is left out
+BESIDE_LIMIT = 8  # leases that a node shows one after the other, when asked for one that costs less
 
 
 class KeptLease(NamedTuple):
@@ -79,25 +80,34 @@ class LeaseBook(ReservationBook, Protocol):
 
 
 class NodeLeases(NamedTuple):
-    """A client's two leases with a node, and where the node listens."""
+    """A client's leases with a node, by mode, and where the node listens."""
 
     node: Address
     endpoint: str
-    stream: Lease
-    voucher: Lease
+    modes: Mapping[int, Lease]
 
     def peer(self, dial: Dial, domain: Domain, clock: Callable[[], float]) -> Peer:
         """The node itself, known by its certificate where it is spoken to over https (`meeting.py`)."""
         return node_peer(dial, self.node, self.endpoint, domain, clock)
 
     @property
+    def stream(self) -> Lease:
+        """The lease that is paid while the work is proven."""
+        return self.modes[STREAM]
+
+    @property
+    def voucher(self) -> Lease:
+        """The lease that is paid by what the client signs for."""
+        return self.modes[VOUCHER]
+
+    @property
     def stream_id(self) -> Hash:
-        """The id of the lease that is paid for what the node keeps."""
+        """The id of the stream."""
         return _id(self.stream)
 
     @property
     def voucher_id(self) -> Hash:
-        """The id of the lease that is paid for what the node sends."""
+        """The id of the lease that is paid by voucher."""
         return _id(self.voucher)
 
 
@@ -130,6 +140,7 @@ class Leases:
         self._clock = clock
         self._service = service
         self._reservations = Reservations(key, domain, parameters, quorum, book, clock)
+        self.locks: Mapping[Hash, int] = {}  # those that counted when `prepare` was here last
 
     async def view(self) -> ClientView:
         """What the last committed state says of this client."""
@@ -143,38 +154,68 @@ class Leases:
         """The locks that count now, by lease."""
         return await self._reservations.caps(await self.view())
 
-    async def known(self, view: ClientView) -> dict[tuple[Address, int], Lease]:
-        """The newest lease that is not closed, by (node, mode); one that lapsed goes on once its lock grows."""
+    async def open_leases(self, view: ClientView) -> list[Lease]:
+        """This service's leases that are not closed, in the order in which they were kept; one that lapsed goes on once
+        its lock grows."""
         closed = {key for key, row in view.leases.items() if row.closed}
-        return {
-            (kept.lease.node, kept.lease.mode): kept.lease
+        return [
+            kept.lease
             for kept in await self._book.leases()
             if kept.lease.service == self._service and not kept.closing and kept.lease.struct_hash() not in closed
-        }
+        ]
 
-    async def open(self, candidate: Candidate, view: ClientView) -> NodeLeases:
-        """The two leases with a node: those that are there, or new ones at its offer's prices."""
-        async with self._book.exclusive(f"open-{candidate.node.hex()}"):
-            known = await self.known(view)
-            pair = []
-            for mode, price in ((STREAM, candidate.offer.stream_price), (VOUCHER, candidate.offer.voucher_price)):
-                lease = known.get((candidate.node, mode))
-                pair.append(lease or await self._agree(candidate, mode, price, await self._ended(view)))
-        return NodeLeases(candidate.node, candidate.record.endpoint, pair[0], pair[1])
+    async def known(self, view: ClientView) -> dict[tuple[Address, int], Lease]:
+        """The newest lease that is not closed, by (node, mode)."""
+        return {(lease.node, lease.mode): lease for lease in await self.open_leases(view)}
 
-    async def recover(self, record: NodeRecord, view: ClientView) -> NodeLeases | None:
-        """The two leases with a node that are there; those that only the state knows are read back from the node."""
+    async def open(
+        self, record: NodeRecord, prices: Mapping[int, int], view: ClientView, *, never_dearer: bool = False
+    ) -> NodeLeases:
+        """A lease with a node for each mode in `prices`: the newest that is there, or a new one at that price.
+
+        `never_dearer`: one that costs more is not taken; of several others, the cheapest is.
+        """
+        async with self._book.exclusive(f"open-{record.node.hex()}"):
+            opened = {}
+            for mode, price in prices.items():
+                opened[mode] = await self._find_or_agree(record, mode, price, view, never_dearer)
+        return NodeLeases(record.node, record.endpoint, opened)
+
+    async def _find_or_agree(
+        self, record: NodeRecord, mode: int, price: int, view: ClientView, never_dearer: bool
+    ) -> Lease:
+        for _ in range(BESIDE_LIMIT):
+            there = [o for o in await self.open_leases(view) if (o.node, o.mode) == (record.node, mode)]
+            if not never_dearer:
+                fit = there[-1:]
+            else:
+                fit = sorted((lease for lease in there if lease.price <= price), key=lambda lease: lease.price)
+            if fit:
+                return fit[0]
+            beside = {lease.struct_hash() for lease in there}
+            lease = await self._agree(record, mode, price, await self._ended(view) | beside)
+            if lease.price <= price or not never_dearer:
+                return lease
+        raise Refused(f"{record.endpoint} shows ever more leases that cost more than {price}")
+
+    async def recover(self, record: NodeRecord, modes: Collection[int], view: ClientView) -> NodeLeases | None:
+        """The leases with a node that are there, if there is one of each mode; those that only the state knows are read
+        back from the node."""
         known = await self.known(view)
         there = {kept.lease.struct_hash() for kept in await self._book.leases()}
         for key, row in view.leases.items():
             lost = row.node == record.node and row.service == self._service and key not in there
             if lost and not row.closed and (row.node, row.mode) not in known:
-                lease = await self._read_back(record, key)
-                await self._book.keep_lease(lease)
-                await self._book.mark_certified([key])
-                known[row.node, row.mode] = lease
-        stream, voucher = known.get((record.node, STREAM)), known.get((record.node, VOUCHER))
-        return NodeLeases(record.node, record.endpoint, stream, voucher) if stream and voucher else None
+                known[row.node, row.mode] = await self.read_back(record, key)
+        found = {mode: known[record.node, mode] for mode in modes if (record.node, mode) in known}
+        return NodeLeases(record.node, record.endpoint, found) if len(found) == len(modes) else None
+
+    async def read_back(self, record: NodeRecord, key: Hash) -> Lease:
+        """Keep a lease that the committed state has and this book has not, as its node shows it."""
+        lease = await self._read_back(record, key)
+        await self._book.keep_lease(lease)
+        await self._book.mark_certified([key])
+        return lease
 
     def _peer(self, node: Address, endpoint: str) -> Peer:
         return node_peer(self._dial, node, endpoint, self._domain, self._clock)
@@ -192,12 +233,12 @@ class Leases:
         closing = {kept.lease.struct_hash() for kept in await self._book.leases() if kept.closing}
         return closing | {key for key, row in view.leases.items() if row.closed}
 
-    async def _agree(self, candidate: Candidate, mode: int, price: int, ended: Collection[Hash]) -> Lease:
+    async def _agree(self, record: NodeRecord, mode: int, price: int, ended: Collection[Hash]) -> Lease:
         """A new lease, or the one that another device of this account has there already."""
         now = self._clock()
         lease = Lease(
             client=self._key.address,
-            node=candidate.node,
+            node=record.node,
             service=self._service,
             mode=mode,
             price=price,
@@ -205,17 +246,17 @@ class Leases:
             deadline=int(now) + LEASE_SECONDS,
         )
         lease = msgspec.structs.replace(lease, client_signature=self._key.sign(lease, self._domain))
-        peer = self._peer(candidate.node, candidate.record.endpoint)
+        peer = self._peer(record.node, record.endpoint)
         body = {"lease": lease.to_json(), "ended": [str(key) for key in sorted(ended)]}
         try:
             answer = await peer.post_json("/v1/leases", body)
         except Conflict as error:
             if "lease" not in error.details:
                 raise
-            return await self._adopt(candidate.node, mode, error.details["lease"])
+            return await self._adopt(record.node, mode, error.details["lease"])
         signed = Lease.from_json(answer.get("lease") if isinstance(answer, dict) else None)
         if signed.struct_hash() != lease.struct_hash() or not is_signed_by(
-            signed, signed.node_signature, candidate.node, self._domain
+            signed, signed.node_signature, record.node, self._domain
         ):
             raise WrongSignature(f"{peer.url} did not sign the lease that it was offered")
         lease = msgspec.structs.replace(lease, node_signature=signed.node_signature)
@@ -232,30 +273,31 @@ class Leases:
         await self._book.keep_lease(lease)
         return lease
 
-    async def refresh(self, nodes: Iterable[NodeLeases]) -> dict[Address, Any]:
-        """What each node that answers says of the lease for what it keeps; of the other, its voucher is taken over."""
-        pairs = list(nodes)
-        answers = await asyncio.gather(*(self._refresh(pair) for pair in pairs))
-        return {pair.node: answer for pair, answer in zip(pairs, answers, strict=True) if answer is not None}
+    async def refresh(self, nodes: Iterable[NodeLeases]) -> dict[Address, dict[int, Any]]:
+        """What each node that answers says of its leases, by mode; of one by voucher, its voucher is taken over."""
+        listed = list(nodes)
+        answers = await asyncio.gather(*(self._refresh(leases) for leases in listed))
+        return {leases.node: answer for leases, answer in zip(listed, answers, strict=True) if answer is not None}
 
-    async def _refresh(self, pair: NodeLeases) -> Any:
-        peer = pair.peer(self._dial, self._domain, self._clock)
+    async def _refresh(self, leases: NodeLeases) -> dict[int, Any] | None:
+        peer = leases.peer(self._dial, self._domain, self._clock)
+        paths = [f"/v1/leases/{_id(lease)}" for lease in leases.modes.values()]
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                stream, voucher = await asyncio.gather(
-                    *(peer.get_json(f"/v1/leases/{key}") for key in (pair.stream_id, pair.voucher_id))
-                )
+                answers = await asyncio.gather(*(peer.get_json(path) for path in paths))
         except (FreeholdError, TimeoutError):
             return None  # whether it serves is found out by `show`
-        if isinstance(voucher, dict):
-            await self._vouchers.start(pair.voucher_id, voucher)
-        return stream if isinstance(stream, dict) else None
+        found = {mode: shown for mode, shown in zip(leases.modes, answers, strict=True) if isinstance(shown, dict)}
+        if VOUCHER in found:
+            await self._vouchers.start(leases.voucher_id, found[VOUCHER])
+        return found
 
     async def prepare(self, nodes: Sequence[NodeLeases], wants: Mapping[Hash, Want]) -> dict[Address, FreeholdError]:
         """Reserve, register the leases and show the reservation; what each node that does not serve answered."""
         kept = await self.reserve(wants)
         await self.register()
-        self._vouchers.caps.update(await self.caps())
+        self.locks = await self.caps()
+        self._vouchers.caps.update(self.locks)
         return await self.show(nodes, kept)
 
     async def register(self) -> None:
@@ -266,7 +308,7 @@ class Leases:
             await self._book.mark_certified([lease.struct_hash() for lease in fresh])
 
     async def close(self, nodes: Collection[Address]) -> list[Hash]:
-        """End every lease with these nodes; which ones. Counts from the report of the open epoch on.
+        """End every lease with these nodes, of any service; which ones. Counts from the report of the open epoch on.
 
         The nodes may then delete what they keep under them, and `lock_release` reports later the next reservation
         leaves their locks out.
@@ -287,8 +329,8 @@ class Leases:
         return sorted(ending)
 
     async def show(self, nodes: Iterable[NodeLeases], kept: KeptReservation | None) -> dict[Address, FreeholdError]:
-        """Show the reservation to each node that does not yet count both leases as covered."""
-        pairs = list(nodes)
+        """Show the reservation to each node that does not yet count all of these leases as covered."""
+        listed = list(nodes)
         value = None
         if kept is not None and kept.held is not None:
             batch = make_batch(RESERVATION, Table.of(Reservation, [kept.reservation]), self._key, self._domain)
@@ -299,23 +341,23 @@ class Leases:
                 "holdings": [{"member": str(m), "signature": str(s)} for m, s in kept.held.holdings.items()],
             }
         caps = kept.caps() if kept else {}
-        answers = await asyncio.gather(*(self._show(pair, caps, value) for pair in pairs))
-        return {pair.node: error for pair, error in zip(pairs, answers, strict=True) if error is not None}
+        answers = await asyncio.gather(*(self._show(leases, caps, value) for leases in listed))
+        return {leases.node: error for leases, error in zip(listed, answers, strict=True) if error is not None}
 
-    async def _show(self, pair: NodeLeases, caps: Mapping[Hash, int], value: object) -> FreeholdError | None:
-        peer = pair.peer(self._dial, self._domain, self._clock)
-        leases = (pair.stream_id, pair.voucher_id)
+    async def _show(self, leases: NodeLeases, caps: Mapping[Hash, int], value: object) -> FreeholdError | None:
+        peer = leases.peer(self._dial, self._domain, self._clock)
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                answers = [await self._ask(peer, lease) for lease in (pair.stream, pair.voucher)]
-                locked = all(_lock_of(a) >= caps.get(key, 0) for key, a in zip(leases, answers, strict=True))
+                answers = {mode: await self._ask(peer, lease) for mode, lease in leases.modes.items()}
+                locked = all(_lock_of(answers[mode]) >= caps.get(_id(o), 0) for mode, o in leases.modes.items())
                 if value is not None and not locked:
                     await peer.post_json("/v1/reservations", value)
-                    answers = [await peer.get_json(f"/v1/leases/{lease}") for lease in leases]
-            uncovered = [key for key, answer in zip(leases, answers, strict=True) if not answer["covered"]]
+                    answers = {m: await peer.get_json(f"/v1/leases/{_id(o)}") for m, o in leases.modes.items()}
+            uncovered = [_id(lease) for mode, lease in leases.modes.items() if not answers[mode]["covered"]]
             if uncovered:
                 return Refused(f"{peer.url} does not count lease {uncovered[0]} as covered")
-            await self._vouchers.start(pair.voucher_id, answers[1])
+            if VOUCHER in leases.modes:
+                await self._vouchers.start(leases.voucher_id, answers[VOUCHER])
         except FreeholdError as error:
             return error
         except TimeoutError:
@@ -326,7 +368,7 @@ class Leases:
 
     async def _ask(self, peer: Peer, lease: Lease) -> Any:
         """What a node says of a lease. One that it has forgotten, as nothing covered it for long, it signs again."""
-        path = f"/v1/leases/{lease.struct_hash()}"
+        path = f"/v1/leases/{_id(lease)}"
         try:
             return await peer.get_json(path)
         except NotFound:

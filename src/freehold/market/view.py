@@ -43,14 +43,23 @@ async def read_epoch(quorum: Quorum) -> int:
 
 async def read_view(quorum: Quorum, client: Address) -> ClientView:
     """The newest view; Unavailable if f+1 members do not come to agree on one."""
+    epoch, value = await read_rows(quorum, f"clients/{client}")
+    return parse_view(epoch, client, value) if value is not None else ClientView(0, new_client(client), {}, {})
+
+
+async def read_rows(quorum: Quorum, whose: str) -> tuple[int, Any]:
+    """The newest committed epoch, and what f+1 members say of somebody ("nodes/0x..", "clients/0x..") in its state.
+
+    None where nothing was committed yet. Unavailable if they do not come to agree.
+    """
     failure: FreeholdError = Unavailable("no member was asked")
     for attempt in range(ATTEMPTS):
         epoch = await read_epoch(quorum)
         try:
-            return parse_view(epoch, client, await quorum.agree(f"/v1/state/{epoch}/clients/{client}"))
+            return epoch, await quorum.agree(f"/v1/state/{epoch}/{whose}")
         except (NotFound, Unavailable) as error:
             if epoch == 0 and isinstance(error, NotFound):
-                return ClientView(0, new_client(client), {}, {})
+                return 0, None
             failure = error
         await asyncio.sleep(PAUSE_SECONDS * 2**attempt)
     raise failure

@@ -185,26 +185,37 @@ class Peer:
             expected=str(expected),
         )
 
-    async def get_bytes(self, path: str, limit: int = BYTES_LIMIT) -> bytes:
+    async def get_bytes(self, path: str, limit: int = BYTES_LIMIT, headers: Mapping[str, str] | None = None) -> bytes:
         """A GET's whole body, at most `limit` bytes."""
-        async with self.request("GET", path) as response:
+        async with self.request("GET", path, headers=headers) as response:
             return await _read(response, limit)
 
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        data: Any = None,
+        limit: int = JSON_LIMIT,
+    ) -> Any:
+        """The `data` of an answer's envelope, which has at most `limit` bytes."""
+        async with self.request(method, path, headers=headers, data=data) as response:
+            return _data_of(await _read(response, limit))
+
     async def get_json(self, path: str, limit: int = JSON_LIMIT) -> Any:
-        """The `data` of a GET's envelope, which has at most `limit` bytes."""
-        return _data_of(await self.get_bytes(path, limit))
+        """`call` by GET."""
+        return await self.call("GET", path, limit=limit)
 
     async def post_json(self, path: str, value: object, limit: int = JSON_LIMIT) -> Any:
-        """The `data` of a POST's envelope, which has at most `limit` bytes."""
-        async with self.request("POST", path, headers=JSON_HEADERS, data=canonical_json(value)) as response:
-            return _data_of(await _read(response, limit))
+        """`call` by POST."""
+        return await self.call("POST", path, headers=JSON_HEADERS, data=canonical_json(value), limit=limit)
 
     async def post_bytes(
         self, path: str, data: bytes, headers: Mapping[str, str] | None = None, limit: int = JSON_LIMIT
     ) -> Any:
-        """The `data` of a POST's envelope, which has at most `limit` bytes; the body are raw bytes."""
-        async with self.request("POST", path, headers=BYTES_HEADERS | dict(headers or {}), data=data) as response:
-            return _data_of(await _read(response, limit))
+        """`call` by POST; the body are raw bytes."""
+        return await self.call("POST", path, headers=BYTES_HEADERS | dict(headers or {}), data=data, limit=limit)
 
 
 def _target_of(url: str) -> yarl.URL:

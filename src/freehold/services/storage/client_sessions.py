@@ -26,7 +26,7 @@ from freehold.market.vouchers import Vouchers
 from freehold.net.client import Dial
 from freehold.protocol.errors import FreeholdError, NotFound, Unavailable
 from freehold.protocol.keys import Key
-from freehold.protocol.messages import STREAM
+from freehold.protocol.messages import STREAM, VOUCHER
 from freehold.protocol.units import Address, Hash
 from freehold.services.storage.client_lists import ListBook
 from freehold.services.storage.client_node import StorageNode
@@ -41,6 +41,7 @@ DAY = 86400
 FRESH_SECONDS = 30.0  # for which a session is taken as it was left
 AWAY_SECONDS = 30.0  # for which a node that did not serve is not asked again, while others do; doubles
 LONGEST_AWAY = 600.0
+PAIR = (STREAM, VOUCHER)  # a lease for what a node keeps, and one for what it sends
 
 T = TypeVar("T")
 Evidence = Callable[..., None]
@@ -106,7 +107,7 @@ class Sessions:
             context = self._context
             view = await context.leases.view()
             await self._recover_all(view)
-            opened, refused = await attempt({c.node: context.leases.open(c, view) for c in missing})
+            opened, refused = await attempt({c.node: self._open_pair(c, view) for c in missing})
             await self._refresh(opened.values())
             wants = await self._renewals(view)
             for pair in opened.values():
@@ -195,13 +196,13 @@ class Sessions:
         }
         view = await context.leases.view()
         found, refused = await attempt(
-            {node: context.leases.recover(records[node], view) for node in addresses if node in records}
+            {node: context.leases.recover(records[node], PAIR, view) for node in addresses if node in records}
         )
         failures |= refused
         pairs = {node: pair for node, pair in found.items() if pair is not None}
         if len(pairs) < len(found):
             chosen = [c for c in (await self._survey()).candidates if c.node in found and c.node not in pairs]
-            opened, refused = await attempt({c.node: context.leases.open(c, view) for c in chosen})
+            opened, refused = await attempt({c.node: self._open_pair(c, view) for c in chosen})
             pairs |= opened
             failures |= refused
         await self._refresh(pairs.values())
@@ -220,12 +221,17 @@ class Sessions:
 
     # Leases and locks
 
+    def _open_pair(self, candidate: Candidate, view: ClientView) -> Awaitable[NodeLeases]:
+        offer = candidate.offer
+        prices = {STREAM: offer.stream_price, VOUCHER: offer.voucher_price}
+        return self._context.leases.open(candidate.record, prices, view)
+
     async def _recover_all(self, view: ClientView) -> list[NodeLeases]:
         """The leases of this account that are open in the state, whichever device made them, of nodes that answer."""
         context = self._context
         nodes = {row.node for row in view.leases.values() if row.service == NAME and not row.closed}
         records = [record for record in await context.directory.nodes() if record.node in nodes]
-        found, _ = await attempt({record.node: context.leases.recover(record, view) for record in records})
+        found, _ = await attempt({record.node: context.leases.recover(record, PAIR, view) for record in records})
         return [pair for pair in found.values() if pair is not None]
 
     async def _refresh(self, pairs: Iterable[NodeLeases]) -> None:
@@ -233,7 +239,7 @@ class Sessions:
         context, listed = self._context, list(pairs)
         answers = await context.leases.refresh(listed)
         for pair in listed:
-            shown = answers.get(pair.node, {}).get("delta")
+            shown = answers.get(pair.node, {}).get(STREAM, {}).get("delta")
             if shown is not None:
                 with suppress(FreeholdError):  # a list that nobody signed is no list; `plan` will say so
                     await context.book.keep_delta(self._at(pair).check_delta(shown))
