@@ -8,7 +8,7 @@
         network is frozen: nominal lengths), and what thaws can still be slashed. One thaw for each node: asking again
         adds to it and restarts its wait.
         Invariants: the sum of positions <= tokens held (donations change nothing); a slash takes at most the position,
-        the bond first, and burns what it takes.
+        the bond first, and burns at least four fifths of what it takes.
 """
 
 from modules import permits
@@ -142,11 +142,12 @@ def withdraw(node: address) -> uint96:
 
 
 @external
-def slash(operator: address, node: address, amount: uint96) -> uint96:
+def slash(operator: address, node: address, amount: uint96, harmed: address) -> uint96:
     """
-    @notice Burns up to `amount` of a position, the bond first and then what thaws: a withdrawal that came first makes
-            it smaller, and cannot make it fail.
-    @return What was burned.
+    @notice Takes up to `amount` of a position, the bond first and then what thaws: a withdrawal that came first makes
+            it smaller, and cannot make it fail. An operator that harms an account of its own loses four fifths.
+    @param harmed Gets a fifth, the rest is burned; the zero address: all of it is.
+    @return What was taken.
     """
     assert msg.sender == slasher, "staking: only slasher"
     position: positions.Position = empty(positions.Position)
@@ -154,7 +155,12 @@ def slash(operator: address, node: address, amount: uint96) -> uint96:
     position, taken = positions._slash(self._position(operator, node), amount)
     self._save(operator, node, position)
     log Slashed(operator=operator, node=node, amount=taken, bond=position.bond, thawing=position.thawing)
-    extcall Token(token).burn(convert(taken, uint256))
+    part: uint96 = 0
+    if harmed != empty(address):
+        part = taken // 5
+    if part > 0:
+        assert extcall Token(token).transfer(harmed, convert(part, uint256))
+    extcall Token(token).burn(convert(taken - part, uint256))
     return taken
 
 

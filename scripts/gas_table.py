@@ -24,6 +24,7 @@ from freehold.protocol.merkle import ACCOUNTS, SumNode  # noqa: E402
 from freehold.protocol.units import Hash  # noqa: E402
 from scripts.gas import Row, measure  # noqa: E402
 from scripts.gas_disputes import dispute_rows, fleet_rows  # noqa: E402
+from tests.contracts.slashes import shown, slashes_of  # noqa: E402
 from tests.contracts.test_collector import CLIENT, NODE, OPERATOR, Freezing  # noqa: E402
 from tests.contracts.world import (  # noqa: E402
     NEVER,
@@ -229,8 +230,10 @@ def party_rows(world: World) -> list[Row]:
         world.post()
         world.activate()
     rows.append(Row("Staking.withdraw", "", measure(world.staking, "withdraw", at, sender=operator)))
-    arguments = (operator, at, 10 * TOKEN)
-    rows.append(Row("Staking.slash", "", measure(world.staking, "slash", *arguments, sender=world.slasher)))
+    lost = slashes_of(16, operator, at)
+    report = world.post(slashes_root=lost.root)
+    world.activate()
+    rows.append(Row("Slasher.slash", "one of 16", measure(world.slashing, "slash", *shown(report, lost, 9))))
     return [*rows, Row("Registry.retire", "", measure(world.registry, "retire", at, sender=operator))]
 
 

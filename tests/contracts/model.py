@@ -380,14 +380,19 @@ class Model:
         self.move("staking", operator, amount)
         return amount
 
-    def slash(self, operator: str, node: int, amount: int) -> int:
-        """Tokens burned."""
+    def slash(self, operator: str, node: int, amount: int, harmed: str | None) -> int:
+        """Tokens taken."""
         position = self.positions[operator, node]
         from_bond = min(amount, position.bond)
         from_thawing = min(amount - from_bond, position.thawing)
         position.bond -= from_bond
         position.thawing -= from_thawing
         position.ends = position.ends if position.thawing else 0
-        self.balances["staking"] -= from_bond + from_thawing
-        self.burned += from_bond + from_thawing
-        return from_bond + from_thawing
+        taken = from_bond + from_thawing
+        self.balances["staking"] -= taken
+        if harmed is not None:
+            self.balances[harmed] += taken // 5
+            self.burned += taken - taken // 5
+        else:
+            self.burned += taken
+        return taken

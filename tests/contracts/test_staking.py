@@ -13,6 +13,7 @@ AT = str(Address(hexed(NODE.address)))
 OPERATOR_KEY = key_of("operator")
 OPERATOR = str(Address(hexed(OPERATOR_KEY.address)))
 STRANGER = str(boa.env.generate_address())
+NOBODY = "0x" + "00" * 20
 
 
 @pytest.fixture
@@ -117,7 +118,7 @@ def test_many_thaws_cost_what_one_does(staked: World) -> None:
 def test_only_the_slasher_slashes(staked: World) -> None:
     for sender in (OPERATOR, STRANGER, staked.oracle.address, staked.ledger.address, boa.env.eoa):
         with boa.reverts("staking: only slasher"):
-            staked.staking.slash(OPERATOR, AT, 1, sender=sender)
+            staked.staking.slash(OPERATOR, AT, 1, NOBODY, sender=sender)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +128,7 @@ def test_only_the_slasher_slashes(staked: World) -> None:
 def test_a_slash_mid_thaw_takes_the_bond_first(staked: World, amount: int, taken: int, bond: int, thawing: int) -> None:
     staked.staking.thaw(AT, 40 * TOKEN, sender=OPERATOR)
     supply = staked.token.totalSupply()
-    assert staked.staking.slash(OPERATOR, AT, amount * TOKEN, sender=staked.slasher) == taken * TOKEN
+    assert staked.staking.slash(OPERATOR, AT, amount * TOKEN, NOBODY, sender=staked.slasher) == taken * TOKEN
     (event,) = logs_of(staked.staking, "Slashed")
     assert (event.amount, event.bond, event.thawing) == (taken * TOKEN, bond * TOKEN, thawing * TOKEN)
     assert position(staked)[:2] == (bond, thawing)
@@ -135,18 +136,27 @@ def test_a_slash_mid_thaw_takes_the_bond_first(staked: World, amount: int, taken
     assert staked.token.balanceOf(staked.staking) == (bond + thawing) * TOKEN
 
 
+@pytest.mark.parametrize(("amount", "part"), [(30 * TOKEN, 6 * TOKEN), (4, 0), (5, 1), (500 * TOKEN, 20 * TOKEN)])
+def test_who_was_harmed_gets_a_fifth_and_the_rest_burns(staked: World, amount: int, part: int) -> None:
+    supply, harmed = staked.token.totalSupply(), boa.env.generate_address()
+    taken = staked.staking.slash(OPERATOR, AT, amount, harmed, sender=staked.slasher)
+    assert taken == min(amount, 100 * TOKEN)
+    assert staked.token.balanceOf(harmed) == part
+    assert staked.token.totalSupply() == supply - taken + part
+
+
 def test_who_asks_to_leave_before_the_slash_is_still_slashed(staked: World) -> None:
     staked.staking.thaw(AT, 100 * TOKEN, sender=OPERATOR)
     pass_epochs(staked, 3)
-    staked.staking.slash(OPERATOR, AT, 30 * TOKEN, sender=staked.slasher)
+    staked.staking.slash(OPERATOR, AT, 30 * TOKEN, NOBODY, sender=staked.slasher)
     assert staked.staking.withdraw(AT, sender=OPERATOR) == 70 * TOKEN
-    assert staked.staking.slash(OPERATOR, AT, 30 * TOKEN, sender=staked.slasher) == 0
+    assert staked.staking.slash(OPERATOR, AT, 30 * TOKEN, NOBODY, sender=staked.slasher) == 0
 
 
 def test_a_donation_is_nobodys(staked: World) -> None:
     staked.token.transfer(staked.staking, 7 * TOKEN, sender=OPERATOR)
     assert position(staked) == (100, 0, 0)
-    assert staked.staking.slash(OPERATOR, AT, 2**96 - 1, sender=staked.slasher) == 100 * TOKEN
+    assert staked.staking.slash(OPERATOR, AT, 2**96 - 1, NOBODY, sender=staked.slasher) == 100 * TOKEN
     assert staked.token.balanceOf(staked.staking) == 7 * TOKEN
 
 
@@ -155,7 +165,7 @@ def test_positions_of_operators_are_apart(staked: World) -> None:
         staked.staking.thaw(AT, 1, sender=STRANGER)
     with boa.reverts("staking: nothing"):
         staked.staking.withdraw(AT, sender=STRANGER)
-    assert staked.staking.slash(STRANGER, AT, 1, sender=staked.slasher) == 0
+    assert staked.staking.slash(STRANGER, AT, 1, NOBODY, sender=staked.slasher) == 0
 
 
 def test_a_permit_sent_first_by_someone_else_changes_nothing(staked: World) -> None:

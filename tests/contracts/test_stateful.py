@@ -42,6 +42,7 @@ from tests.contracts.world import (
 )
 
 PARTIES = ("alice", "bob", "carol")
+NOBODY = "0x" + "00" * 20
 MEMBERS = [key_of(f"member {i}") for i in range(6)]
 HOLDERS = (
     *(*PARTIES, "treasury", "ledger", "staking", "membership", "credits", "emission", "payout"),
@@ -256,9 +257,7 @@ class Network(RuleBasedStateMachine):
         self.agree(expected, lambda: self.world.revoke(epoch, before))
         if expected is not None:
             self.revoked += [self.reports.pop(epoch + i) for i in range(expected)]
-            arguments = [
-                self.address[name] if name else "0x" + "00" * 20 for name in (f"member {member}", "bob", harmed)
-            ]
+            arguments = [self.address[name] if name else NOBODY for name in (f"member {member}", "bob", harmed)]
             taken = self.world.membership.slash(*arguments, sender=self.world.disputes.address)
             assert taken == self.model.slash_member(member, "bob", harmed)
 
@@ -455,18 +454,19 @@ class Network(RuleBasedStateMachine):
         self.thaw(None, node, part)
         self.pass_epochs(self.world.settings.thaw_epochs - 1, 8)
         self.withdraw(None, node)
-        self.slash(None, node, slashed)
+        self.slash(None, node, slashed, "bob")
         self.pass_epochs(1, 4)
         self.withdraw(None, node)
 
-    @rule(caller=callers, node=nodes, part=parts)
-    def slash(self, caller: str | None, node: int, part: int) -> None:
+    @rule(caller=callers, node=nodes, part=parts, harmed=st.sampled_from(["bob", None]))
+    def slash(self, caller: str | None, node: int, part: int, harmed: str | None) -> None:
         operator = self.caller_of(node, caller)
         position = self.model.positions[operator, node]
-        arguments = (self.address[operator], self.at(node), (position.bond + position.thawing) * part // 8)
+        amount = (position.bond + position.thawing) * part // 8
+        arguments = (self.address[operator], self.at(node), amount, self.address[harmed] if harmed else NOBODY)
         with boa.reverts("staking: only slasher"):
             self.world.staking.slash(*arguments, sender=self.address[operator])
-        expected = self.model.slash(operator, node, arguments[2])
+        expected = self.model.slash(operator, node, amount, harmed)
         self.agree(expected, lambda: self.world.staking.slash(*arguments, sender=self.world.slasher))
 
     def at(self, node: int) -> str:

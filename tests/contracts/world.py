@@ -25,7 +25,7 @@ from freehold.protocol.units import Address, Hash
 ROOT = Path(__file__).resolve().parents[2]
 ORDER = (
     *("Registry", "Token", "Emission", "Credits", "Oracle", "Ledger", "Staking"),
-    *("Members", "Collector", "OpeningProof", "Disputes", "Fleets"),
+    *("Members", "Collector", "OpeningProof", "Disputes", "Fleets", "Slasher"),
 )
 TOKEN = 10**18
 SECP256K1_N = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
@@ -129,7 +129,6 @@ class World:
         self.settings = s = settings or Settings()
         self.members = [key_of(f"member {i}") for i in range(s.members)]
         self.treasury = boa.env.generate_address()
-        self.slasher = boa.env.generate_address()
         self.governor = boa.env.generate_address()
         self.guardian = boa.env.generate_address()
         nonce = boa.env.evm.vm.state.get_nonce(boa.env.eoa.canonical_address)
@@ -153,7 +152,7 @@ class World:
             *(s.dispute_window, s.epoch_length, s.freeze_lengths, s.claim_epochs, s.pause_limit, s.hold_seconds),
         )
         self.staking = deployer_of("Staking").deploy(
-            self.token, self.registry, self.ledger, self.slasher, s.thaw_epochs
+            self.token, self.registry, self.ledger, at["Slasher"], s.thaw_epochs
         )
         self.membership = deployer_of("Members").deploy(
             *(self.token, self.oracle, self.ledger, at["Disputes"], self.governor),
@@ -166,13 +165,15 @@ class World:
             *(s.dispute_bond, s.reveal_seconds, s.answer_reports),
         )
         self.fleets = deployer_of("Fleets").deploy()
+        self.slashing = deployer_of("Slasher").deploy(self.oracle, self.ledger, self.staking)
+        self.slasher = self.slashing.address
         for name in ORDER:
             assert self.contract(name).address.lower() == at[name]
         self.domain = Domain(boa.env.evm.patch.chain_id, Address(self.oracle.address))
 
     def contract(self, name: str) -> Any:
         """The contract of that name."""
-        others = {"Members": self.membership, "OpeningProof": self.opening_proof}
+        others = {"Members": self.membership, "OpeningProof": self.opening_proof, "Slasher": self.slashing}
         return others[name] if name in others else getattr(self, name.lower())
 
     def fund(self, to: str, amount: int) -> None:

@@ -74,5 +74,11 @@ def test_together_they_take_no_more_than_the_bond(monkeypatch: pytest.MonkeyPatc
     assert all(row.amount > 0 for row in settlement.slashes)
 
 
+def test_one_subject_costs_a_node_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = busy_world()
+    twice = [found(world.nodes[0].address, 1), found(world.nodes[0].address, 1)]
+    assert len(settle(world, twice, monkeypatch).slashes) == 1
+
+
 def test_who_is_not_registered_has_nothing_to_lose(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(settle(busy_world(), [found(key(77).address, 1)], monkeypatch).slashes) == 0

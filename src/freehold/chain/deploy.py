@@ -27,6 +27,7 @@ from freehold.chain.contracts import (
     OpeningProof,
     Oracle,
     Registry,
+    Slasher,
     Staking,
     Token,
 )
@@ -41,13 +42,10 @@ from freehold.protocol.units import AMOUNT_LIMIT, Address
 # In the order of their nonces. Emission's constructor asks the Token, so the Token stands first.
 ORDER: tuple[type[Contract], ...] = (
     *(Registry, Token, Emission, Credits, Oracle, Ledger, Staking),
-    *(Members, Collector, OpeningProof, Disputes, Fleets),
+    *(Members, Collector, OpeningProof, Disputes, Fleets, Slasher),
 )
 MAX_MEMBERS = 31  # contracts/Members.vy
 MAX_PARAMETERS = 4096  # bytes, contracts/Oracle.vy
-# An address without a key: no proof takes a node's stake yet, so nobody does.
-NO_SLASHER = Address("0x000000000000000000000000000000000000dead")
-
 
 # What must not be 0: a constructor would refuse it.
 POSITIVE = (
@@ -88,7 +86,6 @@ class DeployConfig(NamedTuple):
     dispute_bond: int
     reveal_seconds: int
     cap: int = AMOUNT_LIMIT - 1
-    slasher: Address = NO_SLASHER
     token_name: str = "Freehold"
     token_symbol: str = "FHD"
 
@@ -135,6 +132,7 @@ class Deployment(NamedTuple):
     opening_proof: Address
     disputes: Address
     fleets: Address
+    slasher: Address
 
     def to_json(self) -> dict[str, Any]:
         """The part of a network file that says where the network is."""
@@ -170,6 +168,7 @@ class Deployment(NamedTuple):
             opening_proof=OpeningProof(rpc, self.opening_proof),
             disputes=Disputes(rpc, self.disputes),
             fleets=Fleets(rpc, self.fleets),
+            slasher=Slasher(rpc, self.slasher),
         )
 
 
@@ -188,6 +187,7 @@ class Contracts(NamedTuple):
     opening_proof: OpeningProof
     disputes: Disputes
     fleets: Fleets
+    slasher: Slasher
 
 
 def field_of(name: str) -> str:
@@ -228,7 +228,7 @@ def compute_creations(config: DeployConfig, at: Deployment) -> dict[str, Call]:
             c.pause_limit,
             c.hold_seconds,
         ),
-        "Staking": Staking.create(at.token, at.registry, at.ledger, c.slasher, c.thaw_epochs),
+        "Staking": Staking.create(at.token, at.registry, at.ledger, at.slasher, c.thaw_epochs),
         "Members": Members.create(
             at.token,
             at.oracle,
@@ -254,6 +254,7 @@ def compute_creations(config: DeployConfig, at: Deployment) -> dict[str, Call]:
             c.answer_reports,
         ),
         "Fleets": Fleets.create(),
+        "Slasher": Slasher.create(at.oracle, at.ledger, at.staking),
     }
 
 
@@ -357,7 +358,8 @@ async def _read_wiring(rpc: Rpc, config: DeployConfig, at: Deployment) -> dict[s
             **_values(config, "guardian", "dispute_window", "epoch_length", "freeze_lengths", "claim_epochs"),
             **_values(config, "pause_limit", "hold_seconds"),
         },
-        "staking": {**_addresses(at, "token", "registry", "ledger"), **_values(config, "slasher", "thaw_epochs")},
+        "staking": {**_addresses(at, "token", "registry", "ledger", "slasher"), **_values(config, "thaw_epochs")},
+        "slasher": _addresses(at, "oracle", "ledger", "staking"),
         "members": {
             **_addresses(at, "token", "oracle", "ledger", "disputes"),
             **_values(config, "governor", "member_bond", "thaw_epochs", "notice_epochs"),

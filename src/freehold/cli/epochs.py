@@ -156,7 +156,54 @@ async def _show(program: Program, number: int) -> dict[str, Any]:
                 p.to_json() | {"name": name_of(names, str(p.operator)), "mode": MODES[leases[p.lease].mode]}
                 for p in settlement.payments
             ],
+            "slashes": [row.to_json() for row in settlement.slashes],
         }
+
+
+def show_slashes(data: dict[str, Any]) -> None:
+    from freehold.cli.amounts import format_exact, short
+
+    click.echo(f"epoch {data['epoch']}: {len(data['slashes'])} bonds answer for what was proven wrong")
+    for row in data["slashes"]:
+        click.echo(f"  node {short(row['node'])}: {format_exact(int(row['amount']))} tokens, for {row['subject']}")
+    if data["slashes"]:
+        click.echo(f"  taken now: {data['taken']}")
+
+
+@epoch.command("slash", show=show_slashes)
+@click.argument("number", type=click.IntRange(min=1))
+@click.pass_obj
+def slash(program: Program, number: int) -> dict[str, Any]:
+    """Take from nodes' bonds what epoch NUMBER proved wrong. Anyone may, once its report is active.
+
+    A fifth goes to who was harmed, the rest burns. `freehold watch` does the same by itself.
+    """
+    from freehold.cli.connection import run
+
+    return run(_slash(program, number))
+
+
+async def _slash(program: Program, number: int) -> dict[str, Any]:
+    from freehold.cli.bundles import fetch_bundle
+    from freehold.cli.connection import connect
+    from freehold.cli.signing import open_sender
+    from freehold.cli.wallets import open_wallet
+    from freehold.oracle.court import Court
+    from freehold.protocol.errors import Refused
+
+    async with connect(program) as connection:
+        _, _, settlement = await fetch_bundle(connection, number)
+        taken = 0
+        if len(settlement.slashes):
+            if number > await connection.ledger.active_epoch():
+                raise Refused(
+                    f"the report of epoch {number} is not active yet: until then it can be revoked",
+                    hint="`freehold epoch list` shows when it is.",
+                )
+            sender = open_sender(program, connection)
+            court = Court(connection.rpc, connection.network, open_wallet(program).key, sender)
+            taken = await court.take(settlement.report, settlement.slashes)
+        return {"epoch": number, "slashes": [row.to_json() for row in settlement.slashes], "taken": taken}
 
 
 def show_replay(data: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from freehold.protocol.units import ZERO_HASH, Address, Hash
 
 CONTRACTS = (
     *("registry", "token", "emission", "credits", "oracle", "ledger", "staking"),
-    *("members", "collector", "opening_proof", "disputes", "fleets"),
+    *("members", "collector", "opening_proof", "disputes", "fleets", "slasher"),
 )
 
 

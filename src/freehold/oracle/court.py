@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from freehold.chain.contracts import Disputes, Oracle, Token
+from freehold.chain.contracts import Disputes, Oracle, Slasher, Token
 from freehold.chain.contracts import disputes as disputes_abi
+from freehold.chain.contracts import slasher as slasher_abi
 from freehold.chain.rpc import Rpc
 from freehold.chain.transactor import Sender
 from freehold.market.network import Network
@@ -18,9 +19,12 @@ from freehold.oracle.watching import Demand
 from freehold.protocol.disputes import Answer, Contradiction, commitment_of
 from freehold.protocol.errors import ChainError
 from freehold.protocol.keys import Key
+from freehold.protocol.merkle import row_proof
 from freehold.protocol.messages import Report
+from freehold.protocol.tables import Table
 from freehold.protocol.typed import keccak
 from freehold.protocol.units import Address, Hash
+from freehold.protocol.verdicts import Slash
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +39,7 @@ class Court:
         at = network.contracts
         self.disputes = Disputes(rpc, at["disputes"])
         self._oracle, self._token = Oracle(rpc, at["oracle"]), Token(rpc, at["token"])
+        self._slasher = Slasher(rpc, at["slasher"])
         self._sender, self._key = sender or Sender(rpc, key.secret), key
         self._rpc = rpc
 
@@ -136,6 +141,22 @@ class Court:
         except ChainError as error:
             log.info("epoch %d: nobody was slashed from here: %s", report.epoch, error.message)
 
+    async def take(self, report: Report, slashes: Table[Slash]) -> int:
+        """Take what a report's slashes say of nodes' bonds, once it is active; how many nobody had taken yet."""
+        taken = 0
+        hashes = [row.row_hash() for row in slashes]
+        for index, row in enumerate(slashes):
+            if await self._slasher.slashed(report.struct_hash(), hashes[index]):
+                continue
+            proof = row_proof(hashes, index)
+            call = self._slasher.slash(
+                slasher_abi.Report(*struct(report)), len(slashes), index, slasher_abi.Row(*_values(row)), proof
+            )
+            await self._sender.transact(call)
+            log.warning("epoch %d: node %s has lost up to %d of its bond", report.epoch, row.node, row.amount)
+            taken += 1
+        return taken
+
     async def _approve(self) -> None:
         bond = await self.disputes.bond()
         if await self._token.allowance(self.challenger, self.disputes.address) < bond:
@@ -150,3 +171,7 @@ def struct(report: Report | None) -> disputes_abi.Report:
         hashes = [name for name, kind in Report.__annotations__.items() if kind == "Hash"]
         return disputes_abi.Report(**(blank | {name: Hash(bytes(32)) for name in hashes}))
     return disputes_abi.Report(*(getattr(report, name) for name in fields))
+
+
+def _values(row: Slash) -> tuple[Any, ...]:
+    return tuple(getattr(row, name) for name in slasher_abi.Row._fields)

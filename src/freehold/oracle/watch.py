@@ -67,7 +67,7 @@ class Seen(NamedTuple):
 
     epoch: int
     attempt: int
-    what: str  # verified, contested, withheld, challenged, demanded, answered, revoked
+    what: str  # verified, contested, withheld, challenged, demanded, answered, revoked, slashed
     why: str
 
 
@@ -171,12 +171,32 @@ class Watcher:
         if not finding.difference:
             self.verified += 1
             self._tell(Seen(report.epoch, report.attempt, "verified", str(report.struct_hash())))
+            if self._court is not None and len(finding.settlement.slashes):
+                self._spawn(report.epoch, self._take(self._court, finding))
             return
         name = finding.difference
         ours, theirs = getattr(finding.computed, name), getattr(report, name)
         self._tell(Seen(report.epoch, report.attempt, "contested", f"{name}: computed {ours}, reported {theirs}"))
         if self._court is not None and report.epoch > self.chain.active:
             self._spawn(report.epoch, self._contest(self._court, finding))
+
+    async def _take(self, court: Court, finding: Finding) -> None:
+        """Once the report is active: what it says that bonds have lost."""
+        report = finding.report
+        while self.chain.active < report.epoch:
+            if not await court.is_current(report):
+                return
+            await asyncio.sleep(self._poll)
+        for _ in range(PATIENCE):
+            try:
+                if await court.take(report, finding.settlement.slashes):
+                    self._tell(
+                        Seen(report.epoch, report.attempt, "slashed", f"{len(finding.settlement.slashes)} bonds")
+                    )
+                return
+            except (FreeholdError, OSError) as error:
+                log.warning("epoch %d: bonds are not taken yet: %s", report.epoch, error)
+            await asyncio.sleep(self._poll)
 
     async def _find(self, accepted: AcceptedEpoch) -> Finding | None:
         """The epoch, settled here from the first bundle that is authentic; None if nobody shows one for a while."""

@@ -520,11 +520,12 @@ def compute_operators(draft: Draft, judges: Mapping[str, Judge]) -> dict[Address
 
 
 def compute_slashes(draft: Draft) -> Table[Slash]:
-    """What goes of each bond, in the order of nodes and subjects: a network's `wrong_result_slash` each, and of one bond
-    no more than was staked at the anchor. A node that is not registered has none to lose."""
+    """What goes of each bond, in the order of nodes and subjects, each once: a network's `wrong_result_slash`, and of
+    one bond no more than was staked at the anchor. A node that is not registered has none to lose."""
     left = {node: record.bond for node, record in draft.registered.items()}
     slashes = []
-    for row in sorted(draft.slashes, key=lambda s: (s.node, s.service, s.subject)):
+    found = {(s.node, s.service, s.subject): s for s in reversed(draft.slashes)}
+    for _, row in sorted(found.items()):
         amount = min(draft.anchor.parameters.wrong_result_slash, left.get(row.node, 0))
         if amount:
             left[row.node] -= amount

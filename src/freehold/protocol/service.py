@@ -31,8 +31,8 @@ Rows = Mapping[str, Any]  # by kind: a Table, or Parts for a kind that the judge
 
 class Context(NamedTuple):
     """What a judge may know of an epoch. `state` is the service's own table after the epoch before; `leases` are
-    all that are open in this epoch; `seconds` is the time that a stream may be paid for; `nodes`, `fleets` and `changes`
-    are what the chain says of nodes and devices at the anchor (a node, which only answers obligations, has none)."""
+    all that are open in this epoch; `seconds` is the time that a stream may be paid for; `nodes`, `fleets` and
+    `changes` are what the chain says at the anchor (a node, which only answers obligations, has none)."""
 
     epoch: int
     seconds: int

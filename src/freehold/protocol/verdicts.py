@@ -66,7 +66,7 @@ class Reward(Message, frozen=True):
 
 
 class Slash(Message, frozen=True):
-    """A node's bond is answerable for something that was proven wrong: `subject` names it, `harmed` is whose work it was.
+    """A node's bond is answerable for something proven wrong: `subject` names it, `harmed` is whose work it was.
 
     A judge fills in `service`, `node`, `subject` and `harmed`; settlement the rest: who staked, and how much goes.
     """

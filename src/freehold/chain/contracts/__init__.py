@@ -12,6 +12,7 @@ from freehold.chain.contracts.members import Members
 from freehold.chain.contracts.opening_proof import OpeningProof
 from freehold.chain.contracts.oracle import Oracle
 from freehold.chain.contracts.registry import Registry
+from freehold.chain.contracts.slasher import Slasher
 from freehold.chain.contracts.staking import Staking
 from freehold.chain.contracts.token import Token
 
@@ -26,6 +27,7 @@ __all__ = [
     "OpeningProof",
     "Oracle",
     "Registry",
+    "Slasher",
     "Staking",
     "Token",
 ]

@@ -132,8 +132,10 @@ class Staking(Contract):
             ["address", "address", "address", "address", "uint64"], [token, registry, ledger, slasher, thaw_epochs]
         )
 
-    def slash(self, operator: bytes, node: bytes, amount: int) -> Call:
-        return self.transaction(bytes.fromhex("cb62e4a4"), ["address", "address", "uint96"], [operator, node, amount])
+    def slash(self, operator: bytes, node: bytes, amount: int, harmed: bytes) -> Call:
+        return self.transaction(
+            bytes.fromhex("4a9bced2"), ["address", "address", "uint96", "address"], [operator, node, amount, harmed]
+        )
 
     def stake(self, node: bytes, amount: int) -> Call:
         return self.transaction(bytes.fromhex("304d3358"), ["address", "uint96"], [node, amount])
