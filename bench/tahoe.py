@@ -14,7 +14,6 @@ import random
 import re
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -23,18 +22,17 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from bench.children import Children
+from bench.environments import install
 from bench.rates import Rates
 
 NODES, K, N, HAPPY = 8, 3, 6, 6
-LOCK = Path(__file__).parent / "tahoe.lock"
-BUILDER = "setuptools"
 PIECE = 1 << 18
 DEADLINE = 60.0  # seconds for the grid to come up
 
 
 def rates(path: Path) -> Rates:
     """One round over `path` (which stands on the disk that the nodes use), on a grid of its own."""
-    program = install()
+    program = install("tahoe", builder="setuptools") / "tahoe"
     with tempfile.TemporaryDirectory(dir=path.parent) as home, Children() as children:
         port = start_grid(program, Path(home), children)
         return _round(path, port)
@@ -42,7 +40,7 @@ def rates(path: Path) -> Rates:
 
 def load(home: Path, size: int, count: int, parallel: int) -> Rates:
     """`count` different objects of `size` bytes in and out, `parallel` at once, on a grid of its own below `home`."""
-    program = install()
+    program = install("tahoe", builder="setuptools") / "tahoe"
     draw = random.Random(size)
     bodies = [draw.randbytes(size) for _ in range(count)]
     with tempfile.TemporaryDirectory(dir=home) as name, Children() as children, ThreadPoolExecutor(parallel) as pool:
@@ -55,24 +53,6 @@ def load(home: Path, size: int, count: int, parallel: int) -> Rates:
     if back != bodies:
         raise RuntimeError("what came back is not what went in")
     return Rates(size * count / (uploaded - start), size * count / (downloaded - uploaded))
-
-
-def install() -> Path:
-    """The `tahoe` program, installed unless this very lock already is."""
-    cache = Path(__file__).parent / ".cache"
-    home = cache / f"tahoe-{sys.version_info.major}.{sys.version_info.minor}"
-    stamp, wanted = home / "lock.sha256", hashlib.sha256(LOCK.read_bytes()).hexdigest()
-    if not stamp.exists() or stamp.read_text() != wanted:
-        print("installing Tahoe-LAFS from bench/tahoe.lock", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
-        pip = [str(home / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "--no-input", "install"]
-        pip += ["--quiet", "--no-deps", "--require-hashes", "--no-build-isolation", "-r"]
-        builder = home / "builder.lock"
-        builder.write_text(_entry(LOCK.read_text(), BUILDER))
-        for lock in (builder, LOCK):
-            subprocess.run([*pip, str(lock)], check=True, stdout=sys.stderr)
-        stamp.write_text(wanted)
-    return home / "bin" / "tahoe"
 
 
 def start_grid(program: Path, home: Path, children: Children) -> int:
@@ -152,14 +132,6 @@ def _body(path: Path) -> Iterator[bytes]:
 def _digest(path: Path) -> bytes:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
-
-
-def _entry(lock: str, name: str) -> str:
-    """The lines of one package in a lock."""
-    found = re.search(rf"^{name}==.*\\\n(?:    --hash=.*\n)+", lock, re.MULTILINE)
-    if found is None:
-        raise RuntimeError(f"{name} is not in {LOCK.name}")
-    return found[0]
 
 
 def _free_ports(count: int) -> list[int]:
