@@ -46,7 +46,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "protocol": (),
 }
 
-JUDGING_FILES = {"__init__", "terms", "proof", "score", "shard_tree"}
+JUDGING_FILES = {"__init__", "terms", "proof", "score", "court", "shard_tree"}
 SEAM_FILES = {"__init__", "seam"}
 PURE = {"protocol", "judging", "judging registry", "seam"}
 

@@ -13,10 +13,12 @@ from freehold.protocol.service import Context
 from freehold.protocol.state import LeaseState
 from freehold.protocol.tables import Table
 from freehold.protocol.units import Hash
+from freehold.services.compute.terms import HELD, WorkState
 from freehold.services.judging import JUDGES
 from freehold.services.storage.proof import draw_openings, group_lists
 from freehold.services.storage.terms import DELTA, PROOF, Delta, ListState, StorageProof
 from tests.protocol.world import DOMAIN, PARAMETERS, StoredList, block_hash, key, signed
+from tests.services import compute_world as compute
 from tests.services import sensing_world as sensing
 from tests.services.conformance import CHECKS, Case, check_bad_rows
 
@@ -87,7 +89,20 @@ def sensing_case() -> Case:
     return Case(JUDGES["sensing"], context, sensing.rows_of(reports, sensing.enrolments(fleets[1], fresh)), context)
 
 
-CASES: dict[str, Callable[[], Case]] = {"sensing": sensing_case, "storage": storage_case}
+def compute_case() -> Case:
+    """A disputed receipt that its three referees find good, a wrong one, and two that have just come."""
+    right, wrong = compute.run(compute.NODES[0]), compute.run(compute.NODES[1], output=compute.WRONG_OUTPUT)
+    case = compute.case_of(compute.dispute_of(right, wrong))
+    referees = sorted(compute.NODES[2:5], key=lambda node: node.address)
+    state = [compute.job_of(right, HELD), compute.job_of(wrong, HELD), case]
+    context = compute.context_of([*state, *(compute.seat_of(case, node) for node in referees)])
+    fresh = [compute.run(node, 2) for node in compute.NODES[:2]]
+    rows = compute.rows_of(fresh, opinions=[compute.opinion_of(case, node) for node in referees])
+    grown = [msgspec.structs.replace(row, measure=10**12) for row in context.state]
+    return Case(JUDGES["compute"], context, rows, context._replace(state=Table.of(WorkState, grown)))
+
+
+CASES: dict[str, Callable[[], Case]] = {"compute": compute_case, "sensing": sensing_case, "storage": storage_case}
 
 
 def test_every_judge_is_here() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from freehold.protocol.service import Judge
+from freehold.services.compute.score import ComputeJudge
 from freehold.services.sensing.score import SensingJudge
 from freehold.services.storage.score import StorageJudge
 
 _ALL: list[Judge] = [
+    ComputeJudge(),
     SensingJudge(),
     StorageJudge(),
 ]

@@ -2,9 +2,9 @@
 
 A compute lease is a stream: work done under it is paid without its client being there. Each piece of work is an order,
 signed by the client, and a receipt for it, signed by the node: which task, which inputs, what came out, how much it
-took. A receipt waits one epoch in the state, in which its client may dispute it, and is paid in the next. A dispute shows
-two receipts of different nodes for the same task and inputs that contradict each other: one of them is wrong. Referees
-drawn by the beacon run it again; the wrong one is not paid and its node is slashed (`score.py`).
+took. A receipt waits one epoch in the state, in which its client may dispute it, and is paid in the next. A dispute
+shows two receipts of different nodes for the same task and inputs that contradict each other: one of them is wrong.
+Referees drawn by the beacon run it again; the wrong one is not paid and its node is slashed (`court.py`).
 
 A measure is nanoseconds of one processor: for a WebAssembly module its fuel, which is exact and the same everywhere,
 counted as one nanosecond each; for anything else the time that it took, by as many processors as it asked for.
@@ -22,6 +22,7 @@ RECEIPT, DISPUTE, OPINION = "compute.receipt", "compute.dispute", "compute.opini
 
 REFEREES = 3  # drawn for a case, and again as many for each further round
 ROUNDS = 3  # of referees, after which a case that they cannot decide is dropped and both receipts are paid
+SEATS_AT_ONCE = 8  # of one node: what referees owe does not grow with how much is disputed
 KEPT_EPOCHS = 64  # the furthest that an order's `until` may lie ahead: its receipt stands in the state until then
 
 OVER_ORDER = "over_order"  # a receipt for more than its order allows
@@ -32,6 +33,7 @@ NO_CONTRADICTION = "no_contradiction"  # a dispute whose receipts may both be ri
 DISPUTED = "disputed"  # one of its receipts has been disputed before
 WRONG_RESULT = "wrong_result"  # the referees found otherwise: not paid, and slashed
 UNDECIDED = "undecided"  # the referees did not agree
+UNFOUNDED = "unfounded"  # an opinion whose output does not say what its bits say
 
 
 class Order(Message, frozen=True):
@@ -52,8 +54,8 @@ class Order(Message, frozen=True):
 class Receipt(Message, frozen=True):
     """What a node says came of an order. It carries the order's fields and the client's signature over the Order.
 
-    `input` is the root over the contents of its inputs, `output` the hash of what came out (`tasks.py`), `steps` the row
-    root over the hashes of the state after each step, zero where the task has none. Evidence, sent by the node.
+    `input` is the root over the contents of its inputs, `output` the hash of what came out (`tasks.py`), `steps` the
+    row root over the hashes of the state after each step, zero where the task has none. Evidence, sent by the node.
     """
 
     node: Address
@@ -83,9 +85,11 @@ class Receipt(Message, frozen=True):
 
 class Step(Message, frozen=True):
     """The first step at which two receipts differ: its index, the state before it, which both have (the input, for the
-    first step), and the state after it by each; with their paths in the receipts' `steps` (32 bytes a level)."""
+    first step), and the state after it by each; with their paths in the receipts' `steps` (32 bytes a level), which are
+    both over `count` steps (`proof.make_step`)."""
 
     index: Uint32
+    count: Uint32
     before: Hash
     first: Hash
     second: Hash
@@ -99,7 +103,7 @@ class Dispute(Message, frozen=True):
     """A client shows two receipts of its own orders, of different nodes, for one task and input, that contradict each
     other. Evidence, sent by the client.
 
-    `steps` holds one Step where both receipts commit to steps: only that step is run again; otherwise it is empty.
+    `steps` may hold one Step where both receipts commit to as many steps: only that step is run again; empty: all.
     `kind` is what referees go by (`EXACT`, or `NEAR`: by the metric that the task declares).
     """
 
@@ -128,7 +132,9 @@ class CaseKey(Message, frozen=True):
 class Opinion(Message, frozen=True):
     """What a referee found when it ran a case again: bit 0 of `good` for the first receipt, bit 1 for the second.
 
-    `output` is what came out at the referee. Evidence, sent by the referee.
+    `output` is what came out at the referee; of a step, the leaf of its state. By a case of kind EXACT a receipt is
+    good if it has the same output; both bits are also what a referee says who cannot tell (`court.py`). Evidence, sent
+    by the referee in each epoch in which its seat stands.
     """
 
     epoch: Uint64
@@ -138,6 +144,8 @@ class Opinion(Message, frozen=True):
     good: Uint8
 
 
+BOTH = 3  # an opinion's `good`: both receipts may be right
+
 JOB, CASE, SEAT = 1, 2, 3  # what a row of the state is
 WAITING, PAID, HELD, WRONG, UPHELD = 1, 2, 3, 4, 5  # how a job stands
 
@@ -145,10 +153,12 @@ WAITING, PAID, HELD, WRONG, UPHELD = 1, 2, 3, 4, 5  # how a job stands
 class WorkState(Message, frozen=True):
     """A row of compute's state, in the order of (role, id, node).
 
-    JOB    a receipt that was counted: `id` is its order's; kept until `until`, so that no order is paid twice
+    JOB    a receipt that was counted: `id` is its order's, `first` its client, `first_output` its output; kept until
+           `until`, so that no order is paid twice
     CASE   a dispute that is being decided, `round` says how often referees were drawn: `node` is the client
-    SEAT   a referee's place in a case: `node` owes an opinion in the next epoch
-    `first` and `second` are the nodes of a case's receipts, `first_output` and `second_output` what they differ in.
+    SEAT   a referee's place in a case, with all that the case says: `node` owes an opinion in each epoch to `until`
+    `first` and `second` are the nodes of a case's receipts, `first_output` and `second_output` what they differ in,
+    `input` what is run again: the receipts' input, or the state before the step. `epoch` is when the row came.
     """
 
     role: Uint8

@@ -1,0 +1,221 @@
+"""How cases are decided: which receipt of two that contradict each other is wrong.
+
+Two such receipts prove that one node is wrong, not which. Referees say which: nodes that the beacon draws, one epoch
+after the dispute, so that nobody knew them when it was made. They must be bonded and hold compute leases; no two are of
+one operator, none is of the accused's operators or the client's. A case is decided if a strict majority of REFEREES (of
+all, not of those that answered) found the same. If a round ends without one, others are drawn by a later epoch's
+beacon; after ROUNDS both receipts are paid: an accusation that nobody proves costs nobody anything.
+
+**Who is slashed, and on what assumption.** A ruling is as good as the assumption that among those whom the beacon
+draws, fewer than a majority of REFEREES are of one mind to lie: operators, whom a bond each makes costly to multiply.
+Within it no honest node is slashed, because
+
+    EXACT   the majority must have got one output, the same hash, that is not the slashed node's
+    NEAR    distance is a matter of a declared threshold: a majority withholds the pay, but only all REFEREES slash
+    BOTH    a referee that cannot be sure (the task is not deterministic, its run was stopped, the distance is within
+            the threshold) says that both may be right; a majority of these pays both. Honest referees must: otherwise
+            a client could order something random of two honest nodes, and have one of them slashed
+
+A referee is never slashed, whatever it said: an opinion proves nothing against itself, and two that collude could
+otherwise take the third's bond. One that contradicts a majority gets the verdict `wrong_result`, which is kept; one
+that is silent gets nothing worse than silence.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from freehold.protocol.service import Context
+from freehold.protocol.state import NodeRecord
+from freehold.protocol.tables import Table
+from freehold.protocol.typed import keccak
+from freehold.protocol.units import ZERO_ADDRESS, ZERO_HASH, Address, Hash
+from freehold.protocol.verdicts import GOOD, Slash
+from freehold.services.compute.proof import SeatKey, Work, judge_opinions
+from freehold.services.compute.terms import (
+    BOTH,
+    CASE,
+    EXACT,
+    HELD,
+    KEPT_EPOCHS,
+    NAME,
+    REFEREES,
+    ROUNDS,
+    SEAT,
+    SEATS_AT_ONCE,
+    WRONG_RESULT,
+    Dispute,
+    Opinion,
+    WorkState,
+)
+
+MAJORITY = REFEREES // 2 + 1
+NANOSECONDS = 10**9  # a second
+Finding = tuple[int, Hash]  # what opinions must have in common: their bits, and by EXACT the output behind them
+
+
+class Ruling(NamedTuple):
+    """What became of a case: the bits of the receipts that are paid, those whose nodes are slashed, and what the
+    majority found; None where there was none."""
+
+    case: WorkState
+    good: int
+    slashed: int
+    found: Finding | None
+
+    def receipts(self) -> Iterable[tuple[Hash, Address, bool]]:
+        """For both: the order, the node, and whether it is paid."""
+        yield self.case.first_order, self.case.first, bool(self.good & 1)
+        yield self.case.second_order, self.case.second, bool(self.good & 2)
+
+    def slashes(self) -> Iterable[Slash]:
+        """Whose bond answers to the case's client."""
+        for bit, node in ((1, self.case.first), (2, self.case.second)):
+            if self.slashed & bit:
+                yield Slash(
+                    service=NAME,
+                    node=node,
+                    operator=ZERO_ADDRESS,
+                    subject=self.case.id,
+                    harmed=self.case.node,
+                    amount=0,
+                )
+
+
+class Court(NamedTuple):
+    """An epoch's work on cases: each opinion's reason, the reason of the one that counts by seat, what was decided, and
+    the cases and seats that go on."""
+
+    said: list[str]
+    answers: Mapping[SeatKey, str]
+    rulings: list[Ruling]
+    cases: list[WorkState]
+    seats: list[WorkState]
+
+
+def hold_court(work: Work, opinions: Table[Opinion], context: Context) -> Court:
+    """Decide what can be decided, and seat referees in cases that had none when the epoch began."""
+    said = judge_opinions(opinions, {(row.id, row.node): row for row in work.seats}, context)
+    votes = {(row.case, row.node): row for row, reason in zip(opinions, said, strict=True) if reason == GOOD}
+    court = Court(said, dict.fromkeys(votes, GOOD), [], [], [])
+    seats: defaultdict[Hash, list[WorkState]] = defaultdict(list)
+    for seat in work.seats:
+        seats[seat.id].append(seat)
+    for case in work.cases:
+        if seats[case.id]:
+            answers = [votes[row.id, row.node] for row in seats[case.id] if (row.id, row.node) in votes]
+            _hear(case, seats[case.id], answers, court, context)
+    rulings = {ruling.case.id: ruling for ruling in court.rulings}
+    for place, row in enumerate(opinions):
+        if said[place] == GOOD and row.case in rulings and _contradicts(row, rulings[row.case]):
+            said[place] = court.answers[row.case, row.node] = WRONG_RESULT
+    waiting = [case for case in work.cases if not seats[case.id]]
+    _seat_referees(sorted(waiting, key=lambda row: (row.epoch, row.id)), court, context)
+    return court
+
+
+def _hear(
+    case: WorkState, seats: Sequence[WorkState], answers: Sequence[Opinion], court: Court, context: Context
+) -> None:
+    """Decide the case, or leave it to its referees, or to others where these have no time left."""
+    over = len(answers) == len(seats) or context.epoch >= seats[0].until
+    counts = Counter(_finding(case.kind, vote) for vote in answers)
+    found = next((finding for finding, count in counts.items() if count >= MAJORITY), None)
+    sure = found is not None and (case.kind == EXACT or counts[found] == REFEREES)
+    if found is not None and (sure or over or found[0] == BOTH):  # else the rest decide about a bond: they have time
+        wrong = BOTH & ~found[0]
+        court.rulings.append(Ruling(case, found[0], wrong if sure else 0, found))
+    elif over:
+        _end_round(case, court)
+    else:
+        court.cases.append(case)
+        court.seats.extend(seats)
+
+
+def _finding(kind: int, vote: Opinion) -> Finding:
+    return vote.good, vote.output if kind == EXACT and vote.good != BOTH else ZERO_HASH
+
+
+def _contradicts(vote: Opinion, ruling: Ruling) -> bool:
+    """Whether a majority found otherwise; who could not tell contradicts nobody."""
+    found = ruling.found
+    return found is not None and BOTH not in (vote.good, found[0]) and _finding(ruling.case.kind, vote) != found
+
+
+def _end_round(case: WorkState, court: Court) -> None:
+    if case.round >= ROUNDS:
+        court.rulings.append(Ruling(case, BOTH, 0, None))
+    else:
+        court.cases.append(case)
+
+
+def _seat_referees(cases: Sequence[WorkState], court: Court, context: Context) -> None:
+    """The oldest case first. A node has SEATS_AT_ONCE at most: who floods the court makes others wait, not lose."""
+    if not cases:
+        return
+    load = Counter(row.node for row in court.seats)
+    workers = {lease.node for lease in context.leases.values()}
+    bonded = [row for row in context.nodes if row.bond >= context.parameters.minimum_bond and row.node in workers]
+    operators = {row.node: row.operator for row in context.nodes}
+    for case in cases:
+        accused = {case.first, case.second}
+        barred = accused | {case.node} | {operators.get(node, node) for node in accused}
+        eligible = [row for row in bonded if row.node not in barred and row.operator not in barred]
+        wanted = min(REFEREES, len({row.operator for row in eligible}))
+        drawn = draw_referees(case, (row for row in eligible if load[row.node] < SEATS_AT_ONCE), context.beacon)
+        tried = msgspec.structs.replace(case, round=case.round + 1)
+        if wanted < MAJORITY:
+            _end_round(tried, court)
+        elif len(drawn) < wanted:
+            court.cases.append(case)
+        else:
+            load.update(drawn)
+            court.cases.append(tried)
+            court.seats.extend(_make_seat(tried, node, context) for node in drawn)
+
+
+def draw_referees(case: WorkState, eligible: Iterable[NodeRecord], beacon: Hash) -> list[Address]:
+    """Up to REFEREES nodes in an order that the beacon gives them, no two of one operator."""
+    seed = beacon + case.id + case.round.to_bytes(4)
+    drawn: dict[Address, Address] = {}
+    for row in sorted(eligible, key=lambda row: (keccak(seed + row.node), row.node)):
+        if len(drawn) < REFEREES:
+            drawn.setdefault(row.operator, row.node)
+    return list(drawn.values())
+
+
+def _make_seat(case: WorkState, node: Address, context: Context) -> WorkState:
+    """A referee has twice the time that the work took, and two epochs more to hear of it and to be heard."""
+    epochs = 2 + 2 * case.measure // (max(1, context.parameters.epoch_length) * NANOSECONDS)
+    until = context.epoch + min(epochs, KEPT_EPOCHS)
+    return msgspec.structs.replace(case, role=SEAT, node=node, epoch=context.epoch, until=until)
+
+
+def open_case(row: Dispute, epoch: int) -> WorkState:
+    """The case of a dispute that is good."""
+    first, second, step = row.first, row.second, row.steps[0] if row.steps else None
+    return WorkState(
+        role=CASE,
+        id=row.case(),
+        node=row.client,
+        lease=ZERO_HASH,
+        task=first.task,
+        input=step.before if step else first.input,
+        first=first.node,
+        second=second.node,
+        first_output=step.first if step else first.output,
+        second_output=step.second if step else second.output,
+        first_order=first.order().struct_hash(),
+        second_order=second.order().struct_hash(),
+        step=step.index + 1 if step else 0,
+        kind=row.kind,
+        measure=max(first.measure, second.measure),
+        epoch=epoch,
+        until=max(first.until, second.until),
+        round=0,
+        stand=HELD,
+    )
