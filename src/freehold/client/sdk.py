@@ -43,6 +43,8 @@ from freehold.net.client import Dial
 from freehold.protocol.errors import FreeholdError, InvalidInput, NotFound
 from freehold.protocol.state import State
 from freehold.protocol.units import Address, Hash
+from freehold.services.compute.client import ComputeClient
+from freehold.services.compute.client import Context as ComputeContext
 from freehold.services.storage.client import DAYS, Context, Estimate, StorageClient
 from freehold.services.storage.client_objects import Code
 from freehold.services.storage.client_seats import StorageSeats
@@ -126,9 +128,14 @@ class Freehold:
             self.directory = self._given[0] or ChainDirectory(network, rpc)
             self.evidence = EvidenceFolder(self.folder / "evidence")
             vouchers = Vouchers(key, network.domain, book)
-            self._leases = Leases(
-                key, network.domain, network.parameters, self.quorum, dial, book, vouchers, self._clock, "storage"
-            )
+
+            def leases(service: str) -> Leases:
+                """All services' leases stand in one book, under one reservation."""
+                return Leases(
+                    key, network.domain, network.parameters, self.quorum, dial, book, vouchers, self._clock, service
+                )
+
+            self._leases = leases("storage")
             context = Context(
                 network=network,
                 key=key,
@@ -151,6 +158,19 @@ class Freehold:
                 seats = StorageSeats(context, self.storage, self.storage.sessions)
                 self.heads = kept = NodeHeads(key, network.domain, seats)
                 stack.push_async_callback(kept.stop)
+            self.compute = ComputeClient(
+                ComputeContext(
+                    network=network,
+                    key=key,
+                    dial=dial,
+                    quorum=self.quorum,
+                    directory=self.directory,
+                    leases=leases("compute"),
+                    book=book,
+                    clock=self._clock,
+                )
+            )
+            stack.push_async_callback(self.compute.close)
             self.objects = Buckets(self.heads, self.vault, self.account.seed, self.folder / "tables", clock=self._clock)
             stack.push_async_callback(self.objects.aclose)
             self.money = Money(network, rpc, self.quorum, key, Journal(self.folder / "transactions.json"))
