@@ -24,7 +24,7 @@ that is silent gets nothing worse than silence.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -91,7 +91,7 @@ class Court(NamedTuple):
     the cases and seats that go on."""
 
     said: list[str]
-    answers: Mapping[SeatKey, str]
+    answers: dict[SeatKey, str]
     rulings: list[Ruling]
     cases: list[WorkState]
     seats: list[WorkState]

@@ -209,8 +209,8 @@ def _may_contradict(disputes: Table[Dispute], first: Table[Receipt], second: Tab
     outputs = (first.column("output") != second.column("output")).any(axis=1)
     kinds, steps = disputes.column("kind"), np.diff(disputes.column("steps").edges())
     said = ((steps == 0) & outputs) | ((steps == 1) & (kinds == EXACT))
-    same: NDArray[np.bool_] = differ["node"] & ~differ["task"] & ~differ["input"]
-    return same & said & np.isin(kinds, [EXACT, NEAR])
+    may: NDArray[np.bool_] = said & differ["node"] & ~differ["task"] & ~differ["input"] & np.isin(kinds, [EXACT, NEAR])
+    return may
 
 
 def is_step(step: Step, first: Receipt, second: Receipt) -> bool:
