@@ -1,0 +1,120 @@
+"""What executors of native programs share: a run is a program in a box, whatever makes the box.
+
+    open_box()  a box in which the program waits, with its files, bounds and namespaces (`sandbox.py`, `container.py`)
+    run()       starts it, waits for its end or a limit, takes what came out, and gives everything back
+
+Invariant: a run is in `_runs` from its call to its end, and its box is closed however it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Protocol
+
+from freehold.protocol.errors import DiskFull, InvalidInput
+from freehold.services.compute.executors.bounds import Over
+from freehold.services.compute.executors.process import GRACE, Box
+from freehold.services.compute.executors.seam import Outcome, Work
+
+_LOOK = 0.02  # seconds between looks at whether runs have ended
+
+
+class Run:
+    """A run that goes on: its box once there is one, and whether it was asked to end."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.box: Box | None = None
+        self.measured = 0  # by boxes before this one
+        self.stopping = asyncio.Event()
+
+    def measure(self) -> int:
+        """What it took so far."""
+        elapsed = self.box.elapsed if self.box is not None else 0
+        return min(self.measured + elapsed * self.work.task.resources.processors, self.work.most)
+
+    def end(self, grace: float) -> None:
+        """Ask its program to end, and see to it that it does after `grace` seconds."""
+        if self.stopping.is_set():
+            return
+        self.stopping.set()
+        box = self.box
+        if box is not None:
+            after = grace if grace and box.ask() else 0
+            asyncio.get_running_loop().call_later(after, box.end, "stopped", "it was stopped")
+
+    def deadline(self) -> tuple[int, str]:
+        """Nanoseconds that its program may still run, and what to say when they are over."""
+        resources = self.work.task.resources
+        allowed = resources.seconds * 10**9 - self.measured // resources.processors
+        bought = (self.work.most - self.measured) // resources.processors
+        if allowed <= bought:
+            return allowed, f"it took longer than {resources.seconds} s"
+        return bought, "it used up what was ordered"
+
+
+class BoxOpener(Protocol):
+    """What makes boxes of one kind."""
+
+    async def open_box(self, work: Work) -> Box:
+        """A box in which the work's program waits for `go`. InvalidInput for a task that cannot be run here,
+        Unavailable where the executor failed."""
+
+
+class Runs:
+    """The runs of an executor, by their folders."""
+
+    def __init__(self) -> None:
+        self._runs: dict[Path, Run] = {}
+
+    def measure(self, folder: Path) -> int:
+        """What the run in this folder took so far."""
+        run = self._runs.get(folder)
+        return run.measure() if run is not None else 0
+
+    def end(self, folder: Path) -> None:
+        """Ask the run in this folder to end, and kill it a little later: it then ends "stopped"."""
+        run = self._runs.get(folder)
+        if run is not None:
+            run.end(GRACE)
+
+    async def stop(self) -> None:
+        """End whatever runs, and wait until it has."""
+        while self._runs:
+            for run in self._runs.values():
+                run.end(0)
+            await asyncio.sleep(_LOOK)
+
+    async def run_in_box(self, work: Work, opener: BoxOpener) -> Outcome:
+        """Run a task to its end. What the opener raises, but InvalidInput: that task is refused."""
+        run = self._runs[work.folder] = Run(work)
+        try:
+            run.box = await opener.open_box(work)
+            try:
+                return await _run(run, run.box)
+            finally:
+                # Shielded: cancelled a second time, it still gives everything back.
+                await asyncio.shield(asyncio.ensure_future(run.box.close()))
+        except InvalidInput as error:
+            return Outcome("refused", 0, b"", 0, error.message)
+        finally:
+            del self._runs[work.folder]
+
+
+async def _run(run: Run, box: Box) -> Outcome:
+    if run.stopping.is_set():
+        return Outcome("stopped", 0, b"", 0, "it was stopped before it began")
+    await box.go()
+    status, over = await box.wait(*run.deadline())
+    measure = run.measure()
+    try:
+        await asyncio.to_thread(box.take, run.work.folder / "out")
+    except DiskFull as error:
+        over = over or Over("disk", error.message)
+    stdout = bytes(box.stdout)
+    if run.stopping.is_set():
+        return Outcome("stopped", 0, stdout, measure, "it was stopped")
+    if over is not None:
+        return Outcome(over.ended, 0, stdout, measure, over.reason)
+    return Outcome("exited", status, stdout, measure)
