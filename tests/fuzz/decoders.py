@@ -36,6 +36,7 @@ from freehold.protocol.state import AccountState
 from freehold.protocol.tables import Table
 from freehold.protocol.typed import Message, canonical_json, fields_of, keccak, parse_json
 from freehold.protocol.units import Address, Hash, Signature
+from freehold.services.compute.verification import metrics, quotes
 from freehold.services.judging import JUDGES
 from freehold.services.storage import (
     client_objects,
@@ -560,8 +561,37 @@ def others() -> Iterator[Decoder]:
         lambda: [b"5", b"Wed, 21 Oct 2015 07:28:00 GMT"],
         "chain.endpoint.parse_retry_after",
     )
+    # what nodes have computed
+    yield entry("quote", quotes.decode_quote, quote_seeds, "services.compute.verification.quotes.decode_quote")
+    for metric in metrics.METRICS:
+        yield entry(f"metric_{metric}", halves_apart(metric), result_pairs)
     # the gateway
     yield from wire_decoders(entry)
+
+
+def halves_apart(metric: str) -> Callable[[bytes], int]:
+    """The distance of the two parts of what comes; it must be the same both ways."""
+
+    def decode(data: bytes) -> int:
+        first, _, second = data.partition(b"\0\0")
+        apart = metrics.distance(metric, first, second)
+        assert apart == metrics.distance(metric, second, first)
+        return apart
+
+    return decode
+
+
+def result_pairs() -> list[bytes]:
+    pictures = [b"P6 4 2 255\n" + bytes(range(n, n + 24)) for n in (1, 9)]
+    return [b"\0\0".join(pair) for pair in (pictures, (b"1.5 nan\n2", b"1.4 nan\n2"), (b"P5 1 1 65535 ab", b""))]
+
+
+def quote_seeds() -> list[bytes]:
+    head = (4).to_bytes(4, "little") + (0x81).to_bytes(4, "little")
+    return [
+        head + bytes(quotes.HEADER_BYTES + quotes.REPORT_BYTES - 8) + (n).to_bytes(4, "little") + bytes(n)
+        for n in (0, 9)
+    ]
 
 
 def parse_change(value: Any) -> Any:

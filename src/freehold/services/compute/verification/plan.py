@@ -40,7 +40,7 @@ from freehold.protocol.errors import InsufficientOperators, InvalidInput
 from freehold.protocol.units import Address
 from freehold.services.compute.verification.classes import ClassName
 from freehold.services.compute.verification.reliability import Record, is_trusted, weight
-from freehold.services.compute.verification.sampling import detection, wrong_items
+from freehold.services.compute.verification.sampling import detection, sample_size, wrong_items
 
 MILLION = 10**6
 LEAST_AUDIT_PPM = 10_000
@@ -284,19 +284,17 @@ def _sampled(
         )
     first = risk(weights[:1], 1)
     wanted = max(1 - (1 - assurance) / first, Fraction(min(max(floor, LEAST_AUDIT_PPM), MILLION), MILLION))
-    wrong = wrong_items(items, wrong_fraction)
-
-    def found_by(count: int) -> Fraction:
-        watched = count - friends * -(-count // min(others, max(count, 1)))
-        return detection(items, wrong, max(watched, 0))
-
-    count = next((n for n in range(1, items + 1) if found_by(n) >= wanted), None)
-    if count is None:
+    watched = sample_size(items, wrong_fraction, wanted)
+    count = watched
+    while count <= items and _watched(count, others, friends) < watched:
+        count += 1
+    if count > items:
         raise InvalidInput(
             f"{items} items at {others} operators are too few to be sampled for an assurance of {_decimal(assurance)}",
             hint="Use bit_exact or tolerance, which run each item several times.",
         )
-    residual = first * (1 - found_by(count))
+    wrong = wrong_items(items, wrong_fraction)
+    residual = first * (1 - detection(items, wrong, _watched(count, others, friends)))
     reasons = (
         f"{count} of {items} items, drawn after they are done, are run again at {min(others, count)} other operators",
         f"a run with {wrong} or more wrong items is accepted with a probability of at most {_decimal(residual)}",
@@ -317,6 +315,12 @@ def _sampled(
         auditors=min(others, count),
         reasons=reasons,
     )
+
+
+def _watched(count: int, others: int, friends: int) -> int:
+    """How many of `count` items, spread evenly over `others`, are not run by the busiest `friends` of them."""
+    auditors = max(1, min(others, count))
+    return max(0, count - friends * -(-count // auditors))
 
 
 def _decimal(value: Fraction) -> str:

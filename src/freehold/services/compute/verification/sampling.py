@@ -51,8 +51,10 @@ def sample_size(items: int, fraction: Fraction, wanted: Fraction) -> int:
     """The fewest items to draw so that a run with at least `fraction` wrong is found with probability `wanted`."""
     if not 1 <= items <= ITEMS_LIMIT or not 0 < fraction <= 1 or not 0 <= wanted <= 1:
         raise InvalidInput(f"a sample is of 1 to {ITEMS_LIMIT} items, its fractions within 0 and 1")
-    wrong = wrong_items(items, fraction)
-    return bisect_left(range(items), wanted, key=lambda count: detection(items, wrong, count))
+    wrong, high = wrong_items(items, fraction), 1
+    while high < items and detection(items, wrong, high) < wanted:
+        high = min(2 * high, items)
+    return bisect_left(range(high), wanted, key=lambda count: detection(items, wrong, count))
 
 
 def draw_items(secret: bytes, receipt: Hash, items: int, count: int) -> list[int]:
