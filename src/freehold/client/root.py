@@ -69,13 +69,28 @@ class Share(msgspec.Struct, frozen=True, kw_only=True):
     label: str = ""
 
 
+class ServicePlace(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a service of this account runs now: the node, its endpoint, the lease and order it runs under, and what
+    the node wants to see of whoever asks for it. `job` is the client's own name for it."""
+
+    node: str
+    endpoint: str
+    lease: str
+    order: str
+    token: str
+    job: str
+    since: int  # unix seconds
+
+
 class Root(msgspec.Struct, frozen=True, kw_only=True):
-    """Buckets by name, access keys by id; grants by revocation id in hex: revoked until when (unix time), and given."""
+    """Buckets by name, access keys by id; grants by revocation id in hex: revoked until when (unix time), and given;
+    services by their ids."""
 
     buckets: dict[str, BucketRecord] = {}
     access_keys: dict[str, AccessKey] = {}
     revoked: dict[str, int] = {}
     shares: dict[str, Share] = {}
+    services: dict[str, ServicePlace] = {}
 
     def with_bucket(self, name: str, record: BucketRecord | None) -> Root:
         """The root with another record for a bucket; None: without it."""

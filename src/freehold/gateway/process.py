@@ -13,23 +13,26 @@ import asyncio
 import json
 import logging
 import os
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 from aiohttp import web
 
+from freehold.client import service_places, shares
 from freehold.client.account import Account
 from freehold.client.keystore import open_secret
 from freehold.client.sdk import Freehold
-from freehold.client.shares import URL_PATH
 from freehold.gateway.admin import Admin
 from freehold.gateway.app import Gateway
 from freehold.gateway.config import GatewayConfig, WalletFile
 from freehold.gateway.expiry import Expiry
+from freehold.gateway.service import ServicePorts
 from freehold.gateway.share import SharePages
 from freehold.gateway.tenants import Tenant, Tenants
 from freehold.market.network import Network
+from freehold.net.client import Dial
 from freehold.net.limits import Connections
 from freehold.net.running import run_until_signal
 from freehold.net.server import BACKLOG, write_ready_file
@@ -74,13 +77,17 @@ async def run(config: GatewayConfig, stopping: asyncio.Event, connect: Connect =
         )
         expiry = Expiry(tenants, config.lifecycle_seconds)
         admin, pages = Admin(gateway, expiry), SharePages(tenants, turns=gateway.turns)
+        dial = await stack.enter_async_context(Dial(connections_per_peer=64))
+        ports = ServicePorts(tenants, dial, network.domain, time.time)
 
         async def handle(request: web.BaseRequest) -> web.StreamResponse:
             if not request.raw_path.startswith(OWN_PATHS):
                 return await gateway(request)
-            if not request.raw_path.startswith(URL_PATH):
-                return await admin.handle(request)
-            return await gateway.count(request, pages.handle)
+            if request.raw_path.startswith(shares.URL_PATH):
+                return await gateway.count(request, pages.handle)
+            if request.raw_path.startswith(service_places.URL_PATH):
+                return await gateway.count(request, ports.handle)
+            return await admin.handle(request)
 
         certificate = await asyncio.to_thread(_find_certificate, config)
         url, stop = await serve(handle, lambda: gateway.close(STOP_SECONDS), config, certificate)

@@ -126,15 +126,23 @@ class Peer:
     async def request(
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, data: Any = None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """A streaming exchange; `path` is sent as it is written. A non-2xx answer raises its typed error.
+        """A streaming exchange; `path` is sent as it is written. A non-2xx answer raises its typed error."""
+        async with self.exchange(method, path, headers=headers, data=data) as response:
+            if response.status >= 300:
+                raise await _error_of(response, self.url)
+            yield response
+
+    @asynccontextmanager
+    async def exchange(
+        self, method: str, path: str, *, headers: Mapping[str, str] | None = None, data: Any = None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """A streaming exchange, whatever the answer's status.
 
         Redirects are not followed: a peer must not choose whom this process asks.
         """
         target = _target_of(self.url + path)
         try:
             async with await self._send(method, target, headers, data) as response:
-                if response.status >= 300:
-                    raise await _error_of(response, self.url)
                 yield response
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:
             reason = str(error) or type(error).__name__
