@@ -40,7 +40,11 @@ class WrongReceipt(Corrupt):
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
     """How a job stands. `measure` is so far, `position` its place in the queue, `steps` the SHA-256 of the state after
-    each, `inline` small blobs that came out, by SHA-256; `service` says where a running service is reached."""
+    each, `inline` small blobs that came out, by SHA-256; `service` says where a running service is reached.
+
+    `delivered`: whether its files are where its task's delivery says; `read_bytes` and `written_bytes` went from and to
+    storage for it; `log_bytes` are in its log. `reason`: why it did not end by itself, in a sentence.
+    """
 
     job: Hash
     phase: Phase
@@ -52,6 +56,11 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     service: Mapping[str, Any] | None = None
     position: int = 0
     reason: str = ""
+    task: Hash | None = None
+    delivered: bool | None = None
+    read_bytes: int = 0
+    written_bytes: int = 0
+    log_bytes: int = 0
 
     @property
     def is_over(self) -> bool:
@@ -98,8 +107,11 @@ def parse_standing(value: Any) -> Standing:
         if phase not in PHASES:
             raise MalformedMessage(f"a job does not stand at {phase!r}")
         result, service, reason = value.get("result"), value.get("service"), value.get("reason") or ""
+        delivered, task = value.get("delivered"), value.get("task")
         if not isinstance(result, str | None) or not isinstance(service, dict | None) or not isinstance(reason, str):
             raise MalformedMessage("a job's result and reason are text, its service is an object")
+        if not isinstance(delivered, bool | None):
+            raise MalformedMessage("a job's files were delivered, or were not")
         return Standing(
             job=Hash(value["job"]),
             phase=phase,
@@ -111,6 +123,11 @@ def parse_standing(value: Any) -> Standing:
             service=service,
             position=int(value.get("position") or 0),
             reason=reason,
+            task=Hash(task) if task is not None else None,
+            delivered=delivered,
+            read_bytes=int(value.get("read_bytes") or 0),
+            written_bytes=int(value.get("written_bytes") or 0),
+            log_bytes=int(value.get("log") or 0),
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise MalformedMessage("that does not say how a job stands") from None

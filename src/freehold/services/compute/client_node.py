@@ -332,7 +332,7 @@ class ComputeNode:
             assert standing.result is not None  # check_standing has seen to it
             kept = KeptReceipt(receipt, self.price, standing.result.encode(), standing.steps)
             await self._means.book.keep_receipt(kept)
-            self.funds.settle(job, kept.cost)
+            self.funds.settle(job, most_cost(receipt.measure, self.price))
             self._tasks.pop(job, None)
         return standing
 

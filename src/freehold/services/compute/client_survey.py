@@ -16,16 +16,15 @@ import msgspec
 from freehold.market.meeting import node_peer
 from freehold.net.auth import authorize
 from freehold.net.client import JSON_HEADERS, Dial
-from freehold.protocol.errors import FreeholdError, MalformedMessage
-from freehold.protocol.keys import Key, is_signed_by
+from freehold.protocol.errors import FreeholdError
+from freehold.protocol.keys import Key
 from freehold.protocol.state import NodeRecord
-from freehold.protocol.typed import Domain, canonical_json, keccak, parse_json
+from freehold.protocol.typed import Domain, canonical_json, keccak
 from freehold.protocol.units import Address, Hash
-from freehold.services.compute.bidding import BidRequest
+from freehold.services.compute.bidding import BidRequest, Expected, decode_properties, judge_bid
 from freehold.services.compute.terms import Bid
 
 PATH = "/v1/compute/bids"
-PROPERTIES_LIMIT = 64 * 2**10
 
 
 class Offered(NamedTuple):
@@ -90,32 +89,19 @@ async def _ask(record: NodeRecord, request: BidRequest, body: bytes, asking: Ask
         async with asyncio.timeout(request.seconds):
             answer = await peer.post_bytes(PATH, body, JSON_HEADERS | signed)
         bid = Bid.from_json(answer.get("bid") if isinstance(answer, dict) else None)
-        properties = _properties(bid)
     except TimeoutError:
-        return f"{record.endpoint} did not answer within {request.seconds:g} s"
+        return f"{record.endpoint} did not answer within {request.seconds} s"
     except FreeholdError as error:
-        return error.message
-    if reason := judge(bid, record.node, request.hash(), asking):
+        return _reasons(error)
+    if reason := judge_bid(bid, Expected(record.node, request, asking.domain, int(asking.clock()))):
         return reason
     facts = {"node": str(record.node), "operator": str(record.operator), "bond": record.bond}
-    return Offered(record, bid, properties | facts)
+    return Offered(record, bid, decode_properties(bid.properties) | facts)
 
 
-def _properties(bid: Bid) -> dict[str, Any]:
-    if len(bid.properties) > PROPERTIES_LIMIT:
-        raise MalformedMessage(f"its properties have more than {PROPERTIES_LIMIT} bytes")
-    properties = parse_json(bid.properties)
-    if not isinstance(properties, dict):
-        raise MalformedMessage("its properties are not an object")
-    return properties
-
-
-def judge(bid: Bid, node: Address, request: Hash, asking: Asking) -> str:
-    """Why a bid does not count; empty if it does."""
-    if bid.node != node or bid.client != asking.key.address or bid.request != request:
-        return "its bid is for another request"
-    if bid.expiry < asking.clock():
-        return f"its bid expired {int(asking.clock()) - bid.expiry} s ago"
-    if not is_signed_by(bid, bid.node_signature, node, asking.domain):
-        return "its bid is not signed by it"
-    return ""
+def _reasons(error: FreeholdError) -> str:
+    """What a node that does not bid says of it."""
+    reasons = error.details.get("reasons")
+    if isinstance(reasons, list) and reasons and all(isinstance(reason, str) for reason in reasons):
+        return "; ".join(reasons)
+    return error.message
