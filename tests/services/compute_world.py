@@ -81,7 +81,7 @@ def order_of(lease: LeaseState, number: int = 1, client: Key = CLIENT, **changes
     return signed(Order(**values | changes), client_signature=client)
 
 
-def receipt_of(order: Order, node: Key, **changes: Any) -> Receipt:
+def receipt_of(order: Order, node: Key, /, **changes: Any) -> Receipt:
     """The node's receipt for an order; `changes` are what it says instead, and signs."""
     values = {name: getattr(order, name) for name in order.__struct_fields__}
     said = {"node": node.address, "input": INPUT, "output": RIGHT, "steps": ZERO_HASH, "measure": 700}
