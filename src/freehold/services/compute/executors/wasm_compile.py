@@ -1,0 +1,66 @@
+"""The process that compiles one WebAssembly program, within bounds of time and memory: see `modules.py`.
+
+python -m freehold.services.compute.executors.wasm_compile PROGRAM FOLDER NAME module|runner KEPT
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import resource
+import sys
+from pathlib import Path
+
+import msgspec
+import wasmtime
+from wasmtime import component
+
+from freehold.services.compute.executors.modules import Answer, find, get_path, prune
+from freehold.services.compute.executors.wasm_engine import build_engine
+
+PROCESSOR_SECONDS = 240
+MEMORY = 6 * 2**30  # bytes
+
+
+def compile_program(program: Path, folder: Path, name: str, runner: bool, kept: int) -> Answer:
+    """Compile it, unless another process has done so meanwhile."""
+    with open(folder / f"{name[:2]}.lock", "wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # goes with this process, however it ends
+        found = find(folder, name)
+        if found is not None:
+            return Answer(digest=found.digest)
+        engine = build_engine()
+        data = program.read_bytes()
+        try:
+            if runner:
+                code = component.Component(engine, data).serialize()
+            else:
+                code = wasmtime.Module(engine, data).serialize()
+        except wasmtime.WasmtimeError as error:
+            return Answer(refused=f"it is no program for this engine: {str(error).splitlines()[0][:300]}")
+        digest = hashlib.sha256(code).hexdigest()
+        draft = folder / f"{name[:2]}.draft"
+        with open(draft, "wb") as file:
+            file.write(code)
+            file.flush()
+            os.fsync(file.fileno())
+        path = get_path(folder, name, digest)
+        draft.rename(path)
+        prune(folder, kept, path)
+        return Answer(digest=digest)
+
+
+def main() -> None:
+    """Bounds first."""
+    program, folder, name, kind, kept = sys.argv[1:]
+    resource.setrlimit(resource.RLIMIT_CPU, (PROCESSOR_SECONDS, PROCESSOR_SECONDS))
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.nice(5)
+    answer = compile_program(Path(program), Path(folder), name, kind == "runner", int(kept))
+    sys.stdout.buffer.write(msgspec.json.encode(answer))
+
+
+if __name__ == "__main__":
+    main()
