@@ -64,7 +64,7 @@ class Cgroups:
         for folder in set(self.folders.values()):
             for left in folder.glob(f"{_PREFIX}*-*"):
                 owner = left.name[len(_PREFIX) :].partition("-")[0]
-                if owner.isdigit() and not Path("/proc", owner).exists():
+                if owner.isdigit() and not is_running(owner):
                     with suppress(OSError):
                         left.rmdir()
 
@@ -118,6 +118,11 @@ class Group(Counters):
         for folder in self._unique:
             with suppress(OSError):
                 folder.rmdir()
+
+
+def is_running(process: str) -> bool:
+    """Whether there is a process with this id."""
+    return Path("/proc", process).exists()
 
 
 def find_cgroups(root: Path = Path("/")) -> Cgroups | None:

@@ -61,10 +61,7 @@ def build_command(task: Task, layout: Layout, doors: Sequence[Path]) -> list[str
     environment = {**ENVIRONMENT, **dict(task.environment)}
     if not words or not words[0]:
         raise InvalidInput("a native task without a program names one as its first argument")
-    if not all(_NAME.fullmatch(name) for name in environment):
-        raise InvalidInput("a variable of the environment has a name, without '='")
-    if any("\x00" in text for text in (*words, *environment.values())):
-        raise InvalidInput("arguments and environment hold no zero bytes")
+    check_words(words, environment)
     return [
         *("/bin/sh", "-c", JOIN, "sh", *map(str, doors), "--"),
         *(layout.bubblewrap, *_box(task.resources, layout), *_variables(environment), "--"),
@@ -72,6 +69,14 @@ def build_command(task: Task, layout: Layout, doors: Sequence[Path]) -> list[str
         *_tasks(task.resources, bool(doors)),
         *words,
     ]
+
+
+def check_words(words: Sequence[str], environment: Mapping[str, str]) -> None:
+    """InvalidInput unless a process can have these arguments and this environment."""
+    if not all(_NAME.fullmatch(name) for name in environment):
+        raise InvalidInput("a variable of the environment has a name, without '='")
+    if any("\x00" in text for text in (*words, *environment.values())):
+        raise InvalidInput("arguments and environment hold no zero bytes")
 
 
 def _box(resources: Resources, layout: Layout) -> list[str]:

@@ -85,6 +85,29 @@ def build_filter(counted: bool, machine: str = "") -> bytes:
     return b"".join(code)
 
 
+def build_profile() -> dict[str, object]:
+    """The same rules for programs in containers, as an OCI runtime reads them (names that it does not know, it skips).
+    Their memory is always counted by a cgroup."""
+    rules: list[dict[str, object]] = [
+        {"names": sorted(_numbers(_DENIED, 1)), "action": "SCMP_ACT_ERRNO", "errnoRet": errno.EPERM},
+        {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno.ENOSYS},
+    ]
+    for bit in range(_NEW_NAMESPACES.bit_length()):
+        if flag := _NEW_NAMESPACES & 1 << bit:
+            rules.append(_rule("clone", errno.EPERM, "SCMP_CMP_MASKED_EQ", flag, flag))
+    for family in range(max(_FAMILIES)):
+        if family not in _FAMILIES:
+            rules.append(_rule("socket", errno.EAFNOSUPPORT, "SCMP_CMP_EQ", family))
+    rules.append(_rule("socket", errno.EAFNOSUPPORT, "SCMP_CMP_GT", max(_FAMILIES)))
+    # No architectures are named: calls by another one's numbers are then killed, as above.
+    return {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules}
+
+
+def _rule(name: str, error: int, how: str, value: int, second: int = 0) -> dict[str, object]:
+    argument = {"index": 0, "value": value, "valueTwo": second, "op": how}
+    return {"names": [name], "action": "SCMP_ACT_ERRNO", "errnoRet": error, "args": [argument]}
+
+
 def _deny(number: int, error: int) -> list[bytes]:
     return [_step(_EQUAL, number, 0, 1), _step(_RETURN, _ERROR | error)]
 

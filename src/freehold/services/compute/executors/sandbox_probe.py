@@ -5,11 +5,18 @@ Invariant: a capability is only claimed where every attempt was seen to fail.
 
 from __future__ import annotations
 
+import asyncio
 import os
+import shutil
+import subprocess
+import tarfile
 import tempfile
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
+
+from freehold.services.compute.executors.container_process import Podman
 from freehold.services.compute.executors.seam import Capability, Outcome, Work
 from freehold.services.compute.tasks import Resources, Task
 
@@ -17,17 +24,19 @@ SMALL = Resources(processors=1, memory=64 * 2**20, disk=2**20, seconds=10, proce
 
 # One line each: what is wrong where its exit status is this one.
 ATTEMPTS = (
-    ("the host's passwords can be read", "test -e /etc/shadow || grep -qv -e ^root: -e ^nobody: /etc/passwd"),
+    ("the host's passwords can be read", "test -e /etc/shadow || grep -qs ^daemon: /etc/passwd"),
     ("the root can be written to", "( : >/written ) 2>/dev/null || ( : >/usr/written ) 2>/dev/null"),
     ("inputs can be written to", "( : >/in/written ) 2>/dev/null"),
     ("the kernel's settings can be written to", "( : >/proc/sys/kernel/core_pattern ) 2>/dev/null"),
-    ("there is a network", "grep -v -e Inter -e face -e ' lo:' /proc/net/dev"),
+    ("there is a network", "test $(wc -l </proc/net/route) -gt 1"),
     ("processes of the host can be seen", "test -e /proc/3000000000 || test $(ls -d /proc/[0-9]* | wc -l) -gt 8"),
     ("it has the node's environment", 'test -n "$FREEHOLD_PROBE" || grep -qz FREEHOLD /proc/1/environ'),
     ("new namespaces can be made", "unshare -U true 2>/dev/null"),
     ("its disk has no bound", "head -c 2000000 /dev/zero >/tmp/large 2>/dev/null"),
 )
-FORKS = "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do sleep 5 & done; wait"
+FORKS = "for i in 1 2 3 4; do for j in 1 2 3 4 5 6 7 8 9 10; do sleep 5 & done; done; wait"
+IMAGE = "localhost/freehold-probe:1"
+PROGRAMS = ("sh", "cat", "grep", "head", "ls", "sleep", "true", "unshare", "wc")
 
 
 class Runner(Protocol):
@@ -38,23 +47,61 @@ class Runner(Protocol):
 
 
 async def probe_sandbox(executor: Runner, counted: bool) -> Capability:
-    """Whether the executor's sandbox holds. Unavailable where it cannot be set up."""
+    """Whether the sandbox's executor holds programs. Unavailable where it cannot be set up."""
+    return await _probe(executor, Task(executor="sandbox", kind="native", resources=SMALL), counted)
+
+
+async def probe_container(executor: Runner, podman: Podman) -> Capability:
+    """Whether the containers' executor holds programs, with an image made of this machine's own, which goes again.
+    Unavailable where it cannot be set up."""
+    with tempfile.TemporaryDirectory(prefix="freehold-probe-") as name:
+        archive = Path(name) / "image.tar"
+        await asyncio.to_thread(pack_image, archive)
+        await podman.ask("import", "--quiet", str(archive), IMAGE)
+    try:
+        digest = await podman.ask("image", "inspect", "--format", "{{.Digest}}", IMAGE)
+        image = f"{IMAGE.partition(':')[0]}@{digest}"
+        return await _probe(executor, Task(executor="container", kind="image", image=image, resources=SMALL), True)
+    finally:
+        await podman.ask("rmi", "--force", IMAGE)
+
+
+def pack_image(archive: Path) -> None:
+    """A root file system of a shell and a few programs of this machine, with the libraries that they need."""
+    paths = {found for program in PROGRAMS if (found := shutil.which(program, path="/usr/bin:/bin"))}
+    for path in sorted(paths):
+        said = subprocess.run(["ldd", path], capture_output=True, text=True, check=False).stdout
+        paths.update(word for line in said.splitlines() for word in line.split() if word.startswith("/"))
+    with tarfile.open(archive, "w") as image:
+        for path in sorted(paths):
+            name = f"bin/{os.path.basename(path)}" if os.path.basename(path) in PROGRAMS else path.lstrip("/")
+            member = image.gettarinfo(os.path.realpath(path), name)
+            member.type, member.mode, member.uid, member.gid = tarfile.REGTYPE, 0o755, 0, 0
+            with open(path, "rb") as body:
+                image.addfile(member, body)
+        for folder in ("in", "out", "tmp", "usr"):
+            member = tarfile.TarInfo(folder)
+            member.type, member.mode = tarfile.DIRTYPE, 0o755
+            image.addfile(member)
+
+
+async def _probe(executor: Runner, task: Task, counted: bool) -> Capability:
     script = "".join(f"if {attempt}; then exit {number}; fi\n" for number, (_, attempt) in enumerate(ATTEMPTS, 10))
-    tried = await _run(executor, script)
+    tried = await _run(executor, task, script)
     if tried.ended != "exited" or tried.status != 0:
-        return Capability(False, f"the sandbox does not hold: {_explain(tried)}", {})
-    forked = await _run(executor, FORKS)
+        return Capability(False, f"the {task.executor} does not hold: {_explain(tried)}", {})
+    forked = await _run(executor, task, FORKS)
     if forked.ended != "processes" and forked.status == 0:
-        return Capability(False, "the sandbox does not hold: the number of processes has no bound", {})
-    return Capability(True, "", {"executor.sandbox.bounds": "cgroup" if counted else "rlimit"})
+        return Capability(False, f"the {task.executor} does not hold: the number of processes has no bound", {})
+    return Capability(True, "", {f"executor.{task.executor}.bounds": "cgroup" if counted else "rlimit"})
 
 
-async def _run(executor: Runner, script: str) -> Outcome:
-    task = Task(executor="sandbox", kind="native", arguments=("sh", "-c", script), resources=SMALL)
+async def _run(executor: Runner, task: Task, script: str) -> Outcome:
+    task = msgspec.structs.replace(task, arguments=("sh", "-c", script))
     with tempfile.TemporaryDirectory(prefix="freehold-probe-") as name:
         folder = Path(name)
         for part in ("in", "out"):
-            os.mkdir(folder / part)
+            (folder / part).mkdir()
         return await executor.run(Work(task, None, None, folder, 10 * 10**9, lambda _: None))
 
 
