@@ -265,7 +265,7 @@ class Node:
         )  # fmt: skip
         await self.provider.start()
         providers = {"storage": self.provider}
-        offers = Offers(self.key, DOMAIN, "", {"storage": Prices(PRICE, PRICE)}, providers, clock)
+        self.offers = offers = Offers(self.key, DOMAIN, "", {"storage": Prices(PRICE, PRICE)}, providers, clock)
         api = Api(self.key, DOMAIN, Membership(self._members).of, book, offers, providers, clock)
         routes = [*api.routes()]
         wrap = self._settings.get("wrap")

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from freehold.market.reservations import KeptReservation, Want, format_credits
-from freehold.protocol.errors import InsufficientCredits, Unavailable
+from freehold.protocol.errors import InsufficientCredits, Refused, Unavailable
 from freehold.protocol.messages import STREAM, VOUCHER
 from freehold.protocol.units import ONE, Hash
+from freehold.services.seam import Prices
 from tests.client.world import PRICE, World, world
 
 LEASE, OTHER = Hash(b"l" * 32), Hash(b"m" * 32)
@@ -127,5 +128,48 @@ def test_a_lease_that_the_node_forgot_before_it_was_covered_is_signed_again(tmp_
                 connection.close()
             wants = {key: Want(10, 10) for pair in opened for key in (pair.stream_id, pair.voucher_id)}
             assert await leases.prepare(opened, wants) == {}
+            assert {key: leases.locks[key] for key in wants} == dict.fromkeys(wants, 10)
+
+    asyncio.run(scenario())
+
+
+def test_a_service_may_be_paid_in_one_way_alone(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path / "net", nodes=1) as net, net.client(credits=100 * ONE) as client:
+            leases, view, [record] = client._leases, await client._leases.view(), await net.nodes()
+            alone = await leases.open(record, {STREAM: PRICE}, view)
+            assert set(alone.modes) == {STREAM}
+            assert await leases.prepare([alone], {alone.stream_id: Want(10, 10)}) == {}
+            assert await leases.recover(record, [STREAM, VOUCHER], view) is None
+            assert await leases.recover(record, [STREAM], view) == alone
+            shown = await leases.refresh([alone])
+            assert set(shown[record.node]) == {STREAM}
+            both = await leases.open(record, {STREAM: PRICE, VOUCHER: PRICE}, view)
+            assert both.stream == alone.stream
+
+    asyncio.run(scenario())
+
+
+def test_a_lease_is_kept_at_its_price_or_another_opened_beside_it(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path / "net", nodes=1) as net:
+            [record], node = await net.nodes(), net.node[0]
+            async with net.client(credits=100 * ONE) as client:
+                leases, view = client._leases, await client._leases.view()
+                dear = await leases.open(record, {STREAM: PRICE}, view)
+                node.offers._prices = {"storage": Prices(PRICE // 2, PRICE)}
+                assert await leases.open(record, {STREAM: PRICE // 2}, view) == dear
+                cheap = await leases.open(record, {STREAM: PRICE // 2}, view, never_dearer=True)
+                assert cheap.stream.price == PRICE // 2
+                for limit in (PRICE // 2, PRICE, 2 * PRICE):
+                    assert await leases.open(record, {STREAM: limit}, view, never_dearer=True) == cheap
+                assert await leases.open_leases(view) == [dear.stream, cheap.stream]
+            async with net.client(home="elsewhere") as client:  # the node shows it the dear one first
+                found = await client._leases.open(record, {STREAM: PRICE // 2}, view, never_dearer=True)
+                assert found == cheap
+                assert await client._leases.open_leases(view) == [dear.stream, cheap.stream]
+                node.offers._prices = {"storage": Prices(PRICE // 4, PRICE)}
+                with pytest.raises(Refused):
+                    await client._leases.open(record, {STREAM: PRICE // 8}, view, never_dearer=True)
 
     asyncio.run(scenario())

@@ -545,10 +545,12 @@ def test_a_lease_in_another_mode_keeps_nothing(tmp_path: Path) -> None:
         storage = await node.open()
         wrong = msgspec.structs.replace(storage.leases.stream, mode=VOUCHER)
         assert isinstance(wrong, Lease)
-        wrong_node = StorageNode(storage.leases._replace(stream=wrong), node.dial, CLIENT, DOMAIN, lambda: node.now)
+        wrong_node = StorageNode(
+            storage.leases._replace(modes={STREAM: wrong}), node.dial, CLIENT, DOMAIN, lambda: node.now
+        )
         with pytest.raises(NotFound):
             await wrong_node.plan([], [], None)
-        by_voucher = storage.leases._replace(stream=storage.leases.voucher)
+        by_voucher = storage.leases._replace(modes={STREAM: storage.leases.voucher})
         with pytest.raises(Refused, match="not for keeping"):
             await StorageNode(by_voucher, node.dial, CLIENT, DOMAIN, lambda: node.now).plan([], [], None)
 
