@@ -126,7 +126,8 @@ class Nearest(NamedTuple):
     `hurdles` are the order's clauses; `rules` the offers' own constraints that do not take the order, each with the
     number of offers that have it. `drop` is a smallest set of the order's clauses without which offers would match,
     and `freed` their number; it is empty if something matches as it is, or if nobody takes the order whatever it drops.
-    `offer` fails the fewest clauses of both, and misses numbers by the least; None if there is no offer at all.
+    `offer` fails the fewest clauses (its own constraint counts as one), and of those misses numbers by the least; None
+    if there is no offer at all.
     """
 
     offers: int
@@ -182,7 +183,7 @@ def nearest(order: Party, offers: Sequence[Party]) -> Nearest:
         len(offers),
         matched,
         tuple(map(Hurdle, (clause.text for clause in clauses), excluded, alone)),
-        tuple(rules.most_common()),
+        tuple(sorted(rules.items(), key=lambda one: (-one[1], one[0]))),
         tuple(clauses[i].text for i in smallest),
         sets[smallest] if smallest else 0,
         None if found is None else match(order, found),
