@@ -83,8 +83,8 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     module   `program` is a WebAssembly module for WASI preview 1
     native   `program` is an executable, or empty: `arguments[0]` is then a program of the node's read-only root
     image    `image` is an OCI image by digest (name@sha256:...)
-    `engine` pins what decides the result: the executor's own name and version. `steps`: the program is run once for each,
-    with the state that the step before left as its standard input; the first has `stdin`.
+    `engine` pins what decides the result: the executor's own name and version. `steps`: the program is run once for
+    each, with the state that the step before left as its standard input; the first has `stdin`.
     """
 
     executor: ExecutorName
@@ -217,3 +217,8 @@ def check_path(path: str) -> None:
 def input_root(contents: list[tuple[str, str]]) -> Hash:
     """A receipt's `input`: over (path, SHA-256) of each input as it was read, in the order of their paths."""
     return row_root([keccak(path.encode() + b"\x00" + digest.encode()) for path, digest in sorted(contents)])
+
+
+def state_leaf(sha256: str) -> Hash:
+    """The leaf of a receipt's `steps` for one state: what a step wrote to its standard output, by its SHA-256."""
+    return keccak(b"freehold state" + bytes.fromhex(sha256))

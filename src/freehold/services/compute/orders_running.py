@@ -1,0 +1,165 @@
+"""One run of a task: its folder, its inputs, and what came out.
+
+    folder/in     its inputs
+    folder/out    empty before it runs
+
+Used for orders and, by referees, for tasks of others. Invariant: when the context of a run ends, its folder is gone;
+whatever is left of it after a kill goes at the next start.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from shutil import rmtree
+from typing import BinaryIO, NamedTuple
+
+from freehold.protocol.errors import DiskFull, FreeholdError, Unavailable
+from freehold.services.compute.executors.outputs import close_all, collect
+from freehold.services.compute.executors.seam import Executor, Outcome, Work
+from freehold.services.compute.provider_blobs import PIECE, SMALL, in_thread
+from freehold.services.compute.tasks import OutputFile, Result, Task
+
+STDOUT = "stdout"  # the path that a result gives to what was written to the standard output
+
+
+class File(NamedTuple):
+    """A file that came out: in memory where it is small, else open."""
+
+    listed: OutputFile
+    body: bytes | None
+    file: BinaryIO | None
+
+
+class ExecutorFailed(Unavailable):
+    """An executor, and not the program, failed."""
+
+
+class Produced(NamedTuple):
+    """What a run has left: how it ended, and its files."""
+
+    outcome: Outcome
+    files: Sequence[File] = ()
+
+    def result(self) -> Result:
+        """What is hashed into a receipt."""
+        stdout = self.outcome.stdout
+        return Result(
+            ended=self.outcome.ended,
+            status=self.outcome.status if self.outcome.ended == "exited" else 0,
+            stdout=OutputFile(STDOUT, sha256_of(stdout), len(stdout)),
+            files=tuple(one.listed for one in self.files),
+        )
+
+    def states(self) -> tuple[str, ...]:
+        """The SHA-256 of the state after each step that went well."""
+        return tuple(map(sha256_of, self.outcome.states))
+
+    def bodies(self) -> dict[str, bytes]:
+        """What is in memory, by SHA-256: standard output, states, small files."""
+        found = {sha256_of(body): body for body in (self.outcome.stdout, *self.outcome.states)}
+        return found | {one.listed.sha256: one.body for one in self.files if one.body is not None}
+
+    def close(self) -> None:
+        """Close what is open."""
+        for one in self.files:
+            if one.file is not None:
+                one.file.close()
+
+
+class Given(NamedTuple):
+    """What a run starts from: files of program, engine and standard input, and who writes `in/`."""
+
+    program: Path | None
+    engine: Path | None
+    stdin: Path | None
+    write_inputs: Callable[[Path], Awaitable[None]]
+
+
+class Run:
+    """A task's folder, as a context."""
+
+    def __init__(self, folder: Path, task: Task, executor: Executor, log: Callable[[bytes], None]) -> None:
+        self._task, self._executor, self._log = task, executor, log
+        self.folder = folder
+        self._is_stopped = False
+
+    async def __aenter__(self) -> Run:
+        await in_thread(_prepare, self.folder)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await in_thread(rmtree, self.folder, True)
+
+    @property
+    def measure(self) -> int:
+        """What it has taken so far, as far as its executor tells."""
+        return self._executor.measure(self.folder)
+
+    def stop(self) -> None:
+        """Ask it to end: it returns what it has, ended "stopped"."""
+        self._is_stopped = True
+        self._executor.end(self.folder)
+
+    async def run(self, given: Given, most: int) -> Produced:
+        """Run the task within `most`. ExecutorFailed where it was not the program that failed."""
+        await given.write_inputs(self.folder / "in")
+        if self._is_stopped:
+            return Produced(Outcome("stopped", 0, b"", 0, "it was stopped before it began"))
+        work = Work(self._task, given.program, given.stdin, self.folder, most, self._log, given.engine)
+        try:
+            outcome = await self._executor.run(work)
+        except FreeholdError as error:
+            raise ExecutorFailed(error.message) from error
+        outcome = outcome._replace(measure=max(0, min(outcome.measure, most)))
+        try:
+            files = await in_thread(_take_files, self.folder / "out", self._task.outputs, self._task.resources.disk)
+        except DiskFull as error:
+            return Produced(outcome._replace(ended="output", status=0, reason=error.message))
+        return Produced(outcome, files)
+
+
+def _prepare(folder: Path) -> None:
+    rmtree(folder, ignore_errors=True)
+    for name in ("in", "out"):
+        (folder / name).mkdir(parents=True)
+
+
+def sha256_of(body: bytes) -> str:
+    """What a blob is named by."""
+    return hashlib.sha256(body).hexdigest()
+
+
+def _take_files(folder: Path, patterns: Sequence[str], limit: int) -> list[File]:
+    """What came out, hashed; small files in memory. DiskFull where it is too much."""
+    found = collect(folder, patterns, size=limit)
+    try:
+        return [_take_file(one.path, one.file, limit) for one in found]
+    except BaseException:
+        close_all(found)
+        raise
+
+
+def _take_file(path: str, file: BinaryIO, limit: int) -> File:
+    head = file.read(SMALL + 1)
+    if len(head) <= SMALL:
+        file.close()
+        return File(OutputFile(path, hashlib.sha256(head).hexdigest(), len(head)), head, None)
+    digest, size = hashlib.sha256(head), len(head)
+    while piece := file.read(PIECE):
+        digest.update(piece)
+        size += len(piece)
+        if size > limit:
+            raise DiskFull(f"{path} has more than {limit} bytes")
+    return File(OutputFile(path, digest.hexdigest(), size), None, file)
+
+
+def inline_of(bodies: Mapping[str, bytes], result: Result, limit: int) -> dict[str, bytes]:
+    """Outputs that are small enough to be answered at once, the standard output first."""
+    chosen: dict[str, bytes] = {}
+    for one in (result.stdout, *result.files):
+        body = bodies.get(one.sha256)
+        if body is not None and one.sha256 not in chosen and sum(map(len, chosen.values())) + len(body) <= limit:
+            chosen[one.sha256] = body
+    return chosen

@@ -1,0 +1,193 @@
+"""What a node does with an order whose turn has come: fetch, run, keep, deliver, give a receipt.
+
+A run that is cut short by the end of this process leaves no trace but the order itself, which then runs again. An
+executor that fails is probed again, and the order runs once more; what the program does is its own affair.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from freehold.protocol.errors import FreeholdError, Refused
+from freehold.services.compute.executors.seam import Executor
+from freehold.services.compute.orders import Ending
+from freehold.services.compute.orders_ending import Closer
+from freehold.services.compute.orders_live import Job
+from freehold.services.compute.orders_running import ExecutorFailed, Given, Produced, Run
+from freehold.services.compute.provider_blobs import SMALL, Blobs, in_thread
+from freehold.services.compute.provider_executors import Executors, runner_of
+from freehold.services.compute.provider_gateway import Gateway, read_access
+from freehold.services.compute.provider_programs import Programs
+from freehold.services.compute.tasks import OutputFile, Result, Task
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 2  # at a task whose executor fails
+EMPTY = {hashlib.sha256(b"").hexdigest(): b""}  # what an order has to show that did not run
+
+
+class Bounds(NamedTuple):
+    """What orders' work is done in."""
+
+    folder: Path
+    committed: Callable[[], int]  # the last committed epoch
+    release: Callable[[Job], None]  # it computes no more: others may
+
+
+class Worker:
+    """Runs orders, for one node."""
+
+    def __init__(self, bounds: Bounds, executors: Executors, blobs: Blobs, programs: Programs, closer: Closer) -> None:
+        self._bounds, self._executors, self._blobs = bounds, executors, blobs
+        self._programs, self._closer = programs, closer
+        self.read_bytes, self.written_bytes = 0, 0
+
+    async def perform(self, job: Job) -> None:
+        """Run the order and end it. Cancelled, it stays as it was."""
+        try:
+            await self._perform(job)
+        except FreeholdError as error:
+            await self._closer.give_up(job, error.message)
+        except Exception:
+            log.exception("order %s failed", job.id)
+            await self._closer.give_up(job, "an internal error of the node")
+        finally:
+            self._bounds.release(job)
+
+    async def _perform(self, job: Job) -> None:
+        if job.is_stopping:
+            return await self._closer.close(job, empty_result("stopped"), Ending(reason="it was stopped"), EMPTY)
+        check_in_time(job, self._bounds.committed())
+        for attempt in range(1, ATTEMPTS + 1):
+            executor = await self._executors.find(job.task)
+            try:
+                return await self._run(job, executor)
+            except ExecutorFailed as error:
+                self._executors.failed(executor.name, error.message)
+                if attempt == ATTEMPTS:
+                    raise
+        return None
+
+    async def _run(self, job: Job, executor: Executor) -> None:
+        inputs: list[tuple[str, str]] = []
+        async with AsyncExitStack() as stack:
+            access = read_access(job.entry.access)
+            gateway = None if access is None else await stack.enter_async_context(Gateway(access))
+            program, engine, stdin = await stack.enter_async_context(lend_programs(self._programs, job.task))
+            run = await stack.enter_async_context(
+                Run(self._bounds.folder / job.id.hex(), job.task, executor, job.add_log)
+            )
+
+            async def write_inputs(folder: Path) -> None:
+                inputs.extend(await self.fetch(job, gateway, folder))
+
+            job.stop, job.measure = run.stop, lambda: run.measure
+            if job.is_stopping:
+                run.stop()
+            given = Given(program, engine, stdin, write_inputs)
+            produced = await run.run(given, job.entry.order.most)
+            stack.callback(produced.close)
+            self._bounds.release(job)
+            await self._finish(job, produced, gateway, inputs)
+
+    async def fetch(self, job: Job, gateway: Gateway | None, folder: Path) -> list[tuple[str, str]]:
+        """Write the task's inputs; (path, SHA-256) of each as it was read. Those from storage stay as blobs, so that
+        they can be shown to a referee."""
+        found = [(one.path, one.blob.sha256) for one in job.task.inputs if one.blob is not None]
+        await self._blobs.write_out([(sha256, folder / path) for path, sha256 in found])
+        left = job.task.resources.disk
+        for one in job.task.inputs:
+            if one.blob is not None or gateway is None:
+                continue
+            target = folder / one.path
+            await in_thread(lambda path: path.parent.mkdir(parents=True, exist_ok=True), target)
+            sha256, size = await gateway.read(one, target, left)
+            left -= size
+            with target.open("rb") as file:
+                await self._blobs.keep_file(file, job.entry.client, sha256, size, job.id)
+            found.append((one.path, sha256))
+        return found
+
+    async def _finish(
+        self,
+        job: Job,
+        produced: Produced,
+        gateway: Gateway | None,
+        inputs: list[tuple[str, str]],
+    ) -> None:
+        for one in produced.files:
+            if one.file is not None:
+                await self._blobs.keep_file(one.file, job.entry.client, one.listed.sha256, one.listed.size, job.id)
+        small = await self._keep_large(job, produced.bodies())
+        delivered = await self._deliver(job, produced, gateway)
+        ending = Ending(
+            reason=produced.outcome.reason,
+            measure=produced.outcome.measure,
+            inputs=tuple(inputs),
+            steps=produced.states(),
+            delivered=delivered,
+            read_bytes=gateway.read_bytes if gateway else 0,
+            written_bytes=gateway.written_bytes if gateway else 0,
+        )
+        self.read_bytes += ending.read_bytes
+        self.written_bytes += ending.written_bytes
+        await self._closer.close(job, produced.result(), ending, small)
+
+    async def _keep_large(self, job: Job, bodies: dict[str, bytes]) -> dict[str, bytes]:
+        """Keep what is too large for the receipt's own transaction; the rest."""
+        large = {sha256: body for sha256, body in bodies.items() if len(body) > SMALL}
+        if large:
+            await self._blobs.keep(job.entry.client, large, job.id)
+        small = {sha256: body for sha256, body in bodies.items() if sha256 not in large}
+        await self._blobs.make_room(sum(map(len, small.values())))
+        return small
+
+    async def _deliver(self, job: Job, produced: Produced, gateway: Gateway | None) -> bool | None:
+        """Put what came out where the task wants it; None where it wants nothing, or did not get so far."""
+        delivery = job.task.delivery
+        if delivery is None or gateway is None or produced.outcome.ended != "exited":
+            return None
+
+        def may_go_on() -> bool:
+            return not job.is_stopping and self._bounds.committed() + 2 <= job.entry.order.until
+
+        try:
+            for one in produced.files:
+                key = delivery.prefix + one.listed.path
+                data = one.body if one.file is None else one.file
+                assert data is not None
+                digest, size = one.listed.sha256, one.listed.size
+                await gateway.deliver(delivery.bucket, key, data, digest, size, may_go_on)
+        except FreeholdError as error:
+            job.add_log(f"not delivered: {error.message}\n".encode())
+            return False
+        return True
+
+
+def check_in_time(job: Job, committed: int) -> None:
+    """Refused where a receipt for the order would come too late."""
+    if job.entry.order.until <= committed:
+        raise Refused(f"the order ran out with epoch {job.entry.order.until}, before its turn came")
+
+
+def empty_result(ended: str) -> Result:
+    """Of an order that has nothing to show."""
+    return Result(ended=ended, status=0, stdout=OutputFile("stdout", hashlib.sha256(b"").hexdigest(), 0), files=())
+
+
+@asynccontextmanager
+async def lend_programs(programs: Programs, task: Task) -> AsyncIterator[tuple[Path | None, Path | None, Path | None]]:
+    """The files of a task's program, of the engine that it names, and of its standard input."""
+    named = [
+        task.program.sha256 if task.program else "",
+        runner_of(task) or "",
+        task.stdin.sha256 if task.stdin else "",
+    ]
+    async with programs.lend([sha256 for sha256 in named if sha256]) as files:
+        program, engine, stdin = (files.get(sha256) for sha256 in named)
+        yield program, engine, stdin
