@@ -157,6 +157,7 @@ def test_a_lease_is_kept_at_its_price_or_another_opened_beside_it(tmp_path: Path
             async with net.client(credits=100 * ONE) as client:
                 leases, view = client._leases, await client._leases.view()
                 dear = await leases.open(record, {STREAM: PRICE}, view)
+                assert await leases.prepare([dear], {dear.stream_id: Want(10, 10)}) == {}
                 node.offers._prices = {"storage": Prices(PRICE // 2, PRICE)}
                 assert await leases.open(record, {STREAM: PRICE // 2}, view) == dear
                 cheap = await leases.open(record, {STREAM: PRICE // 2}, view, never_dearer=True)
