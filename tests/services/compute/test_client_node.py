@@ -98,6 +98,8 @@ def test_free_credits_follow_orders_and_receipts(tmp_path: Path) -> None:
             assert (await node.wait(order.struct_hash(), 5)).is_over
             await node.wait(order.struct_hash(), 0)  # counted once
         assert node.free == free - 3 * ONE // 10
+        assert (await node.submit(orders[0], task, blobs)).is_over  # known to be over, and not counted again
+        assert node.free == free - 3 * ONE // 10
 
     run(tmp_path, scenario)
 

@@ -113,8 +113,8 @@ def run(plan: Plan, answers: list[str], bad: list[Fraction], drawn: bool) -> str
     return None
 
 
-@pytest.mark.parametrize("text", ["0.9", "0.95", "0.99", "0.999"])
-@pytest.mark.parametrize("friends", [set(), {0, 1}, {0, 2}, {1, 3}, {6, 7}])
+@pytest.mark.parametrize("text", ["0.9", "0.99", "0.999"])
+@pytest.mark.parametrize("friends", [set(), {0, 1}, {0, 3}])
 @pytest.mark.parametrize("score", [0, 200])
 def test_by_enumeration_wrong_results_are_no_more_frequent_than_agreed(
     text: str, friends: set[int], score: int
