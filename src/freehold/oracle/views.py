@@ -16,12 +16,12 @@ from freehold.protocol.errors import NotFound, Overloaded
 from freehold.protocol.lookup import Finder
 from freehold.protocol.merkle import ACCOUNTS, SumTree, depth_of
 from freehold.protocol.state import State, TableRoot
-from freehold.protocol.tables import Table
 from freehold.protocol.units import Address
 
 STATES = 4  # kept in memory: the newest, the one that claims are proven against, and some between
 WAITING = 16  # requests that wait for a state to be read, and as many that wait for their answer
 AT_ONCE = 4  # answers that are put together
+CONCERNED = ("node", "device", "first", "second")  # the fields of a service's rows that say whom they are about
 
 
 class _View:
@@ -35,8 +35,15 @@ class _View:
 
     def proven(self, name: str, field: str, *wanted: bytes) -> list[dict[str, Any]]:
         """The rows of a table whose `field` is one of those wanted, each with its place and proof."""
+        return self._prove(name, self.places(name, field, *wanted))
+
+    def concerning(self, name: str, address: Address) -> list[dict[str, Any]]:
+        """The rows of a service's table that name a node, or a device, with their places and proofs."""
+        fields = [field for field in CONCERNED if field in self.tables[name].columns]
+        return self._prove(name, sorted({place for field in fields for place in self.places(name, field, address)}))
+
+    def _prove(self, name: str, places: list[int]) -> list[dict[str, Any]]:
         table = self.tables[name]
-        places = self.places(name, field, *wanted)
         return [
             {"row": table.row(i).to_json(), "index": i, "proof": [str(h) for h in table.tree.proof(i)]} for i in places
         ]
@@ -50,10 +57,6 @@ class _View:
 
     def answer(self, rows: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         return {"tables": [root.to_json() for root in self.roots], "rows": rows}
-
-
-def _who_answers(table: Table[Any]) -> str | None:
-    return next((field for field in ("node", "device") if field in table.columns), None)
 
 
 class Views:
@@ -90,13 +93,12 @@ class Views:
             del self._known[next(known for known in self._known if known != max(self._known))]
 
     async def node(self, epoch: int, node: Address) -> dict[str, Any]:
-        """What a node answers for: its leases, their locks, its operator's row, each service's rows; a device answers
-        for itself, and its row is found by its address too. NotFound."""
+        """What a node answers for: its leases, their locks, its operator's row, and the services' rows that name it, as
+        who answers or as one of two that are judged; a device's row is found by its address too. NotFound."""
         view = await self._view(epoch)
 
         def collect() -> dict[str, Any]:
-            fields = {name: _who_answers(table) for name, table in view.tables.items() if "." in name}
-            rows = {name: view.proven(name, field, node) for name, field in fields.items() if field}
+            rows = {name: view.concerning(name, node) for name in view.tables if "." in name}
             rows["leases"] = view.proven("leases", "node", node)
             leases = [bytes.fromhex(row["row"]["lease"][2:]) for row in rows["leases"]]
             rows["locks"] = view.proven("locks", "lease", *leases)
