@@ -65,7 +65,7 @@ GRACE_SECONDS = 10.0  # for an answer, beyond what was to be waited for
 PAUSES = (0.1, 0.4, 1.0)  # seconds, before an answer that was lost is asked for again
 ROUNDS = 4  # of sending an order, and then what its node misses for it: blobs, credits
 PUSHES = 4  # blobs on their way to a node at once
-KNOWN_LIMIT = 65536  # blobs of which it is remembered that a node has them
+KNOWN_LIMIT = 65536  # blobs that a node is known to have, and jobs that are known to be over
 LOG_END, LOG_START = "Freehold-Log-End", "Freehold-Log-Start"
 LOG_LIMIT = 2 * 2**20
 
@@ -90,6 +90,7 @@ class Funds:
     lock: int = 0
     used: int = 0
     running: dict[Hash, int] = field(default_factory=dict)  # by job: the most that it may cost
+    over: dict[Hash, None] = field(default_factory=dict)  # jobs whose cost is in `used`: the newest of them
 
     @property
     def taken(self) -> int:
@@ -105,6 +106,9 @@ class Funds:
         """A job is over."""
         if self.running.pop(job, None) is not None:
             self.used += cost
+            self.over[job] = None
+            if len(self.over) > KNOWN_LIMIT:
+                del self.over[next(iter(self.over))]
 
     def learn(self, used: int) -> None:
         """What the node counts, with the most of what runs. Where orders of this process run, some of them may be in it
@@ -178,7 +182,7 @@ class ComputeNode:
         Unavailable where nobody knows whether it arrived: send it again, or ask with `wait`.
         """
         job = order.struct_hash()
-        if job not in self.funds.running:
+        if job not in self.funds.running and job not in self.funds.over:
             await self._reserve(job, most_cost(order.most, self.price))
         self._tasks[job] = task
         try:
@@ -229,7 +233,8 @@ class ComputeNode:
                 await self._push_missing(error, blobs)
             except InsufficientCredits as error:  # another device has ordered under this lease
                 if round == ROUNDS - 1:
-                    raise
+                    self.is_stale = True
+                    raise Refused(f"{self._peer.url} asks for ever more: {error.message}", job=str(job)) from None
                 await self._lock_more(error)
             except Overloaded:
                 raise
