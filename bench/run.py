@@ -20,6 +20,7 @@ RESULTS = HERE / "results"
 CACHE = HERE / ".cache"
 
 BENCHES = {
+    "calibration": "bench.calibration",
     "epoch": "bench.epoch",
     "load": "bench.load",
     "matching": "bench.matching",

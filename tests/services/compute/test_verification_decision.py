@@ -206,6 +206,22 @@ def test_within_a_tolerance_results_near_one_of_them_count_as_one() -> None:
     assert more.against == (3,)
 
 
+def test_who_is_near_some_of_the_accepted_is_not_called_wrong() -> None:
+    """50 agrees with 48 and 52, which are not near each other; 54 is near 52 only; 60 is near nobody."""
+    values = {keccak(str(n).encode()): n for n in range(100)}
+
+    def agree(one: Vote, other: Vote) -> bool:
+        return abs(values[one.output] - values[other.output]) <= 2
+
+    votes = [vote(i, str(n)) for i, n in enumerate([48, 50, 52, 54, 60, 50, 51, 49])]
+    found = decide(votes, PLAN, drawn=False, agree=agree)
+    assert isinstance(found, Accept)
+    assert found.votes[0] in (1, 5)
+    assert set(found.votes) == {0, 1, 2, 5, 6, 7}
+    assert found.against == (4,)
+    assert all(not agree(votes[i], votes[j]) for i, j in found.disputes)
+
+
 def test_an_assurance_of_nothing_takes_what_comes() -> None:
     plan = plan_for("0", [Record()])
     assert decide([vote(1, "a")], plan, drawn=False) == Accept((0,), (), (), ())

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from fractions import Fraction
+from itertools import combinations
 from math import prod
 from typing import NamedTuple
 
@@ -31,7 +32,8 @@ Pairs = tuple[tuple[int, int], ...]
 
 
 class Accept(NamedTuple):
-    """The result of `votes` (indices) counts; those in `against` are wrong, `strays` ran on another input."""
+    """The result of `votes` (indices) counts: of the first, which all the others are near to. Those in `against` are
+    wrong, `strays` ran on another input."""
 
     votes: tuple[int, ...]
     against: tuple[int, ...]
@@ -83,7 +85,7 @@ def decide(
     groups = _group(votes, [i for i in range(len(votes)) if i not in strays], agree)
     if plan.assurance == 0 and groups:
         return Accept(groups[0], (), strays, ())
-    pairs = _pair(votes, groups, disputed)
+    pairs = _pair(votes, groups, agree, disputed)
     if not groups:
         return NeedMore(plan.replicas, strays, pairs)
     collusion = plan.adversary.collusion
@@ -98,8 +100,7 @@ def decide(
             if _suffices(plan, [*weights[lead], *[fresh] * more], rest, drawn, opposed):
                 if more:
                     return NeedMore(more, strays, pairs)
-                against = tuple(sorted(i for n, group in enumerate(groups) if n != lead for i in group))
-                return Accept(groups[lead], against, strays, pairs)
+                return Accept(groups[lead], _find_opposed(votes, groups, lead, agree), strays, pairs)
     return Dispute(pairs) if opposed else NeedMore(1, strays, pairs)
 
 
@@ -113,10 +114,10 @@ def _suffices(
     group = joint_weight(lead, plan.adversary.collusion)
     total = 1 + group + sum((prod(found, start=Fraction(1)) for found in rest), Fraction(0))
     wrong = 1 - group / total
-    if drawn:
-        return wrong <= plan.risk_audited and has_consensus(group, total, plan.assurance)
     if opposed:
         return has_consensus(group, total, plan.assurance)
+    if drawn:
+        return wrong <= plan.risk_audited and has_consensus(group, total, plan.assurance)
     rate = Fraction(plan.audit_ppm, MILLION)
     return has_consensus(group, total, plan.assurance) or (1 - rate) * wrong + rate * plan.risk_audited <= (
         1 - plan.assurance
@@ -133,18 +134,30 @@ def _find_strays(votes: Sequence[Vote], expected: Hash | None) -> tuple[int, ...
 
 
 def _group(votes: Sequence[Vote], indices: Sequence[int], agree: Callable[[Vote, Vote], bool]) -> list[tuple[int, ...]]:
-    """Groups of votes that agree with one of theirs, the largest first: a metric's nearness goes no further than that.
+    """Groups of votes that agree with the first of each, the largest group first: nearness is not transitive.
 
     For equality these are its classes.
     """
-    near = {i: [j for j in indices if i == j or agree(votes[i], votes[j])] for i in indices}
+    near = {i: {i} for i in indices}
+    for i, j in combinations(indices, 2):
+        if agree(votes[i], votes[j]):
+            near[i].add(j)
+            near[j].add(i)
     groups, left = [], set(indices)
     while left:
-        best = max(sorted(left), key=lambda i: len({votes[j].operator for j in near[i] if j in left}))
-        group = tuple(j for j in near[best] if j in left)
-        groups.append(group)
-        left -= set(group)
+        best = max(sorted(left), key=lambda i: len({votes[j].operator for j in near[i] & left}))
+        group = near[best] & left
+        groups.append((best, *sorted(group - {best})))
+        left -= group
     return groups
+
+
+def _find_opposed(
+    votes: Sequence[Vote], groups: Sequence[Sequence[int]], lead: int, agree: Callable[[Vote, Vote], bool]
+) -> tuple[int, ...]:
+    """Votes that agree with none of the leading group. One that is near some of it is not called wrong."""
+    others = [i for place, group in enumerate(groups) if place != lead for i in group]
+    return tuple(sorted(i for i in others if not any(agree(votes[i], votes[j]) for j in groups[lead])))
 
 
 def _double_voters(votes: Sequence[Vote], groups: Sequence[Sequence[int]]) -> set[Address]:
@@ -167,14 +180,20 @@ def _weights(votes: Sequence[Vote], group: Sequence[int], double: Collection[Add
     return list(found.values())
 
 
-def _pair(votes: Sequence[Vote], groups: Sequence[Sequence[int]], disputed: Collection[int]) -> Pairs:
+def _pair(
+    votes: Sequence[Vote],
+    groups: Sequence[Sequence[int]],
+    agree: Callable[[Vote, Vote], bool],
+    disputed: Collection[int],
+) -> Pairs:
     """Contradictions to dispute, each vote in one at most: the two largest groups left give one each, over and over."""
     left = [[i for i in group if i not in disputed] for group in groups]
     pairs = []
     while len(left := sorted((group for group in left if group), key=len, reverse=True)) > 1:
         one = left[0].pop(0)
-        other = next((i for i in left[1] if votes[i].node != votes[one].node), None)
-        if other is not None:
-            left[1].remove(other)
-            pairs.append((min(one, other), max(one, other)))
+        for i in left[1]:
+            if votes[i].node != votes[one].node and not agree(votes[i], votes[one]):
+                left[1].remove(i)
+                pairs.append((min(one, i), max(one, i)))
+                break
     return tuple(pairs)

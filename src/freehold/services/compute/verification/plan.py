@@ -101,7 +101,7 @@ class Plan(NamedTuple):
 
 
 def read_assurance(text: str) -> Fraction:
-    """ "0.999", "99.9%" or "999/1000" as an exact fraction of 0 to ASSURANCE_LIMIT. InvalidInput."""
+    """The exact fraction that is written as 0.999, 99.9% or 999/1000, from 0 to ASSURANCE_LIMIT. InvalidInput."""
     try:
         bare = text.strip()
         value = Fraction(bare[:-1]) / 100 if bare.endswith("%") else Fraction(bare)
@@ -173,18 +173,29 @@ def make_plan(
 
 
 def _unchecked(kind: ClassName, adversary: Adversary, weights: Sequence[Fraction]) -> Plan:
-    found = risk(weights[:1], adversary.collusion)
     reason = "assurance 0: one operator runs it, and nothing is checked"
-    return Plan(
-        kind, Fraction(0), adversary, 1, 0, 1, found, found, Fraction(1), deterred=False, limit=1, reasons=(reason,)
-    )
+    return _single(kind, Fraction(0), adversary, risk(weights[:1], adversary.collusion), reason)
 
 
 def _attested(assurance: Fraction, adversary: Adversary) -> Plan:
     reason = "one operator runs it; what it is worth rests on its hardware's maker and on the verifier of its quote"
-    zero = Fraction(0)
+    return _single("attested", assurance, adversary, Fraction(0), reason)
+
+
+def _single(kind: ClassName, assurance: Fraction, adversary: Adversary, residual: Fraction, reason: str) -> Plan:
     return Plan(
-        "attested", assurance, adversary, 1, 0, 1, zero, zero, Fraction(1), deterred=False, limit=1, reasons=(reason,)
+        kind=kind,
+        assurance=assurance,
+        adversary=adversary,
+        replicas=1,
+        audit_ppm=0,
+        audited=1,
+        risk_audited=residual,
+        residual=residual,
+        cost=Fraction(1),
+        deterred=False,
+        limit=1,
+        reasons=(reason,),
     )
 
 
@@ -224,15 +235,15 @@ def _replicated(
     residual = missed * risk(weights[:replicas], collusion) + (1 - missed) * lowest
     reaches_outsider = audited > collusion
     return Plan(
-        kind,
-        assurance,
-        adversary,
-        replicas,
-        rate,
-        audited,
-        lowest if risk(weights[:replicas], collusion) >= allowed else allowed,
-        residual,
-        cost,
+        kind=kind,
+        assurance=assurance,
+        adversary=adversary,
+        replicas=replicas,
+        audit_ppm=rate,
+        audited=audited,
+        risk_audited=lowest if risk(weights[:replicas], collusion) >= allowed else allowed,
+        residual=residual,
+        cost=cost,
         deterred=stake is not None and floor <= MILLION and reaches_outsider,
         limit=2 * audited + 1,
         reasons=_explain(replicas, rate, audited, residual, floor, stake, adversary),
@@ -300,15 +311,15 @@ def _sampled(
         f"a run with {wrong} or more wrong items is accepted with a probability of at most {_decimal(residual)}",
     )
     return Plan(
-        "sampled",
-        assurance,
-        adversary,
-        1,
-        0,
-        1,
-        1 - assurance,
-        residual,
-        1 + Fraction(count, items),
+        kind="sampled",
+        assurance=assurance,
+        adversary=adversary,
+        replicas=1,
+        audit_ppm=0,
+        audited=1,
+        risk_audited=1 - assurance,
+        residual=residual,
+        cost=1 + Fraction(count, items),
         deterred=stake is not None and floor <= MILLION,
         limit=3,
         sample=count,
