@@ -7,6 +7,7 @@ The n-th order measures 2^n, so that a lease's sum says which orders it is for.
 from __future__ import annotations
 
 import random
+from collections.abc import Set
 from typing import Any
 
 from hypothesis import settings
@@ -84,8 +85,16 @@ class Life(RuleBasedStateMachine):
         count = len(self.receipts)
         self.disputes.append(dispute_of(self.receipts[first % count], self.receipts[second % count], kind=kind))
 
-    @rule(silent=st.sets(st.sampled_from(NODES), max_size=4))
-    def answer(self, silent: set[Key]) -> None:
+    @rule(right=st.integers(0, ORDERS), wrong=st.integers(0, ORDERS))
+    def accuse(self, right: int, wrong: int) -> None:
+        cheats = {node.address for node in CHEATS}
+        honest = [receipt for receipt in self.receipts if receipt.node not in cheats]
+        cheated = [receipt for receipt in self.receipts if receipt.node in cheats]
+        if honest and cheated:
+            pair = honest[right % len(honest)], cheated[wrong % len(cheated)]
+            self.disputes.append(dispute_of(*(pair if (right + wrong) % 2 else pair[::-1])))
+
+    def answer(self, silent: Set[Key]) -> None:
         cases = {(row.id, row.node): row for row in self.context.state if row.role == SEAT}
         for owed in JUDGE.obligations(self.context):
             node = next(node for node in NODES if node.address == owed.node)
@@ -93,8 +102,10 @@ class Life(RuleBasedStateMachine):
                 found = WRONG_OUTPUT if node is LIAR else RIGHT
                 self.opinions.append(opinion_of(cases[owed.case, owed.node], node, found, epoch=owed.epoch))
 
-    @rule(seed=st.integers(0, 2**16))
-    def settle(self, seed: int) -> None:
+    @rule(seed=st.integers(0, 2**16), silent=st.sets(st.sampled_from(NODES), max_size=4), answers=st.integers(0, 2))
+    def settle(self, seed: int, silent: Set[Key] = frozenset(), answers: int = 1) -> None:
+        for _ in range(answers):
+            self.answer(silent)
         for rows in (self.sent, self.disputes, self.opinions):
             random.Random(seed).shuffle(rows)
         rows = rows_of(self.sent, self.disputes, self.opinions)
@@ -130,9 +141,7 @@ class Life(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Whatever was counted is paid, or was found wrong, once referees answer."""
-        self.settle(0)
         for _ in range(20):
-            self.answer(set())
             self.settle(0)
         assert not any(row.stand in (WAITING, HELD) for row in self.context.state)
         assert self.taken == self.paid | self.refused
