@@ -15,10 +15,15 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from freehold.services.compute.executors.cgroups import OWN_TASKS, Counters
-from freehold.services.compute.tasks import Resources
+from freehold.services.compute.tasks import FILES_LIMIT, Resources
 
-FILES_IN_BOX = 65_536  # names below /out and /tmp, which cost memory that their bytes do not show
+MOST_FILES = 65_536
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def most_files(resources: Resources) -> int:
+    """How many files a task may have below /out and /tmp: names cost memory that their bytes do not show."""
+    return min(FILES_LIMIT + resources.disk // _PAGE, MOST_FILES)
 
 
 class Over(NamedTuple):
@@ -43,6 +48,11 @@ class Watch:
         self._disk = disk
         self._shared = shared
         self._processes = processes
+
+    @property
+    def tick(self) -> float:
+        """Seconds between checks: a cgroup holds a run meanwhile, and rlimits less so."""
+        return 0.1 if self._counters is not None else 0.02
 
     def check(self) -> Over | None:
         """What is over its bounds now."""
@@ -74,8 +84,9 @@ class Watch:
 
     def _check_disk(self) -> Over | None:
         found = [os.fstatvfs(folder) for folder in (*self._disk, self._shared)]
-        if sum(one.f_files - one.f_ffree for one in found) > FILES_IN_BOX:
-            return Over("disk", f"more than {FILES_IN_BOX} files below /out and /tmp")
+        files = most_files(self._resources)
+        if sum(one.f_files - one.f_ffree for one in found) > files:
+            return Over("disk", f"more than {files} files below /out and /tmp")
         used = sum((one.f_blocks - one.f_bfree) * one.f_frsize for one in found[:-1])
         rounded = self._resources.disk + len(self._disk) * _PAGE
         return self._over_disk() if used > rounded else None
@@ -93,14 +104,15 @@ class Watch:
         """Threads of the pid namespace, and bytes that they and its shared memory have."""
         threads = pages = 0
         try:
-            names = os.listdir(self._processes)
+            names = [name for name in os.listdir(self._processes) if name.isdigit()]
         except OSError:
             return 0, 0
+        if len(names) > self._resources.processes + OWN_TASKS:
+            return len(names), 0  # enough to know
         for name in names:
-            if name.isdigit():
-                with suppress(OSError, ValueError, IndexError):
-                    pages += int(_read_at(self._processes, f"{name}/statm").split()[1])
-                    threads += int(_read_at(self._processes, f"{name}/stat").rpartition(b")")[2].split()[17])
+            with suppress(OSError, ValueError, IndexError):
+                pages += int(_read_at(self._processes, f"{name}/statm").split()[1])
+                threads += int(_read_at(self._processes, f"{name}/stat").rpartition(b")")[2].split()[17])
         shared = os.fstatvfs(self._shared)
         return threads, pages * _PAGE + (shared.f_blocks - shared.f_bfree) * shared.f_frsize
 

@@ -12,26 +12,43 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 from freehold.protocol.errors import DiskFull
 from freehold.services.compute.tasks import FILES_LIMIT, PATH_LIMIT
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DEPTH = 64  # folders within folders
 _WINDOW = 2**20
 
 
-class Found(NamedTuple):
-    """A file that came out: its path below the folder, with slashes, the file open for reading, its bytes."""
+class Found:
+    """A file that came out: its path below the folder, with slashes, and its bytes. `file` is opened when it is first
+    asked for: a task may leave more files than a process may have open. OSError where it is not there any more."""
 
-    path: str
-    file: BinaryIO
-    size: int
+    def __init__(self, folder: Path, path: str, size: int) -> None:
+        self.path = path
+        self.size = size
+        self._folder = folder
+        self._file: BinaryIO | None = None
+
+    @property
+    def file(self) -> BinaryIO:
+        """It, open for reading."""
+        if self._file is None:
+            with _open_folder(os.fspath(self._folder), None) as top:
+                self._file = _open_beneath(top, self.path)
+        return self._file
+
+    def close(self) -> None:
+        """Close it, where it was opened."""
+        if self._file is not None:
+            self._file.close()
 
 
 def collect(folder: Path, patterns: Sequence[str], *, files: int = FILES_LIMIT, size: int) -> list[Found]:
@@ -41,14 +58,14 @@ def collect(folder: Path, patterns: Sequence[str], *, files: int = FILES_LIMIT, 
     there are more than `files`, or their sizes sum to more than `size` bytes.
     """
     with _open_folder(os.fspath(folder), None) as top:
-        found = _take(top, lambda path: matches(path, patterns), files, size)
-    return sorted(found, key=lambda one: one.path)
+        found = _list(top, lambda path: matches(path, patterns), files, size)
+    return [Found(folder, path, length) for path, length in sorted(found)]
 
 
 def close_all(found: Iterable[Found]) -> None:
-    """Close what `collect` opened."""
+    """Close what was opened of this."""
     for one in found:
-        one.file.close()
+        one.close()
 
 
 def copy_out(box: int, name: str, target: Path, *, files: int, size: int) -> None:
@@ -57,22 +74,21 @@ def copy_out(box: int, name: str, target: Path, *, files: int, size: int) -> Non
     For outputs that stand in a file system that is about to go. What `collect` passes over is not copied. DiskFull as
     there: nothing was copied then. A `name` that is no folder any more is an empty one.
     """
-    found: list[Found] = []
-    with suppress(OSError), _open_folder(name, box) as top:
-        found = _take(top, lambda _: True, files, size)
-    try:
-        for one in found:
-            path = target / one.path
-            path.parent.mkdir(parents=True, exist_ok=True)
-            mode = 0o700 if os.fstat(one.file.fileno()).st_mode & stat.S_IXUSR else 0o600
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
-            with open(descriptor, "wb") as out:
-                left = one.size
-                while left and (data := one.file.read(min(left, _WINDOW))):
-                    out.write(data)
-                    left -= len(data)
-    finally:
-        close_all(found)
+    with ExitStack() as stack:
+        try:
+            top = stack.enter_context(_open_folder(name, box))
+        except OSError:
+            return
+        for path, length in _list(top, lambda _: True, files, size):
+            copy = target / path
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            with _open_beneath(top, path) as file:
+                mode = 0o700 if os.fstat(file.fileno()).st_mode & stat.S_IXUSR else 0o600
+                with open(os.open(copy, _NEW, mode), "wb") as out:
+                    left = length
+                    while left and (data := file.read(min(left, _WINDOW))):
+                        out.write(data)
+                        left -= len(data)
 
 
 def matches(path: str, patterns: Sequence[str]) -> bool:
@@ -113,44 +129,49 @@ def _open_folder(name: str, parent: int | None) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _take(top: int, wanted: Callable[[str], bool], files: int, size: int) -> list[Found]:
-    found: list[Found] = []
+def _list(top: int, is_wanted: Callable[[str], bool], files: int, size: int) -> list[tuple[str, int]]:
+    """Paths and sizes of the plain files that are wanted. DiskFull."""
+    found: list[tuple[str, int]] = []
     total = 0
-    try:
-        for one in _walk(top, "", wanted, 0):
-            found.append(one)
-            total += one.size
+    for path, length in _walk(top, "", 0):
+        if is_wanted(path):
+            found.append((path, length))
+            total += length
             if len(found) > files:
                 raise DiskFull(f"more than {files} files came out")
             if total > size:
                 raise DiskFull(f"more than {size} bytes came out")
-    except BaseException:
-        close_all(found)
-        raise
     return found
 
 
-def _walk(folder: int, above: str, wanted: Callable[[str], bool], depth: int) -> Iterator[Found]:
-    for name in sorted(os.listdir(folder)):
+def _walk(folder: int, above: str, depth: int) -> Iterator[tuple[str, int]]:
+    for name in os.listdir(folder):
         path = f"{above}{name}"
         if len(path) > PATH_LIMIT or not _is_plain(name):
             continue
-        with suppress(OSError):  # it went, or is not what the kernel opens this way
-            mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
-            if stat.S_ISDIR(mode) and depth < _DEPTH:
-                with _open_folder(name, folder) as below:
-                    yield from _walk(below, f"{path}/", wanted, depth + 1)
-            elif stat.S_ISREG(mode) and wanted(path) and (one := _open_file(folder, name, path)):
-                yield one
+        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        if _is_taken(found):
+            yield path, found.st_size
+        elif stat.S_ISDIR(found.st_mode) and depth < _DEPTH:
+            with _open_folder(name, folder) as below:
+                yield from _walk(below, f"{path}/", depth + 1)
 
 
-def _open_file(folder: int, name: str, path: str) -> Found | None:
-    descriptor = os.open(name, _FILE, dir_fd=folder)
-    found = os.fstat(descriptor)
-    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+def _open_beneath(top: int, path: str) -> BinaryIO:
+    """A file below an open folder. OSError unless it is a plain one, and so is every folder on the way."""
+    with ExitStack() as stack:
+        *folders, name = path.split("/")
+        for folder in folders:
+            top = stack.enter_context(_open_folder(folder, top))
+        descriptor = os.open(name, _FILE, dir_fd=top)
+    if not _is_taken(os.fstat(descriptor)):
         os.close(descriptor)
-        return None
-    return Found(path, open(descriptor, "rb"), found.st_size)
+        raise OSError(f"{path} is no plain file any more")
+    return os.fdopen(descriptor, "rb")
+
+
+def _is_taken(found: os.stat_result) -> bool:
+    return stat.S_ISREG(found.st_mode) and found.st_nlink == 1
 
 
 def _is_plain(name: str) -> bool:

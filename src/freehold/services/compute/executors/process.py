@@ -19,13 +19,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from freehold.services.compute.executors.bounds import FILES_IN_BOX, Over, Watch
+from freehold.services.compute.executors.bounds import Over, Watch, most_files
 from freehold.services.compute.executors.outputs import copy_out
 from freehold.services.compute.tasks import Resources
 
 STDOUT_LIMIT = 16 * 2**20  # bytes of standard output, which is part of the result
 LOG_RATE = 16 * 2**20  # bytes a second that are taken from standard error: a program that floods it waits
-TICK = 0.1  # seconds between looks at its bounds
 GRACE = 2.0  # seconds between asking it to end and killing it
 _CHUNK = 2**16
 
@@ -78,7 +77,7 @@ class Box(ABC):
 
     def take(self, target: Path) -> None:
         """Copy what came out to `target`, an empty folder. DiskFull where it is more than the task may leave."""
-        copy_out(*self.out(), target, files=FILES_IN_BOX, size=self._resources.disk)
+        copy_out(*self.out(), target, files=most_files(self._resources), size=self._resources.disk)
 
     async def wait(self, deadline: int, reason: str) -> tuple[int, Over | None]:
         """Until it ended: its exit status (128 + the signal that killed it), and why it did not exit by itself.
@@ -99,7 +98,9 @@ class Box(ABC):
                 self.kill()
                 break
             await asyncio.wait(
-                [self._status, self._over], timeout=min(TICK, left / 1e9), return_when=asyncio.FIRST_COMPLETED
+                [self._status, self._over],
+                timeout=min(self._watch.tick, left / 1e9),
+                return_when=asyncio.FIRST_COMPLETED,
             )
         status = await asyncio.shield(self._status)
         await asyncio.wait(self._drained)
@@ -212,12 +213,13 @@ def spawn(command: Sequence[str], files: Mapping[int, int], variables: Mapping[s
     group of its own. OSError."""
     # Above the numbers they get, so that none is written over before it was taken.
     high = {target: fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, 64) for target, source in files.items()}
+    closed = [(os.POSIX_SPAWN_CLOSE, descriptor) for descriptor in _inherited() if descriptor not in files]
     try:
         return os.posix_spawn(
             command[0],
             command,
             variables,
-            file_actions=[(os.POSIX_SPAWN_DUP2, source, target) for target, source in high.items()],
+            file_actions=[*closed, *((os.POSIX_SPAWN_DUP2, source, target) for target, source in high.items())],
             setpgroup=0,
             setsigmask=[],
             setsigdef=[signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM],
@@ -225,3 +227,13 @@ def spawn(command: Sequence[str], files: Mapping[int, int], variables: Mapping[s
     finally:
         for descriptor in high.values():
             os.close(descriptor)
+
+
+def _inherited() -> list[int]:
+    """The open files that a child would have too: Python opens none such, but whoever started this process may have."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            if os.get_inheritable(int(name)):
+                found.append(int(name))
+    return found

@@ -1,0 +1,113 @@
+"""What tests of native executors share: runs in folders of their own, and what must not be left of them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from freehold.services.compute.executors.seam import Executor, Outcome, Work
+from freehold.services.compute.tasks import Resources, Task
+from tests.conftest import SLOW
+
+SMALL = Resources(processors=1, memory=64 * 2**20, disk=2**20, seconds=20, processes=16)
+MOST = 400_000_000  # nanoseconds: far more than a trick needs, far less than a test may take
+PATIENT = int(10e9 * SLOW)  # for programs that come to their end by themselves
+MISSING = "not run: bubblewrap is not installed (apt install bubblewrap)"
+MARK = "FREEHOLD_TEST_RUN"
+
+
+class Ran(NamedTuple):
+    """A run: what came of it, what it logged, and its folder."""
+
+    outcome: Outcome
+    log: bytes
+    folder: Path
+
+    @property
+    def text(self) -> str:
+        """What it wrote to its standard output."""
+        return self.outcome.stdout.decode(errors="replace")
+
+    def files(self) -> dict[str, bytes]:
+        """What came out, by path."""
+        out = self.folder / "out"
+        return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def native(*arguments: str, resources: Resources = SMALL, environment: Mapping[str, str] | None = None) -> Task:
+    """A task that runs a program of the root."""
+    pairs = tuple((environment or {}).items())
+    return Task(executor="sandbox", kind="native", arguments=arguments, resources=resources, environment=pairs)
+
+
+def make_work(folder: Path, task: Task, most: int = PATIENT, program: Path | None = None, stdin: bytes = b"") -> Work:
+    """Work in a new folder below this one. What it logs is in `log` beside it."""
+    work = folder / f"run-{uuid.uuid4().hex[:8]}"
+    for part in ("in", "out"):
+        (work / part).mkdir(parents=True)
+    (work / "in" / "given").write_text("an input")
+    source = work / "stdin" if stdin else None
+    if source is not None:
+        source.write_bytes(stdin)
+    log = work / "log"
+
+    def note(data: bytes) -> None:
+        with log.open("ab") as file:
+            file.write(data[: 2**16])
+
+    return Work(task, program, source, work, most, note)
+
+
+def run(executor: Executor, work: Work) -> Ran:
+    """Run to the end."""
+    outcome = asyncio.run(executor.run(work))
+    log = work.folder / "log"
+    return Ran(outcome, log.read_bytes() if log.exists() else b"", work.folder)
+
+
+class Traces:
+    """What this process has, before and after a run: children, open files, mounts and cgroups."""
+
+    def __init__(self) -> None:
+        self.mark = uuid.uuid4().hex
+        self._before = self._look()
+
+    def assert_none(self) -> None:
+        """Nothing of what ran since is left."""
+        assert self._look() == self._before
+        assert not self._marked(), "processes of the run are left"
+
+    def _look(self) -> dict[str, object]:
+        return {
+            "children": _children(),
+            "files": len(os.listdir("/proc/self/fd")),
+            "mounts": Path("/proc/self/mountinfo").read_text(),
+            "cgroups": [str(one) for one in Path("/sys/fs/cgroup").rglob(f"freehold-{os.getpid()}-*")],
+        }
+
+    def _marked(self) -> list[str]:
+        """Processes, anywhere on this machine, whose environment is that of the run."""
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                if f"{MARK}={self.mark}".encode() in (process / "environ").read_bytes():
+                    found.append(process.name)
+            except OSError:
+                continue
+        return found
+
+
+def _children() -> set[int]:
+    found = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == os.getpid():
+            found.add(int(stat.parent.name))
+    return found
