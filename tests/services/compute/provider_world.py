@@ -1,4 +1,4 @@
-"""One compute provider under test: a real book, real SQL and blobs, a real server, and executors that do as they are told."""
+"""One compute provider under test: a real book, SQL, blobs and server, and executors that do as they are told."""
 
 from __future__ import annotations
 
@@ -372,5 +372,5 @@ def receipt_of(standing: Mapping[str, Any]) -> Receipt:
 async def until(condition: Callable[[], bool]) -> None:
     """Let the loop go on until the condition holds."""
     async with asyncio.timeout(PATIENCE):
-        while not condition():
+        while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.002)

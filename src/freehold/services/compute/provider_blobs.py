@@ -124,13 +124,18 @@ class Blobs:
         return self._locks[int(sha256[-4:], 16) % LOCKS]
 
     async def make_room(self, size: int) -> None:
-        """Let go of what nothing names until `size` bytes more fit. DiskFull where they cannot."""
+        """Let go of what nothing names until `size` bytes more fit. DiskFull, and nothing goes, where they cannot."""
+        if self.free_bytes >= size:
+            return
+        unnamed = f"SELECT coalesce(sum(size), 0) FROM blobs WHERE NOT {_NAMED}"
+        free = self.free_bytes + await self._sql.read(lambda c: c.execute(unnamed).fetchone()[0])
+        if free < size:
+            raise DiskFull(f"{size} bytes do not fit: {free} are left for blobs", need=size, free=free)
         query = f"SELECT sha256 FROM blobs WHERE NOT {_NAMED} ORDER BY used LIMIT {EVICTED_AT_ONCE}"
         while self.free_bytes < size:
             oldest = await self._sql.read(lambda c: [row[0] for row in c.execute(query)])
             if not oldest:
-                free = self.free_bytes
-                raise DiskFull(f"{size} bytes do not fit: {free} are left for blobs", need=size, free=free)
+                raise DiskFull(f"{size} bytes do not fit: others have taken the room", need=size, free=self.free_bytes)
             for key in oldest:
                 if self.free_bytes >= size:
                     break
