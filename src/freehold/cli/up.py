@@ -125,6 +125,7 @@ NEXT = [
     "freehold status",
     "freehold cp ./any-real-file fh://demo/any-real-file",
     "freehold ls fh://demo",
+    "freehold job run examples/primes.py --arg 100000",
     "freehold operator list",
     "freehold epoch list",
     "freehold why operator-1",

@@ -80,11 +80,20 @@ class LocalFiles:
             "endpoint": None,
             "place": "local",
             "allowance": settings.allowance,
-            "services": {
-                "storage": {"stream_price": str(settings.stream_price), "voucher_price": str(settings.voucher_price)},
-            },
+            "services": self._services(settings),
             "poll": settings.poll,
         })  # fmt: skip
+
+    def _services(self, settings: LocalSettings) -> dict[str, Any]:
+        storage = {"stream_price": str(settings.stream_price), "voucher_price": str(settings.voucher_price)}
+        compute = {
+            "stream_price": str(settings.compute_price),
+            "allowance": min(settings.compute_allowance, settings.allowance // 2),
+            "slots": settings.slots,
+            "module_cache": settings.module_cache or str(self.root / "modules"),  # eight nodes compile a module once
+            "benchmark": False,  # and would measure each other
+        }
+        return {"storage": storage, **({"compute": compute} if settings.compute else {})}
 
     def write_gateway(self, name: str, settings: LocalSettings, port: int) -> Path:
         """The configuration of the client's S3 gateway."""

@@ -18,7 +18,8 @@ _TAKES: dict[type, tuple[type, ...]] = {float: (float, int), type(None): (int, t
 
 
 class LocalSettings(NamedTuple):
-    """A local network. Times are seconds, `stream_price` is credits (1e18) per TiB-hour, `voucher_price` per TiB."""
+    """A local network. Times are seconds; `stream_price` is credits (1e18) per TiB-hour, `voucher_price` per TiB,
+    `compute_price` for an hour of one processor."""
 
     members: int = 4  # 3f + 1 with f = 1
     operators: int = 8
@@ -44,7 +45,12 @@ class LocalSettings(NamedTuple):
     client_credits: int = 100_000 * ONE  # bought for the client by burning tokens
     stream_price: int = 1_000 * ONE
     voucher_price: int = 500 * ONE
+    compute_price: int = 100 * ONE
     allowance: int = 20 * GIB  # bytes of disk a node may use
+    compute: bool = True  # whether nodes run others' programs too
+    compute_allowance: int = 4 * GIB  # of a node's disk
+    slots: int = 2  # orders that a node runs at once
+    module_cache: str = ""  # a folder of compiled modules that several networks share; none: this network's own
     tls: bool = False  # whether members and nodes speak https: between processes of one machine it hides nothing
     gateway: bool = True  # whether an S3 gateway serves the client's account
     restart: bool = True  # whether a program that ends is started again
