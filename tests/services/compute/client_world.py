@@ -28,6 +28,7 @@ from freehold.market.vouchers import Vouchers
 from freehold.net.auth import Guard
 from freehold.net.client import Dial
 from freehold.net.server import make_app, ok, read_body, serve
+from freehold.net.tls import ensure_certificate
 from freehold.node.api import Api
 from freehold.node.book import MIGRATIONS, Book
 from freehold.node.offers import Offers
@@ -106,6 +107,8 @@ class FakeNode:
         self.log_over = True
         self.silent = False
         self.forget_outstanding = False
+        self.tls = False
+        self.signing: asyncio.Event | None = None  # leases are signed once it is set
         self._members = [m.address for m in members]
         self._folder = folder
 
@@ -119,8 +122,10 @@ class FakeNode:
         self.offers = Offers(self.key, DOMAIN, "", {"compute": Prices(PRICE, PRICE)}, providers, clock)
         api = Api(self.key, DOMAIN, Membership(self._members).of, self.book, self.offers, providers, clock)
         app = make_app(api.routes(), ready=lambda: (True, ""), metrics=lambda: "", limit=300 << 20)
-        self.server = await serve(app, "127.0.0.1", 0)
-        self.offers.endpoint = self.server.url
+        app.middlewares.append(self._slow)
+        certificate = ensure_certificate(self._folder / "tls") if self.tls else None
+        self.server = await serve(app, "127.0.0.1", 0, tls=certificate)
+        self.offers.endpoint, self.offers.fingerprint = self.server.url, self.server.fingerprint
 
     async def stop(self) -> None:
         await self.server.stop()
@@ -130,6 +135,13 @@ class FakeNode:
         return NodeRecord(
             node=self.key.address, operator=self.operator, payout=self.operator, endpoint=self.server.url, bond=ONE
         )
+
+    @web.middleware
+    async def _slow(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        if self.signing is not None and request.path == "/v1/leases":
+            await self.signing.wait()
+        response: web.StreamResponse = await handler(request)
+        return response
 
     # What the node's API asks of a provider
 
@@ -343,11 +355,12 @@ class Nodes:
 
 
 @asynccontextmanager
-async def fake_nodes(net: World, count: int) -> AsyncIterator[list[FakeNode]]:
+async def fake_nodes(net: World, count: int, *, tls: bool = False) -> AsyncIterator[list[FakeNode]]:
     """So many nodes, running."""
     async with AsyncExitStack() as stack:
         nodes = [FakeNode(i, net.folder / f"compute{i}", net.network.members) for i in range(count)]
         for node in nodes:
+            node.tls = tls
             await node.start()
             stack.push_async_callback(node.stop)
         yield nodes

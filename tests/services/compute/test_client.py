@@ -18,6 +18,7 @@ from freehold.protocol.messages import STREAM, VOUCHER
 from freehold.protocol.state import EpochState, NodeRecord, State
 from freehold.protocol.tables import Table
 from freehold.protocol.units import ONE, ZERO_ADDRESS, ZERO_HASH, Hash
+from freehold.services.compute import client_sessions
 from freehold.services.compute.client import ComputeClient, ComputeNode, Offered, WrongReceipt
 from freehold.services.compute.terms import CASE, EXACT, JOB, KEPT_EPOCHS, PAID, Dispute, Receipt, WorkState
 from tests.client.world import World, key, world
@@ -201,6 +202,57 @@ def test_too_few_credits_are_said_to_be_missing_and_whoever_came_first_is_served
         await order(nodes[0], 1, 6 * SECOND)
 
     run(tmp_path, scenario, nodes=2, credits=10 * ONE)
+
+
+def test_whoever_is_cancelled_leaves_the_others_their_sessions(tmp_path: Path) -> None:
+    async def scenario(net: World, client: ComputeClient, fakes: list[FakeNode]) -> None:
+        offers = await bids(client)
+        slow = next(fake for fake in fakes if fake.key.address == offers[0].node)
+        slow.signing = asyncio.Event()
+        first = asyncio.create_task(client.session(offers[0], ONE))
+        await until(client._sessions._changing.locked)
+        others = [asyncio.create_task(client.session(offered, ONE)) for offered in offers[1:]]
+        await asyncio.sleep(0)
+        first.cancel()
+        nodes = await asyncio.gather(*others)
+        assert [node.node for node in nodes] == [offered.node for offered in offers[1:]]
+        assert first.cancelled()
+        slow.signing.set()
+        await order(await client.session(offers[0], ONE))
+
+    run(tmp_path, scenario, nodes=3)
+
+
+def test_a_node_that_does_not_sign_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_sessions, "OPEN_SECONDS", 0.3)
+
+    async def scenario(net: World, client: ComputeClient, fakes: list[FakeNode]) -> None:
+        offers = await bids(client)
+        fakes[0].signing = asyncio.Event()
+        nodes, failures = await client.sessions([(offered, ONE) for offered in offers])
+        assert {node.node for node in nodes} == {fakes[1].key.address}
+        assert isinstance(failures[fakes[0].key.address], Unavailable)
+        fakes[0].signing.set()
+
+    run(tmp_path, scenario, nodes=2)
+
+
+def test_nodes_are_known_by_their_certificates(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with (
+            world(tmp_path / "net", nodes=0) as net,
+            fake_nodes(net, 1, tls=True) as fakes,
+            compute_client(net, fakes) as client,
+        ):
+            assert fakes[0].server.url.startswith("https:")
+            await order(await client.session((await bids(client))[0], ONE))
+            fakes[0].offers.fingerprint = Hash(b"f" * 32)  # somebody in between, with another certificate
+            async with compute_client(net, fakes, home="other") as other:
+                found = await other.survey(request_of(other))
+                assert found.bids == []
+                assert "does not prove to be node" in found.refusals[fakes[0].key.address]
+
+    asyncio.run(body())
 
 
 def test_without_members_no_session_is_opened(tmp_path: Path) -> None:

@@ -360,6 +360,24 @@ def test_jobs_are_found_again_page_by_page(tmp_path: Path) -> None:
     run(tmp_path, scenario)
 
 
+def test_more_jobs_are_waited_for_than_there_are_connections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_node, "POLLS", 2)
+
+    async def scenario(client: ComputeClient, node: ComputeNode, fake: FakeNode) -> None:
+        fake.hold, task = asyncio.Event(), make_task(PROGRAM)
+        orders = [node.order(task, SECOND // 10, UNTIL) for _ in range(8)]
+        sent = [asyncio.create_task(node.submit(o, task, {blob(PROGRAM).sha256: PROGRAM}, wait=20)) for o in orders]
+        await until(lambda: sum(one.done() for one in sent) == 6)
+        assert {one.result().phase for one in sent if one.done()} == {"running"}
+        assert (await node.wait(orders[7].struct_hash(), 0.01)).phase == "running"
+        waiting = [asyncio.create_task(node.wait(o.struct_hash(), 20)) for o in orders]
+        fake.hold.set()
+        assert all(standing.is_over for standing in await asyncio.gather(*waiting))
+        await asyncio.gather(*sent)
+
+    run(tmp_path, scenario)
+
+
 def test_whoever_waits_may_be_cancelled_and_the_job_goes_on(tmp_path: Path) -> None:
     async def scenario(client: ComputeClient, node: ComputeNode, fake: FakeNode) -> None:
         fake.hold, task = asyncio.Event(), make_task(PROGRAM)

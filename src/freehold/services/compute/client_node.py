@@ -50,6 +50,7 @@ from freehold.services.compute.client_checks import (
     KeptReceipt,
     Parties,
     Standing,
+    WrongReceipt,
     check_standing,
     most_cost,
     parse_standing,
@@ -65,6 +66,7 @@ GRACE_SECONDS = 10.0  # for an answer, beyond what was to be waited for
 PAUSES = (0.1, 0.4, 1.0)  # seconds, before an answer that was lost is asked for again
 ROUNDS = 4  # of sending an order, and then what its node misses for it: blobs, credits
 PUSHES = 4  # blobs on their way to a node at once
+POLLS = 24  # jobs of a lease that are waited for at once, each by a connection of its own (a `Dial` has so many)
 KNOWN_LIMIT = 65536  # blobs that a node is known to have, and jobs that are known to be over
 LOG_END, LOG_START = "Freehold-Log-End", "Freehold-Log-Start"
 LOG_LIMIT = 2 * 2**20
@@ -151,6 +153,7 @@ class ComputeNode:
         self._known: dict[str, None] = {}
         self._tasks: dict[Hash, Task] = {}  # of the jobs under way that this process has ordered
         self._pushing = asyncio.Semaphore(PUSHES)
+        self._polling = asyncio.Semaphore(POLLS)
 
     def __repr__(self) -> str:
         return f"ComputeNode({self.node} at {self.leases.endpoint})"
@@ -172,7 +175,7 @@ class ComputeNode:
         order: Order,
         task: Task,
         blobs: Mapping[str, Source] = {},
-        access: Mapping[str, str] | None = None,
+        access: Mapping[str, Any] | None = None,
         wait: float = 0,
     ) -> Standing:
         """Send an order, and wait for so many seconds at most; sent again, it is the same job.
@@ -186,7 +189,11 @@ class ComputeNode:
             await self._reserve(job, most_cost(order.most, self.price))
         self._tasks[job] = task
         try:
-            standing = await self._send(job, order, task, blobs, access, wait)
+            if wait <= 0 or self._polling.locked():
+                standing = await self._send(job, order, task, blobs, access, 0)
+            else:
+                async with self._polling:
+                    standing = await self._send(job, order, task, blobs, access, wait)
         except Unavailable:
             raise  # it may run, and be paid
         except FreeholdError:
@@ -213,7 +220,7 @@ class ComputeNode:
         order: Order,
         task: Task,
         blobs: Mapping[str, Source],
-        access: Mapping[str, str] | None,
+        access: Mapping[str, Any] | None,
         wait: float,
     ) -> Standing:
         for round in range(ROUNDS):
@@ -292,7 +299,26 @@ class ComputeNode:
         """
         task = task or self._tasks.get(job)
         limit = ANSWER_LIMIT + STEP_JSON * (task.steps if task else 0)
-        return await self._take(await self._ask(job, seconds, limit), job, task)
+        clock = asyncio.get_running_loop().time
+        until = clock() + min(seconds, LONGEST_WAIT)
+        is_turn = await self._await_turn(until - clock())
+        try:
+            standing = await self._ask(job, until - clock() if is_turn else 0, limit)
+        finally:
+            if is_turn:
+                self._polling.release()
+        return await self._take(standing, job, task)
+
+    async def _await_turn(self, seconds: float) -> bool:
+        """Whether this one may hold a connection for as long as it waits; the next it then lets in."""
+        if seconds <= 0:
+            return False
+        try:
+            async with asyncio.timeout(seconds):
+                await self._polling.acquire()
+        except TimeoutError:
+            return False
+        return True
 
     async def _ask(self, job: Hash, seconds: float, limit: int) -> Standing:
         path = f"{self._base}/orders/{job}?wait={_seconds(seconds)}"
@@ -326,7 +352,12 @@ class ComputeNode:
 
     async def _take(self, standing: Standing, job: Hash, task: Task | None) -> Standing:
         """Check what a node says, keep its receipt, and count its cost."""
-        check_standing(standing, job, self._parties, task)
+        try:
+            check_standing(standing, job, self._parties, task)
+        except WrongReceipt:
+            self.funds.settle(job, self.funds.running.get(job, 0))  # it may come to be paid
+            self.is_stale = True
+            raise
         if standing.is_over:
             receipt = standing.receipt
             if receipt is None:

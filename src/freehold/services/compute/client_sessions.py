@@ -29,6 +29,7 @@ from freehold.protocol.units import Address, Hash
 from freehold.services.compute.client_node import ComputeNode, Means, ReceiptBook
 from freehold.services.compute.client_survey import Asking, Offered
 
+OPEN_SECONDS = 4.0  # for a node to sign a lease: whoever takes longer must not hold up the others
 COMFORT = 2  # times what is asked for is locked beyond it, where credits allow it
 
 Failures = dict[Address, FreeholdError]
@@ -185,7 +186,8 @@ class Sessions:
             assert ask.found is not None
             return ask.found
         record, price = ask.offered.record, ask.offered.price
-        leases = await self._leases.open(record, {STREAM: price}, view, never_dearer=True)
+        async with asyncio.timeout(OPEN_SECONDS):
+            leases = await self._leases.open(record, {STREAM: price}, view, never_dearer=True)
         return self.restore(record, leases)
 
     def _learn(self, node: ComputeNode, shown: Any, view: ClientView) -> None:
