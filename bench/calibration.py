@@ -66,8 +66,8 @@ class Tally(NamedTuple):
     """What was counted in a cell.
 
     attempts: wrong receipts of cheats; caught: those that the client found wrong, or useless; accepted: jobs that ended
-    with a wrong result; honest: honest receipts, blamed: those that the client counted as wrong; convicted: those that
-    referees did; slashed: cheats that they convicted; runs: of tasks, referees' among them; quoted: what plans said.
+    with a wrong result; honest: honest receipts, blamed: those that the client or referees counted as wrong; slashed:
+    wrong receipts that referees convicted; runs: of tasks, referees' among them; quoted: what plans said.
     """
 
     jobs: int = 0
@@ -76,7 +76,6 @@ class Tally(NamedTuple):
     accepted: int = 0
     honest: int = 0
     blamed: int = 0
-    convicted: int = 0
     slashed: int = 0
     unsettled: int = 0
     runs: Fraction = Fraction(0)
@@ -251,11 +250,11 @@ class Campaign:
                 self.evidence.invalid(node, operator, now)
             elif place in confirmed:
                 self.evidence.valid(node, operator, now)
-            convicted = int(place in found)
+            blamed = int(place in against or place in useless)
             if is_right(self.work, one):
-                tally += Tally(honest=1, blamed=int(place in against or place in useless), convicted=convicted)
+                tally += Tally(honest=1, blamed=blamed)
             else:
-                tally += Tally(attempts=1, caught=int(place in against or place in useless), slashed=convicted)
+                tally += Tally(attempts=1, caught=blamed, slashed=int(place in found))
         return tally
 
     def _run_map(self, job: int, now: int) -> Tally:
@@ -288,13 +287,13 @@ class Campaign:
                 self.evidence.invalid(party.node, party.operator, now)
             else:
                 self.evidence.valid(party.node, party.operator, now)
+        honest = [party for party in others if party.kind == "honest"] + [worker] * (not wrong)
         return tally + Tally(
             caught=int(bool(wrong) and caught),
             slashed=int(bool(wrong) and caught),
             accepted=int(bool(wrong) and not caught),
-            honest=int(not wrong) + len(others),
-            blamed=int(not wrong and caught),
-            convicted=int(not wrong and caught),
+            honest=len(honest),
+            blamed=sum(party.number in bad for party in honest),
         )
 
     def _wrong_items(self, worker: Party) -> frozenset[int]:
@@ -374,11 +373,13 @@ def measure(options: Options) -> tuple[Figures, Figures]:
         name = "_".join([cell.work, "trusted" * cell.trusted, cell.kind]).replace("__", "_")
         figures |= figures_of(name, tally)
         ratios[f"{name}_runs_for_one"] = round(float(tally.runs / tally.jobs), 3)
+        ratios[f"{name}_runs_for_quoted"] = round(float(tally.runs / tally.quoted), 3)
     for promise in run_promises(options.rounds * TRIALS):
         name = f"{promise.population.replace(' ', '_')}_{promise.assurance}"
         figures[f"{name}_accepted_wrong"] = promise.accepted / promise.jobs
         figures[f"{name}_accepted_wrong_at_most"] = upper_bound(promise.accepted, promise.jobs)
         ratios[f"{name}_runs_for_one"] = round(promise.runs, 3)
+        ratios[f"{name}_runs_for_quoted"] = round(promise.runs / promise.quoted, 3)
     return figures, ratios
 
 
@@ -387,8 +388,10 @@ def figures_of(name: str, tally: Tally) -> Figures:
     found = {
         f"{name}_blamed": tally.blamed / max(tally.honest, 1),
         f"{name}_blamed_at_most": upper_bound(tally.blamed, tally.honest),
+        f"{name}_unsettled": tally.unsettled / tally.jobs,
     }
     if tally.attempts:
         found[f"{name}_detected"] = tally.caught / tally.attempts
         found[f"{name}_detected_at_least"] = lower_bound(tally.caught, tally.attempts)
+        found[f"{name}_slashed"] = tally.slashed / tally.attempts
     return found

@@ -17,8 +17,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from itertools import zip_longest
 from math import isqrt
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -27,18 +28,16 @@ from freehold.services.compute.tasks import OutputFile, Result
 INFINITE = 2**63 - 1
 MILLION, BILLION = 10**6, 10**9
 
-TEXT_STEPS = 2_000_000  # of the search for an edit path, after which two texts count as wholly different
+TEXT_STEPS = 1_000_000  # of the search for an edit path, after which two texts count as wholly different
 NUMBERS_LIMIT = 1_000_000  # of a file that differ as text; more are too many to compare
 NUMBER_LENGTH = 64
 EXPONENT_LIMIT = 400
-NEAR_ZERO = Fraction(1, BILLION)  # smaller numbers are measured against this
+NEAR_ZERO = -9  # numbers below 1e-9 are measured against that
 IMAGE_LIMIT = 2**27  # samples
 TILE = 32  # pixels
 
 _NUMBER = re.compile(
-    r"(?P<finite>[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE](?P<exponent>[-+]?[0-9]+))?)"
-    r"|(?P<special>[-+]?\b(?:nan|inf(?:inity)?)\b)",
-    re.IGNORECASE,
+    r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?\b(?:nan|inf(?:inity)?)\b", re.IGNORECASE
 )
 _HEADER = re.compile(rb"P([56])" + rb"(?:\s|#[^\n]*\n)+([0-9]{1,9})" * 3 + rb"\s")
 
@@ -116,21 +115,13 @@ def _count_edits(one: list[str], other: list[str]) -> int | None:
     return None
 
 
-class _Piece(NamedTuple):
-    between: str  # the text before it, each run of white space as one space
-    token: str
-    exponent: int
-    special: bool
-
-
-def _pieces(text: str) -> Iterator[_Piece]:
+def _pieces(text: str) -> Iterator[tuple[str, str]]:
+    """Each number, after what stands before it; last what stands behind all of them, with an empty number."""
     at = 0
     for found in _NUMBER.finditer(text):
-        exponent = found["exponent"] or "0"
-        scale = EXPONENT_LIMIT + 1 if len(exponent) > 6 else abs(int(exponent))
-        yield _Piece(" ".join(text[at : found.start()].split()), found[0], scale, found["special"] is not None)
+        yield text[at : found.start()], found[0]
         at = found.end()
-    yield _Piece(" ".join(text[at:].split()), "", 0, True)
+    yield text[at:], ""
 
 
 def numbers_distance(first: bytes, second: bytes) -> int:
@@ -144,34 +135,43 @@ def numbers_distance(first: bytes, second: bytes) -> int:
     except UnicodeDecodeError:
         return INFINITE
     worst, differing = 0, 0
-    for left in one:
-        right = next(other, None)
-        if right is None or left.between != right.between:
+    for left, right in zip_longest(one, other):
+        if left is None or right is None:
             return INFINITE
-        if left.token == right.token:
+        if left[0] != right[0] and left[0].split() != right[0].split():
+            return INFINITE
+        if left[1] == right[1]:
             continue
         differing += 1
-        apart = _relative(left, right)
+        apart = _relative(left[1], right[1])
         if apart is None or differing > NUMBERS_LIMIT:
             return INFINITE
         worst = max(worst, apart)
-    return INFINITE if next(other, None) is not None else worst
+    return worst
 
 
-def _relative(left: _Piece, right: _Piece) -> int | None:
-    if left.special and right.special:
-        return 0 if _special(left.token) == _special(right.token) else None
-    pair = (left, right)
-    if any(p.special or len(p.token) > NUMBER_LENGTH or p.exponent > EXPONENT_LIMIT for p in pair):
+def _relative(first: str, second: str) -> int | None:
+    one, other = _read_number(first), _read_number(second)
+    if isinstance(one, str) or isinstance(other, str):
+        return 0 if one == other else None
+    if one is None or other is None:
         return None
-    one, other = (Fraction(p.token) for p in pair)
-    apart = abs(one - other) / max(abs(one), abs(other), NEAR_ZERO)
-    return _up(apart.numerator, apart.denominator, BILLION)
+    scale = min(one[1], other[1], NEAR_ZERO)
+    left, right = (digits * 10 ** (exponent - scale) for digits, exponent in (one, other))
+    return _up(abs(left - right), max(abs(left), abs(right), 10 ** (NEAR_ZERO - scale)), BILLION)
 
 
-def _special(token: str) -> str:
-    name = token.lower().lstrip("+")
-    return "nan" if name.endswith("nan") else name.replace("infinity", "inf")
+def _read_number(token: str) -> tuple[int, int] | str | None:
+    """(digits, exponent of ten); the name of what is no number; None for what is not measured."""
+    lower = token.lower()
+    if lower[-1:] in ("n", "f", "y", ""):
+        name = lower.lstrip("+")
+        return "nan" if name.endswith("nan") else name.replace("infinity", "inf")
+    mantissa, _, exponent = lower.partition("e")
+    if len(token) > NUMBER_LENGTH or abs(int(exponent or "0")) > EXPONENT_LIMIT:
+        return None
+    whole, _, decimals = mantissa.partition(".")
+    return int(whole + decimals), int(exponent or "0") - len(decimals)
 
 
 def _read_image(data: bytes) -> tuple[Samples, int] | None:
