@@ -36,6 +36,7 @@ from freehold.protocol.state import AccountState
 from freehold.protocol.tables import Table
 from freehold.protocol.typed import Message, canonical_json, fields_of, keccak, parse_json
 from freehold.protocol.units import Address, Hash, Signature
+from freehold.services.compute import bidding
 from freehold.services.compute.verification import metrics, quotes
 from freehold.services.judging import JUDGES
 from freehold.services.storage import (
@@ -424,10 +425,25 @@ def others() -> Iterator[Decoder]:
     yield entry(
         "constraint",
         lambda data: constraints.parse(data.decode("latin-1")),
-        lambda: [b"cpu.cores >= 4 and not (place in [\"de-*\", 'us'] or gpu = true)", b'exists a.b and c has "d\\*"'],
+        lambda: [b'cpu.cores >= 4 and not (place in ["de-*", "us"] or gpu = true)', b'exists a.b and c has "d\\*"'],
         "market.constraints.parse",
         "market.constraints._Parser.parse",
         encode=lambda constraint: str(constraint).encode("latin-1"),
+    )
+    request = bidding.BidRequest(client=str(key(1).address), executor="wasm", kind="module", constraint="cpu.cores > 1")
+    yield entry(
+        "bid_request",
+        of_json(bidding.parse_request),
+        lambda: [request.encode()],
+        "services.compute.bidding.parse_request",
+        encode=lambda found: bytes(found.encode()),
+    )
+    yield entry(
+        "node_properties",
+        bidding.decode_properties,
+        lambda: [b'{"cpu.cores":4,"executor.wasm":true,"features":["avx2"],"place":"de"}'],
+        "services.compute.bidding.decode_properties",
+        encode=bidding.encode_properties,
     )
     # storage
     yield entry(

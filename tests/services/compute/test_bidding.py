@@ -275,7 +275,9 @@ def test_properties_travel_and_floats_do_not() -> None:
 
 def test_the_client_adds_what_it_knows_and_the_node_cannot_say_otherwise() -> None:
     asked = request(constraint="bond >= 10 and reliability >= 500000")
-    found = msgspec.structs.replace(bid(), properties=encode_properties(PROPERTIES | {"bond": 100}))
+    claims = {"bond": 100, "reliability": 10**6, "measured.fuel": 1}
+    found = msgspec.structs.replace(bid(), properties=encode_properties(PROPERTIES | claims))
+    assert decode_properties(found.properties) == PROPERTIES
     assert not match_bid(asked, found, {"bond": 5, "reliability": 600_000}).matched
     assert match_bid(asked, found, {"bond": 10, "reliability": 500_000}).matched
     unknown = match_bid(asked, found, {"bond": 10})

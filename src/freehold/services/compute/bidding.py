@@ -43,6 +43,10 @@ WHOLE = 10_000  # basis points
 
 Value = str | int | bool | list[str]
 
+# What a client knows of a node, by the chain and by what it has measured; a node cannot say it of itself.
+CLIENTS = frozenset({"node", "operator", "bond", "reliability"})
+MEASURED = "measured."
+
 
 class BidRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a client would have run. `client` is its address, `salt` something of its own that tells its requests apart,
@@ -124,14 +128,16 @@ def encode_properties(properties: Mapping[str, Any]) -> bytes:
 
 
 def decode_properties(data: bytes) -> dict[str, Any]:
-    """The properties behind `encode_properties`' form. MalformedMessage, InvalidInput."""
+    """The properties behind `encode_properties`' form, without those that a node cannot say of itself.
+
+    MalformedMessage, InvalidInput."""
     if len(data) > PROPERTIES_LIMIT:
         raise MalformedMessage(f"properties have at most {PROPERTIES_LIMIT} bytes")
     value = parse_json(data)
     if not isinstance(value, dict):
         raise MalformedMessage("properties are an object")
     check_properties(value)
-    return value
+    return {name: one for name, one in value.items() if name not in CLIENTS and not name.startswith(MEASURED)}
 
 
 def get_wanted(request: BidRequest) -> Constraint:
@@ -332,8 +338,8 @@ def judge_bid(bid: Bid, expected: Expected) -> str:
 
 
 def match_bid(request: BidRequest, bid: Bid, known: Mapping[str, Any]) -> Match:
-    """Hold a bid's properties, with what the client knows itself (which the node's cannot override), against the
-    request. The node's own rules are not among them: by bidding it has said yes."""
+    """Hold a bid's properties, with what the client knows itself, against the request. The node's own rules are not
+    among them: by bidding it has said yes."""
     return match(
         get_order_party(request), Party(str(bid.node), decode_properties(bid.properties) | dict(known), parse(""))
     )
