@@ -8,6 +8,7 @@ finds every function that looks like a decoder and fails for one that nobody cov
 from __future__ import annotations
 
 import base64
+import hashlib
 import importlib
 import json
 import pkgutil
@@ -36,7 +37,8 @@ from freehold.protocol.state import AccountState
 from freehold.protocol.tables import Table
 from freehold.protocol.typed import Message, canonical_json, fields_of, keccak, parse_json
 from freehold.protocol.units import Address, Hash, Signature
-from freehold.services.compute import bidding
+from freehold.services.compute import bidding, client_checks, tasks
+from freehold.services.compute.terms import Receipt
 from freehold.services.compute.verification import metrics, quotes
 from freehold.services.judging import JUDGES
 from freehold.services.storage import (
@@ -131,6 +133,33 @@ def world() -> World:
 @cache
 def batches() -> tuple[bytes, ...]:
     return tuple(encode_batch(batch) for batch in (world().reserve(key(1), 1, {}), *world().deltas(key(1))))
+
+
+def job_task() -> tasks.Task:
+    data = tasks.Blob("ab" * 32, 5)
+    given = (tasks.Input("a/b", data), tasks.Input("c", bucket="demo", key="x/y", etag="e"))
+    return tasks.Task(executor="wasm", kind="module", program=data, arguments=("-v",), inputs=given, steps=2)
+
+
+def job_result() -> tasks.Result:
+    file = tasks.OutputFile("out", "cd" * 32, 7)
+    return tasks.Result(ended="exited", status=0, stdout=file, files=(file,))
+
+
+def job_standings() -> list[bytes]:
+    """Jobs as nodes show them: one that waits, and one that is over."""
+    short = {"job": str(Hash(bytes(32))), "phase": "queued", "position": 3, "measure": 0, "log": 10}
+    data = b"result"
+    over = short | {
+        "phase": "finished",
+        "receipt": samples(Receipt, 1)[0].to_json(),
+        "result": job_result().encode().decode(),
+        "steps": ["ab" * 32],
+        "inline": {hashlib.sha256(data).hexdigest(): base64.b64encode(data).decode()},
+        "delivered": True,
+        "service": {"url": "/x", "healthy": True},
+    }
+    return [canonical_json(short), canonical_json(over)]
 
 
 def guard(data: bytes) -> Address:
@@ -444,6 +473,26 @@ def others() -> Iterator[Decoder]:
         lambda: [b'{"cpu.cores":4,"executor.wasm":true,"features":["avx2"],"place":"de"}'],
         "services.compute.bidding.decode_properties",
         encode=bidding.encode_properties,
+    )
+    yield entry(
+        "job_standing",
+        of_json(client_checks.parse_standing),
+        job_standings,
+        "services.compute.client_checks.parse_standing",
+    )
+    yield entry(
+        "task",
+        tasks.decode_task,
+        lambda: [job_task().encode()],
+        "services.compute.tasks.decode_task",
+        encode=lambda task: bytes(task.encode()),
+    )
+    yield entry(
+        "result",
+        tasks.decode_result,
+        lambda: [job_result().encode()],
+        "services.compute.tasks.decode_result",
+        encode=lambda result: bytes(result.encode()),
     )
     # storage
     yield entry(

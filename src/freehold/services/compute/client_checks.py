@@ -119,18 +119,26 @@ def parse_standing(value: Any) -> Standing:
             result=result,
             steps=tuple(Hash(step) for step in value.get("steps") or ()),
             inline={name: _inline(name, text) for name, text in (value.get("inline") or {}).items()},
-            measure=int(value.get("measure") or 0),
+            measure=_number(value.get("measure")),
             service=service,
-            position=int(value.get("position") or 0),
+            position=_number(value.get("position")),
             reason=reason,
             task=Hash(task) if task is not None else None,
             delivered=delivered,
-            read_bytes=int(value.get("read_bytes") or 0),
-            written_bytes=int(value.get("written_bytes") or 0),
-            log_bytes=int(value.get("log") or 0),
+            read_bytes=_number(value.get("read_bytes")),
+            written_bytes=_number(value.get("written_bytes")),
+            log_bytes=_number(value.get("log")),
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise MalformedMessage("that does not say how a job stands") from None
+
+
+def _number(value: object) -> int:
+    if type(value) is int and value >= 0:
+        return value
+    if value is None:
+        return 0
+    raise MalformedMessage("what a job has taken is a number from 0 on")
 
 
 def _inline(name: str, text: str) -> bytes:
