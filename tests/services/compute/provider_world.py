@@ -297,6 +297,11 @@ class World:
         async with asyncio.timeout(PATIENCE):
             return await peer.call(method, path, headers=headers, data=body or None, limit=2**26)
 
+    async def bare(self, method: str, path: str, headers: Mapping[str, str] | None = None, data: Any = None) -> Any:
+        """A request that nobody has signed: status, headers and body."""
+        async with self._dial.peer(self.server.url).request(method, path, headers=headers, data=data) as response:
+            return response.status, response.headers, await response.read()
+
     async def put(self, body: bytes, signer: Key = CLIENT, name: str = "") -> int:
         name = name or hashlib.sha256(body).hexdigest()
         async with self.raw("PUT", f"/blobs/{name}", body, signer) as response:
