@@ -191,9 +191,12 @@ def _hand_down(folder: Path, control: Path, wanted: list[str]) -> None:
 
 
 def find_counters(process: int) -> Counters | None:
-    """What is counted of the cgroups that a process is in, where its tasks and its memory are."""
+    """What is counted of the cgroup that a process is in; None where this process is in it too, or nothing is."""
     root = Path("/sys/fs/cgroup")
     groups = _groups(Path("/"), str(process))
+    own = _groups(Path("/"), "self")
+    if any(group in own for group in groups if not group[0] or set(group[0].split(",")) & set(CONTROLLERS)):
+        return None
     first = {name: root / name / path.lstrip("/") for names, path in groups for name in names.split(",") if name}
     if all((first.get(name, root / "none") / "cgroup.procs").is_file() for name in CONTROLLERS):
         return Counters(first, False)

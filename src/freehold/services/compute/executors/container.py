@@ -48,6 +48,7 @@ class ContainerExecutor(Runs):
             () if storage is None else ("--root", str(storage / "images"), "--runroot", str(storage / "run"))
         )
         self._podman: Podman | None = None
+        self.is_counted = False  # whether a cgroup held the last run
 
     async def probe(self) -> Capability:
         """Run a small image that tries what it must not be able to do."""
@@ -82,6 +83,7 @@ class ContainerExecutor(Runs):
         box = Container(podman, work.task.resources, work.log, echo)
         try:
             await box.launch(self._options(work.task, inputs, profile, work.stdin is not None), work.stdin)
+            self.is_counted = box.is_counted
         except BaseException:
             await asyncio.shield(asyncio.ensure_future(box.close()))
             raise

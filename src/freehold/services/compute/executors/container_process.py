@@ -83,7 +83,7 @@ class Podman:
 
 
 class Container(Box):
-    """A run under podman."""
+    """A run under podman. `is_counted`: a cgroup of its own holds it."""
 
     def __init__(self, podman: Podman, resources: Resources, log: Callable[[bytes], None], echo: bool = False) -> None:
         super().__init__(resources, log, echo)
@@ -91,6 +91,7 @@ class Container(Box):
         self._identity = ""
         self._stdin: Path | None = None
         self._out = -1
+        self.is_counted = False
 
     async def launch(self, options: Sequence[str], stdin: Path | None) -> None:
         """Set everything up. Unavailable, with podman's own words, where that fails; InvalidInput where the
@@ -108,7 +109,9 @@ class Container(Box):
         self._out = self.keep_folder("out")
         disk = [self._out, self.keep_folder("tmp")]
         shared, processes = self.keep_folder("dev/shm"), self.keep_folder("proc")
-        self._watch = Watch(self._resources, find_counters(self._first), disk, shared, processes)
+        counters = find_counters(self._first)
+        self.is_counted = counters is not None
+        self._watch = Watch(self._resources, counters, disk, shared, processes)
         self._loop.add_reader(self._handle, self._note_end)
 
     async def go(self) -> None:

@@ -35,6 +35,7 @@ class SandboxExecutor(Runs):
         super().__init__()
         self._network = bool((settings or {}).get("network", False))
         self._cgroups: Cgroups | None = None
+        self.is_counted = False  # whether a cgroup held the last run
         self._bubblewrap = ""
         self._guards: tuple[str, ...] = ()
 
@@ -42,7 +43,7 @@ class SandboxExecutor(Runs):
         """Run programs that try what they must not be able to do, and see that they are not."""
         try:
             await self._find()
-            return await probe_sandbox(self, self._cgroups is not None)
+            return await probe_sandbox(self)
         except (Unavailable, OSError) as error:
             return Capability(False, str(error), {})
 
@@ -71,6 +72,7 @@ class SandboxExecutor(Runs):
             command = build_command(task, layout, group.doors if group is not None else ())
             box = Sandbox(task.resources, group, work.log, echo)
             await box.launch(command, work.stdin, build_filter(group is not None))
+            self.is_counted = group is not None
             return box
         except BaseException as error:
             if box is not None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from freehold.protocol.errors import InvalidInput
+from freehold.services.compute.executors.cgroups import OWN_TASKS
 from freehold.services.compute.tasks import Resources, Task
 
 CONTROL, INFO, FILTER = 3, 4, 5  # open files of the sandbox's first processes; the program has none of them
@@ -142,5 +143,5 @@ def _limits(resources: Resources, counted: bool) -> list[str]:
 def _tasks(resources: Resources, counted: bool) -> list[str]:
     """What limits processes by the kernel where no cgroup does (shells differ in how they call it), and lets this
     process look in time at those of a root that the kernel does not limit."""
-    most = resources.processes + 1
+    most = resources.processes + OWN_TASKS + 1  # so that one too many is seen
     return [] if counted else ["/usr/bin/nice", "-n", "19", "/usr/bin/prlimit", f"--nproc={most}:{most}", "--"]

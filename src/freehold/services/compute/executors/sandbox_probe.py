@@ -34,21 +34,26 @@ ATTEMPTS = (
     ("new namespaces can be made", "unshare -U true 2>/dev/null"),
     ("its disk has no bound", "head -c 2000000 /dev/zero >/tmp/large 2>/dev/null"),
 )
-FORKS = "for i in 1 2 3 4; do for j in 1 2 3 4 5 6 7 8 9 10; do sleep 5 & done; done; wait"
+OVER = {  # how what takes more than it may ends, and something that does
+    "processes": "for i in 1 2 3 4; do for j in 1 2 3 4 5 6 7 8 9 10; do sleep 5 & done; done; wait",
+    "memory": "text=aaaaaaaaaaaaaaaa; while :; do text=$text$text; done",
+}
 IMAGE = "localhost/freehold-probe:1"
 PROGRAMS = ("sh", "cat", "grep", "head", "ls", "sleep", "true", "unshare", "wc")
 
 
 class Runner(Protocol):
-    """What runs a task."""
+    """What runs a task. `is_counted`: whether a cgroup held the last run."""
+
+    is_counted: bool
 
     async def run(self, work: Work) -> Outcome:
         """See the seam."""
 
 
-async def probe_sandbox(executor: Runner, counted: bool) -> Capability:
+async def probe_sandbox(executor: Runner) -> Capability:
     """Whether the sandbox's executor holds programs. Unavailable where it cannot be set up."""
-    return await _probe(executor, Task(executor="sandbox", kind="native", resources=SMALL), counted)
+    return await _probe(executor, Task(executor="sandbox", kind="native", resources=SMALL))
 
 
 async def probe_container(executor: Runner, podman: Podman) -> Capability:
@@ -61,7 +66,7 @@ async def probe_container(executor: Runner, podman: Podman) -> Capability:
     try:
         digest = await podman.ask("image", "inspect", "--format", "{{.Digest}}", IMAGE)
         image = f"{IMAGE.partition(':')[0]}@{digest}"
-        return await _probe(executor, Task(executor="container", kind="image", image=image, resources=SMALL), True)
+        return await _probe(executor, Task(executor="container", kind="image", image=image, resources=SMALL))
     finally:
         await podman.ask("rmi", "--force", IMAGE)
 
@@ -85,15 +90,16 @@ def pack_image(archive: Path) -> None:
             image.addfile(member)
 
 
-async def _probe(executor: Runner, task: Task, counted: bool) -> Capability:
+async def _probe(executor: Runner, task: Task) -> Capability:
     script = "".join(f"if {attempt}; then exit {number}; fi\n" for number, (_, attempt) in enumerate(ATTEMPTS, 10))
     tried = await _run(executor, task, script)
     if tried.ended != "exited" or tried.status != 0:
         return Capability(False, f"the {task.executor} does not hold: {_explain(tried)}", {})
-    forked = await _run(executor, task, FORKS)
-    if forked.ended != "processes" and forked.status == 0:
-        return Capability(False, f"the {task.executor} does not hold: the number of processes has no bound", {})
-    return Capability(True, "", {f"executor.{task.executor}.bounds": "cgroup" if counted else "rlimit"})
+    for ended, script in OVER.items():
+        over = await _run(executor, task, script)
+        if over.ended != ended and over.status == 0:
+            return Capability(False, f"the {task.executor} does not hold: there is no bound of {ended}", {})
+    return Capability(True, "", {f"executor.{task.executor}.bounds": "cgroup" if executor.is_counted else "rlimit"})
 
 
 async def _run(executor: Runner, task: Task, script: str) -> Outcome:
