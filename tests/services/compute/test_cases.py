@@ -116,6 +116,17 @@ def test_what_was_paid_before_it_was_disputed_costs_the_bond_alone(life: Compute
     assert sorted(life.stands().values()) == [WRONG, UPHELD]
 
 
+def test_what_was_paid_and_is_found_good_is_not_paid_again(life: ComputeLife) -> None:
+    right, wrong = life.run(HONEST, 1), life.run(CHEAT, 1, WRONG_OUTPUT)
+    life.settle(life.receipts(right))
+    life.settle([])
+    life.settle([life.dispute(right, wrong)])
+    life.settle([])
+    settlement = life.settle(life.opinions())
+    assert ([row.node for row in settlement.slashes], life.paid()) == ([CHEAT.address], {})
+    assert sorted(life.stands().values()) == [WRONG, UPHELD]
+
+
 def test_a_client_that_closes_its_lease_pays_for_what_was_done(life: ComputeLife) -> None:
     waiting, held, wrong = life.run(NODES[2], 1), life.run(HONEST, 1), life.run(CHEAT, 1, WRONG_OUTPUT)
     life.settle([*life.receipts(waiting, held, wrong), *(life.close(node) for node in (HONEST, CHEAT, NODES[2]))])
