@@ -1,0 +1,289 @@
+"""Referees: who answers what when two nodes contradict each other, and what nobody else gets to see."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from freehold.net.auth import authorize
+from freehold.protocol.errors import FreeholdError
+from freehold.protocol.units import ZERO_HASH, Hash
+from freehold.services.compute.executors.seam import Outcome, Work
+from freehold.services.compute.tasks import Task, decode_result, state_leaf
+from freehold.services.compute.terms import (
+    BOTH,
+    EXACT,
+    NEAR,
+    OPINION,
+    RECEIPT,
+    SEAT,
+    Opinion,
+    Receipt,
+    WorkState,
+)
+from tests.protocol.world import DOMAIN
+from tests.services.compute.provider_world import (
+    NODE,
+    OTHER,
+    REFEREE,
+    STRANGER,
+    FakeExecutor,
+    World,
+    receipt_of,
+    until,
+)
+
+ALL = (NODE, OTHER, REFEREE)
+
+
+class Liar(FakeExecutor):
+    """Says something else."""
+
+    async def run(self, work: Work) -> Outcome:
+        outcome = await super().run(work)
+        states = tuple(state.replace(b"xxx", b"xyx") for state in outcome.states)
+        return outcome._replace(stdout=outcome.stdout.replace(b"xxx", b"xyx") + b"!" * (not states), states=states)
+
+
+@asynccontextmanager
+async def worlds(directory: Path, liar: FakeExecutor | None = None) -> AsyncIterator[list[World]]:
+    """An honest node, one that lies, and a referee that can reach both."""
+    peers: dict[Any, World] = {}
+    kinds = [FakeExecutor(), liar or Liar(), FakeExecutor()]
+    made = [
+        World(directory / str(i), node=node, executors=[executor], peers=peers)
+        for i, (node, executor) in enumerate(zip(ALL, kinds, strict=True))
+    ]
+    async with made[0] as first, made[1] as second, made[2] as third:
+        peers |= {world.node.address: world for world in (first, second)}
+        yield [first, second, third]
+
+
+async def contradict(honest: World, liar: World, task: Task, most: tuple[int, int] = (100, 100)) -> list[Receipt]:
+    liar.contents = honest.contents
+    answers = [await world.submit(task, most=m) for world, m in zip((honest, liar), most, strict=True)]
+    receipts = [receipt_of(answer) for answer in answers]
+    assert receipts[0].output != receipts[1].output
+    return receipts
+
+
+def seat_of(receipts: list[Receipt], **changes: Any) -> WorkState:
+    first, second = receipts
+    fields: dict[str, Any] = {
+        "role": SEAT, "id": Hash(b"c" * 32), "node": REFEREE.address, "lease": ZERO_HASH, "task": first.task,
+        "input": first.input, "first": first.node, "second": second.node, "first_output": first.output,
+        "second_output": second.output, "first_order": first.order().struct_hash(),
+        "second_order": second.order().struct_hash(), "step": 0, "kind": EXACT, "measure": 7, "epoch": 3, "until": 9,
+        "round": 1, "stand": 0,
+    }  # fmt: skip
+    return WorkState(**(fields | changes))
+
+
+async def opinions(world: World) -> list[Opinion]:
+    return list((await world.provider.gather({RECEIPT: 0, OPINION: 0}))[OPINION])
+
+
+async def judged(trio: list[World], seat: WorkState, epoch: int = 4) -> Opinion:
+    """What the referee says, once the accused know who sits over them."""
+    for accused in trio[:2]:
+        await accused.provider.prove(accused.context(epoch, [seat]))
+    referee = trio[2]
+    await referee.provider.prove(referee.context(epoch, [seat]))
+    await until(lambda: bool(referee.provider._evidence._opinions))
+    (opinion,) = await opinions(referee)
+    assert (opinion.epoch, opinion.case, opinion.node) == (epoch, seat.id, REFEREE.address)
+    return opinion
+
+
+def test_a_referee_finds_the_wrong_receipt_and_says_so_while_it_sits(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with worlds(tmp_path) as trio:
+            task = trio[0].task("echo right", stdin=trio[0].contents.add(b"in: "))
+            receipts = await contradict(trio[0], trio[1], task)
+            seat = seat_of(receipts)
+            opinion = await judged(trio, seat)
+            assert (opinion.good, opinion.output) == (1, receipts[0].output)
+            referee = trio[2]
+            await referee.provider.prove(referee.context(5, [seat]))
+            assert [(one.epoch, one.good) for one in await opinions(referee)] == [(5, 1)]
+            assert len(referee.executor.runs) == 1
+            await referee.provider.prove(referee.context(6, []))
+            assert await opinions(referee) == []
+            assert not list((tmp_path / "2" / "run" / "runs").iterdir())
+
+    asyncio.run(scenario())
+
+
+def test_the_order_of_the_two_does_not_matter(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with worlds(tmp_path) as trio:
+            receipts = await contradict(trio[0], trio[1], trio[0].task("echo right"))
+            assert (await judged(trio, seat_of(receipts[::-1]))).good == 2
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("step", [0, 2])
+def test_only_the_first_step_that_differs_is_run_again(tmp_path: Path, step: int) -> None:
+    async def scenario() -> None:
+        async with worlds(tmp_path) as trio:
+            task = trio[0].task("steps x", steps=5, stdin=trio[0].contents.add(b"-"))
+            receipts = await contradict(trio[0], trio[1], task)
+            states = [hashlib.sha256(b"-" + b"x" * (i + 1)).hexdigest() for i in range(5)]
+            liars = (await trio[1].call("GET", f"/orders/{receipts[1].order().struct_hash()}"))["steps"]
+            assert [one == other for one, other in zip(states, liars, strict=True)] == [True, True, *[False] * 3]
+            before = state_leaf(states[step - 1]) if step else receipts[0].input
+            seat = seat_of(
+                receipts, step=step + 1, input=before, first_output=state_leaf(states[step]),
+                second_output=state_leaf(liars[2]),
+            )  # fmt: skip
+            opinion = await judged(trio, seat)
+            assert (opinion.good, opinion.output) == (1, state_leaf(states[step]))
+
+    asyncio.run(scenario())
+
+
+def test_what_is_not_sure_is_called_both(tmp_path: Path) -> None:
+    """Stopped runs, runs that ran out of different measures, and what is not WebAssembly."""
+
+    async def scenario() -> None:
+        liar = FakeExecutor()
+        async with worlds(tmp_path, liar) as trio:
+            honest, other, _ = trio
+            task = honest.task("wait gate 3")
+            other.contents = honest.contents
+            honest.executor.gate("gate").set()
+            trio[2].executor.gate("gate").set()
+            first = await honest.submit(task)
+            job = (await other.submit(task, wait=0))["job"]
+            await until(lambda: len(other.executor.runs) == 1)
+            second = await other.call("DELETE", f"/orders/{job}")
+            assert decode_result(second["result"].encode()).ended == "stopped"
+            receipts = [receipt_of(first), receipt_of(second)]
+            assert (await judged(trio, seat_of(receipts))).good == BOTH
+
+    asyncio.run(scenario())
+
+
+def test_fuel_that_ran_out_of_less_is_no_lie(tmp_path: Path) -> None:
+    class Metered(FakeExecutor):
+        async def run(self, work: Work) -> Outcome:
+            outcome = await super().run(work)
+            return outcome if work.most >= 7 else Outcome("fuel", 0, b"", work.most)
+
+    async def scenario() -> None:
+        async with worlds(tmp_path, Metered()) as trio:
+            receipts = await contradict(trio[0], trio[1], trio[0].task("echo x"), (100, 3))
+            assert (await judged(trio, seat_of(receipts))).good == BOTH
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("threshold", "good"), [(10**6, 3), (0, 1)])
+def test_by_a_metric_what_is_near_is_good(tmp_path: Path, threshold: int, good: int) -> None:
+    async def scenario() -> None:
+        async with worlds(tmp_path) as trio:
+            task = trio[0].task("echo right", metric="bytes", threshold=threshold)
+            receipts = await contradict(trio[0], trio[1], task)
+            assert (await judged(trio, seat_of(receipts, kind=NEAR))).good == good
+
+    asyncio.run(scenario())
+
+
+def test_one_that_is_silent_does_not_keep_the_other_from_being_found_right(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with worlds(tmp_path) as trio:
+            receipts = await contradict(trio[0], trio[1], trio[0].task("echo right"))
+            del trio[2].peers[OTHER.address]
+            assert (await judged(trio, seat_of(receipts))).good == 1
+
+    asyncio.run(scenario())
+
+
+def test_where_both_are_silent_there_is_no_opinion(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with worlds(tmp_path) as trio:
+            receipts = await contradict(trio[0], trio[1], trio[0].task("echo right"))
+            referee, seat = trio[2], seat_of(receipts)
+            await referee.provider.prove(referee.context(4, [seat]))  # neither knows that it is accused
+            task = referee.provider._referee._tasks[seat.id]
+            await until(lambda: trio[0].executor.runs == ["echo right"] and not task.done())
+            assert await opinions(referee) == []
+            for accused in trio[:2]:
+                await accused.commit(4, [seat])
+            await until(lambda: bool(referee.provider._evidence._opinions))
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("what", ["task", "inputs", "receipt", "result", "state"])
+def test_what_is_shown_must_be_what_the_case_is_about(tmp_path: Path, what: str) -> None:
+    from freehold.services.compute.provider_shown import check_shown
+
+    async def scenario() -> None:
+        async with worlds(tmp_path) as trio:
+            receipts = await contradict(trio[0], trio[1], trio[0].task("echo right"))
+            seat = seat_of(receipts)
+            await trio[0].provider.prove(trio[0].context(4, [seat]))
+            shown = await ask(trio[0], seat, "task")
+            other = await trio[0].submit(trio[0].task("echo other"))
+            forged = {
+                "task": trio[0].task("echo other").encode().decode(),
+                "inputs": [["a", "0" * 64]],
+                "receipt": other["receipt"],
+                "result": other["result"],
+                "state": "0" * 64,
+            }
+            assert check_shown(shown, seat, NODE.address, DOMAIN).receipt == receipts[0]
+            with pytest.raises(FreeholdError):
+                check_shown(shown | {what: forged[what]}, seat, NODE.address, DOMAIN)
+
+    asyncio.run(scenario())
+
+
+async def ask(world: World, seat: WorkState, what: str, signer: Any = REFEREE, who: Any = REFEREE) -> Any:
+    path = f"/v1/compute/cases/{seat.id}/{what}?referee={who.address}"
+    headers = authorize(
+        signer,
+        "GET",
+        path,
+        ZERO_HASH,
+        world.node.address,
+        DOMAIN,
+        world.now,
+        Hash(hashlib.sha256(path.encode()).digest()),
+    )
+    status, _, body = await world.bare("GET", path, headers)
+    assert status == 200
+    return msgspec.json.decode(body)["data"] if what == "task" else body
+
+
+def test_only_a_seated_referee_is_shown_anything_and_only_the_case(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with worlds(tmp_path) as trio:
+            task = trio[0].task("echo right", stdin=trio[0].contents.add(b"in: "))
+            receipts = await contradict(trio[0], trio[1], task)
+            secret = b"of another task"
+            await trio[0].put(secret)
+            seat = seat_of(receipts)
+            with pytest.raises(FreeholdError):
+                await ask(trio[0], seat, "task")  # not known yet
+            await trio[0].provider.prove(trio[0].context(4, [seat]))
+            assert (await ask(trio[0], seat, "task"))["task"] == task.encode().decode()
+            assert task.stdin is not None
+            assert await ask(trio[0], seat, f"blobs/{task.stdin.sha256}") == b"in: "
+            with pytest.raises(FreeholdError):
+                await ask(trio[0], seat, f"blobs/{hashlib.sha256(secret).hexdigest()}")
+            with pytest.raises(FreeholdError):
+                await ask(trio[0], seat, "task", signer=STRANGER)
+            with pytest.raises(FreeholdError):
+                await ask(trio[0], seat, "task", signer=STRANGER, who=STRANGER)
+
+    asyncio.run(scenario())
