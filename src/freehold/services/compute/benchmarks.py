@@ -81,6 +81,11 @@ def benchmark_tasks(seed: Hash, engine: str, names: Sequence[str] = tuple(PLANS)
     return [_build(name, engine, _begin(name, seed), SEGMENTS) for name in names]
 
 
+def get_warmup(name: str, seed: Hash, engine: str) -> Benchmark:
+    """The same program for one segment, from another seed: to be run first, so that what is timed is no compiler."""
+    return _build(name, engine, _begin(name, keccak(b"freehold warm-up" + seed)), 1)
+
+
 def _begin(name: str, seed: Hash) -> bytes:
     """The program's own seed, and the state that it starts from: not zero, where xorshift would stay for ever."""
     drawn = keccak(name.encode() + seed)
