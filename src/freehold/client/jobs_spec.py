@@ -138,7 +138,7 @@ class Resources(Part):
     disk: int = one_of(SIZE, "for its files", 256 * MiB)
     time: int = one_of(DURATION, "on the wall, after which it is ended", 600)
     work: int = one_of(
-        DURATION, "the most that a task is billed, as time of one processor, until receipts say what it takes", 60
+        DURATION, "the most that a task is billed, as time of one processor, until receipts say what it takes", 300
     )
     processes: int = one_of(count(1, 4096), "how many at once, of a native program", 64)
     gpus: int = one_of(count(0, 64), "how many", 0)
@@ -197,15 +197,17 @@ class Verify(Part):
     kind: str = one_of(
         choice(*CLASSES), "how results are compared (docs/calibration.md has each one's error rates)", "bit_exact"
     )
-    metric: str = one_of(TEXT, "for `tolerance`: the distance between two results", "")
+    metric: str = one_of(TEXT, "for `tolerance` and `sampled`: how far two results are apart", "")
     threshold: int = one_of(count(0, 2**62), "the largest distance, in the metric's unit", 0)
     steps: int = one_of(
         count(0, 2**20), "for `refereed`: how often the program is run on its own state, each run checkable alone", 0
     )
 
     def check(self) -> None:
-        if (self.kind == "tolerance") != bool(self.metric):
-            raise spec_error("`tolerance` goes by a metric, and nothing else does", self.kind)
+        if self.kind == "tolerance" and not self.metric:
+            raise spec_error("`tolerance` goes by a metric", self.kind)
+        if self.metric and self.kind not in ("tolerance", "sampled"):
+            raise spec_error(f"`{self.kind}` compares bytes: a metric is for `tolerance` and `sampled`", self.metric)
         if self.steps and self.kind != "refereed":
             raise spec_error("`steps` are for `refereed`", self.kind)
 
