@@ -187,7 +187,9 @@ def judge_opinion(row: Opinion, seats: dict[tuple[Hash, Address], WorkState], co
     if (row.case, row.node) not in seats:
         return UNOBLIGED
     seat = seats[row.case, row.node]
-    if row.good > 3:
+    if row.good > 15 or (row.good & 1 and row.good & 4) or (row.good & 2 and row.good & 8):
+        return UNFOUNDED
+    if seat.kind == EXACT and row.good > 3:
         return UNFOUNDED
     if seat.kind == EXACT and row.good != 3:
         says_first, says_second = bool(row.good & 1), bool(row.good & 2)
@@ -226,7 +228,7 @@ class Court:
         for i, row in enumerate(opinions):
             what = found.get(row.case)
             if self.said[i] == GOOD and what is not None and row.good != 3 and what[0] != 3:
-                other = row.good != what[0] or (seats[row.case, row.node].kind == EXACT and row.output != what[1])
+                other = row.good % 4 != what[0] or (seats[row.case, row.node].kind == EXACT and row.output != what[1])
                 if other:
                     self.said[i] = self.answers[row.case, row.node] = WRONG_RESULT
         for case in sorted(waiting, key=lambda row: (row.epoch, row.id)):
@@ -235,14 +237,15 @@ class Court:
     def hear(self, case: WorkState, seats: list[WorkState], votes: list[Opinion]) -> None:
         over = len(votes) == len(seats) or self.context.epoch >= seats[0].until
         for good in range(4):
-            alike = [vote for vote in votes if vote.good == good]
+            alike = [vote for vote in votes if vote.good % 4 == good]
             outputs = Counter(vote.output for vote in alike) if case.kind == EXACT and good != 3 else {None: len(alike)}
             for output, count in outputs.items():
                 if 2 * count > REFEREES and self.is_time(case.kind, good, count, over):
                     paid = {1: bool(good & 1), 2: bool(good & 2)}
                     sure = case.kind == EXACT or count == REFEREES
                     nodes = {1: case.first, 2: case.second}
-                    slashed = {nodes[bit] for bit in nodes if sure and not paid[bit]}
+                    hidden = {bit for bit in nodes if any(vote.good & 4 * bit for vote in votes)}
+                    slashed = {nodes[bit] for bit in nodes if sure and not paid[bit] and bit not in hidden}
                     self.rulings.append((case, paid, slashed, (good, output)))
                     return
         if over:

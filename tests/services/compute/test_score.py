@@ -347,6 +347,9 @@ VOTES: list[tuple[str, WorkState, list[tuple[Hash, int | None]], dict[Any, int],
     ("all near one", NEAR_CASE, [(X, 1), (Y, 1), (X, 1)], FIRST_RIGHT, 1),
     ("two near one, one near both", NEAR_CASE, [(X, 1), (Y, 1), (X, 3)], FIRST_RIGHT, 0),
     ("all near none", NEAR_CASE, [(X, 0)] * 3, BOTH_WRONG, 2),
+    ("one showed nothing", NEAR_CASE, [(X, 1 | 8)] * 3, FIRST_RIGHT, 0),
+    ("one showed nothing to one", NEAR_CASE, [(X, 1 | 8), (X, 1), (X, 1)], FIRST_RIGHT, 0),
+    ("one showed nothing, the other is far", NEAR_CASE, [(X, 8)] * 3, BOTH_WRONG, 1),
     ("two near both", NEAR_CASE, [(X, 3), (Y, 3)], BOTH_RIGHT, 0),
 ]
 
@@ -383,6 +386,14 @@ OPINIONS: list[tuple[str, str, Callable[[], Opinion]]] = [
 @pytest.mark.parametrize(("reason", "opinion"), [case[1:] for case in OPINIONS], ids=[case[0] for case in OPINIONS])
 def test_an_opinion(reason: str, opinion: Callable[[], Opinion]) -> None:
     assert reasons(seated(), rows_of(opinions=[opinion()]), OPINION) == [reason]
+
+
+@pytest.mark.parametrize(
+    ("good", "reason"), [(4, GOOD), (12, GOOD), (9, GOOD), (5, UNFOUNDED), (11, UNFOUNDED), (16, UNFOUNDED)]
+)
+def test_what_was_not_shown_was_not_near(good: int, reason: str) -> None:
+    rows = rows_of(opinions=[opinion_of(NEAR_CASE, REFEREES[0], X, good)])
+    assert reasons(seated(NEAR_CASE), rows, OPINION) == [reason]
 
 
 def test_a_referee_has_one_voice() -> None:
@@ -525,7 +536,7 @@ def random_rows(draw: random.Random, context: Context) -> Rows:
             case=seat.id,
             node=seat.node if draw.random() < 0.9 else NODES[7].address,
             output=draw.choice([seat.first_output, seat.first_output, X]),
-            good=draw.choice([0, 1, 1, 1, 2, 3, 4]),
+            good=draw.choice([0, 1, 1, 1, 2, 3, 4, 9, 16]),
         )
         for seat in context.state
         if seat.role == SEAT

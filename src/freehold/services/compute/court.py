@@ -11,7 +11,8 @@ draws, fewer than a majority of REFEREES are of one mind to lie: operators, whom
 Within it no honest node is slashed, because
 
     EXACT   the majority must have got one output, the same hash, that is not the slashed node's
-    NEAR    distance is a matter of a declared threshold: a majority withholds the pay, but only all REFEREES slash
+    NEAR    distance is a matter of a declared threshold: a majority withholds the pay, but only all REFEREES slash, and
+            only if the node showed them its result: silence is unpaid
     BOTH    a referee that cannot be sure (the task is not deterministic, its run was stopped, the distance is within
             the threshold) says that both may be right; a majority of these pays both. Honest referees must: otherwise
             a client could order something random of two honest nodes, and have one of them slashed
@@ -47,6 +48,7 @@ from freehold.services.compute.terms import (
     ROUNDS,
     SEAT,
     SEATS_AT_ONCE,
+    UNSHOWN,
     WRONG_RESULT,
     Dispute,
     Opinion,
@@ -127,8 +129,8 @@ def _hear(
     found = next((finding for finding, count in counts.items() if count >= MAJORITY), None)
     sure = found is not None and (case.kind == EXACT or counts[found] == REFEREES)
     if found is not None and (sure or over or found[0] == BOTH):  # else the rest decide about a bond: they have time
-        wrong = BOTH & ~found[0]
-        court.rulings.append(Ruling(case, found[0], wrong if sure else 0, found))
+        unseen = sum({bit for bit in (1, 2) for vote in answers if vote.good & bit * UNSHOWN})
+        court.rulings.append(Ruling(case, found[0], BOTH & ~found[0] & ~unseen if sure else 0, found))
     elif over:
         _end_round(case, court)
     else:
@@ -137,7 +139,7 @@ def _hear(
 
 
 def _finding(kind: int, vote: Opinion) -> Finding:
-    return vote.good, vote.output if kind == EXACT and vote.good != BOTH else ZERO_HASH
+    return vote.good & BOTH, vote.output if kind == EXACT and vote.good != BOTH else ZERO_HASH
 
 
 def _contradicts(vote: Opinion, ruling: Ruling) -> bool:

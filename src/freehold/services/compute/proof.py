@@ -53,6 +53,7 @@ from freehold.services.compute.terms import (
     UNDECIDED,
     UNFOUNDED,
     UNORDERED,
+    UNSHOWN,
     UPHELD,
     WRONG,
     WRONG_RESULT,
@@ -277,7 +278,8 @@ def _judge_opinion(row: Opinion, seat: WorkState | None, context: Context) -> st
     if seat is None:
         return UNOBLIGED
     bits = (row.output == seat.first_output) | (row.output == seat.second_output) << 1
-    founded = row.good <= BOTH if seat.kind == NEAR else row.good in (bits, BOTH)
+    known = row.good <= BOTH * (1 + UNSHOWN) and not row.good & (row.good // UNSHOWN)
+    founded = known if seat.kind == NEAR else row.good in (bits, BOTH)
     return GOOD if founded else UNFOUNDED
 
 

@@ -41,7 +41,7 @@ from freehold.services.compute.provider_shown import (
     write_checked,
 )
 from freehold.services.compute.tasks import Result, Task, state_leaf
-from freehold.services.compute.terms import BOTH, EXACT, SEAT, Opinion, WorkState
+from freehold.services.compute.terms import BOTH, EXACT, SEAT, UNSHOWN, Opinion, WorkState
 from freehold.services.compute.verification.metrics import result_distance
 from freehold.services.seam import ProviderContext
 
@@ -150,6 +150,8 @@ class Referee:
         for bit, node in ((1, seat.first), (2, seat.second)):
             if node in shown and await self._is_near(task, produced, shown[node].result, node, files):
                 good |= bit
+            elif node not in shown:
+                good |= bit * UNSHOWN
         return Finding(output, good)
 
     async def _is_near(self, task: Task, produced: Produced, other: Result, node: Address, files: Fetched) -> bool:

@@ -145,6 +145,7 @@ class Opinion(Message, frozen=True):
 
 
 BOTH = 3  # an opinion's `good`: both receipts may be right
+UNSHOWN = 4  # times a receipt's bit: by NEAR it is not good because its node showed nothing; unpaid, never slashed
 
 JOB, CASE, SEAT = 1, 2, 3  # what a row of the state is
 WAITING, PAID, HELD, WRONG, UPHELD = 1, 2, 3, 4, 5  # how a job stands
