@@ -1,9 +1,9 @@
 """What an executor is: how a node runs a task, whatever runs it.
 
 The node prepares a folder (`in/` with the inputs, `out/` empty), the executor runs the program in its bounds and
-leaves `out/` as the program left it. Invariant: whatever the program does, nothing outside its folder is changed or read
-but what the executor's docs name, nothing of it runs on once `run` has returned or was cancelled, and the measure is at
-most `most`.
+leaves `out/` as the program left it. Invariant: whatever the program does, nothing outside its folder is changed or
+read but what the executor's docs name, nothing of it runs on once `run` has returned or was cancelled, and the measure
+is at most `most`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 A program sees its arguments, its environment, its standard input, /in (read only), /out and /tmp, and nothing else: no
 clock, no chance, no network, no files of the host (`wasm_wasi.py`, `wasm_script.py`, `wasm_files.py`). Its measure is
-the fuel that it took, never more than `most`. It runs in a worker process (`wasm_worker.py`) that the node can lose:
+the fuel that it took, never more than `most`: the engine looks where code loops or calls, so a straight line that goes
+over `most` is run to its end and not billed. It runs in a worker process (`wasm_worker.py`) that the node can lose:
 a run whose worker died is run once more on another, since it was not the program's limits that ended it.
 
 Of a task's resources `memory`, `disk` and `seconds` count here; a program has one processor and is one process. A task
@@ -195,6 +196,7 @@ class WasmExecutor:
             most=min(work.most, MOST_FUEL),
         )
         clean = False
+        running.worker = worker
         answering = asyncio.create_task(worker.run(run, running.note))
         try:
             await asyncio.wait(

@@ -56,15 +56,21 @@ class Meter:
         self.store = store
         self.began = store.get_fuel()
 
-    def charge(self, size: int = 0) -> None:
+    def charge_call(self, size: int = 0) -> None:
         """Take what a call that moves `size` bytes costs. Stop ("fuel") where that is more than there is."""
-        left = self.store.get_fuel()
-        cost = CALL_FUEL + size * BYTE_FUEL
-        if cost > left:
-            self.store.set_fuel(0)
-            raise Stop("fuel", "it used up what its order allows")
-        self.store.set_fuel(left - cost)
+        self._take(CALL_FUEL + size * BYTE_FUEL)
+
+    def charge_bytes(self, size: int) -> None:
+        """Take what moving so many bytes costs, in a call that is paid for. Stop ("fuel")."""
+        self._take(size * BYTE_FUEL)
 
     def taken(self) -> int:
         """Fuel taken since this meter began."""
         return self.began - self.store.get_fuel()
+
+    def _take(self, cost: int) -> None:
+        left = self.store.get_fuel()
+        if cost > left:
+            self.store.set_fuel(0)
+            raise Stop("fuel", "it used up what its order allows")
+        self.store.set_fuel(left - cost)

@@ -29,7 +29,7 @@ class ScriptHost:
         self._write(1 if stream == 1 else 2, raw)
 
     def open(self, path: str, how: int) -> int:
-        self.meter.charge(len(path))
+        self.meter.charge_call(len(path))
         try:
             node = self.files.open(
                 self.files.root,
@@ -51,7 +51,7 @@ class ScriptHost:
         return handle
 
     def close(self, handle: int) -> None:
-        self.meter.charge()
+        self.meter.charge_call()
         node = self.handles.pop(handle, None)
         if node is not None:
             self.files.close(node)
@@ -63,7 +63,7 @@ class ScriptHost:
             data = self.files.read(file, offset, size)
         else:
             data = b"" if handle else self.stdin[offset : offset + size]
-        self.meter.charge(len(data))
+        self.meter.charge_call(len(data))
         return data.decode("latin-1")
 
     def store(self, handle: int, offset: int, data: str) -> int:
@@ -71,11 +71,11 @@ class ScriptHost:
         return self._try(lambda: self.files.write(self._find(handle), offset, raw))
 
     def resize(self, handle: int, size: int) -> int:
-        self.meter.charge()
+        self.meter.charge_call()
         return self._try(lambda: self.files.resize(self._find(handle), size))
 
     def status(self, path: str) -> tuple[int, int, int, int]:
-        self.meter.charge(len(path))
+        self.meter.charge_call(len(path))
         try:
             node = self.files.find(self.files.root, path)
         except Fault as fault:
@@ -88,11 +88,11 @@ class ScriptHost:
         except Fault:
             return ""
         found = "".join(f"/{name}" for name in sorted(node.entries)) if isinstance(node, Folder) else ""
-        self.meter.charge(len(found))
+        self.meter.charge_call(len(found))
         return found
 
     def change(self, what: str, path: str, target: str) -> int:
-        self.meter.charge(len(path) + len(target))
+        self.meter.charge_call(len(path) + len(target))
         root = self.files.root
         if what == "rename":
             return self._try(lambda: self.files.rename(root, path, root, target))
@@ -104,11 +104,11 @@ class ScriptHost:
         return self._try(lambda: changes[what](root, path)) if what in changes else EINVAL
 
     def spent(self) -> int:
-        self.meter.charge()
+        self.meter.charge_call()
         return self.meter.taken()
 
     def _take(self, data: str) -> bytes:
-        self.meter.charge(len(data))
+        self.meter.charge_call(len(data))
         return data.encode("latin-1", "replace")
 
     def _find(self, handle: int) -> File:

@@ -3,7 +3,7 @@
 The engine's own WASI shows the host's times, inode numbers, order of names, errors and chance. This one has none of
 them: files are `wasm_files.py`'s; both clocks show the fuel taken so far, in nanoseconds from zero; sleeping only moves
 them on; chance is a fixed stream; there are no sockets, no links and no signals. Descriptors: 0-2 are the standard
-streams, 3-5 the folders /in, /out and /tmp. Each call costs fuel (`Meter.charge`).
+streams, 3-5 the folders /in, /out and /tmp. Each call costs fuel (`Meter`).
 
 Invariant: a call's answer follows from the task and the fuel taken, and a call touches no memory but the module's.
 """
@@ -136,7 +136,7 @@ class Wasi:
             if not isinstance(memory, wasmtime.Memory):
                 raise Stop("trap", 'it exports no memory called "memory"')
             self.memory = memory
-        self.meter.charge()
+        self.meter.charge_call()
         answer: Callable[..., int | None] = getattr(self, name)
         masked = [value & MASKS[kind] for value, kind in zip(arguments, SIGNATURES[name], strict=True)]
         try:
@@ -163,7 +163,7 @@ class Wasi:
         self._put(address, struct.pack("<I", value))
 
     def _get_text(self, address: int, size: int) -> str:
-        self.meter.charge(size)
+        self.meter.charge_bytes(size)
         try:
             text = self._get(address, size).decode()
         except UnicodeDecodeError:
@@ -184,14 +184,14 @@ class Wasi:
             parts.append(self._get(start, min(size, left)))
             left -= len(parts[-1])
         data = b"".join(parts)
-        self.meter.charge(len(data))
+        self.meter.charge_bytes(len(data))
         return data
 
     def _scatter(self, address: int, count: int, read: Callable[[int], bytes]) -> int:
         """Fill a list of vectors from `read(size)`, up to TRANSFER_LIMIT."""
         vectors = self._get_vectors(address, count)
         data = read(min(sum(size for _, size in vectors), TRANSFER_LIMIT))
-        self.meter.charge(len(data))
+        self.meter.charge_bytes(len(data))
         done = 0
         for start, size in vectors:
             self._put(start, data[done : done + size])
@@ -266,7 +266,7 @@ class Wasi:
     def random_get(self, address: int, size: int) -> None:
         if size > TRANSFER_LIMIT:
             raise Fault(EINVAL)
-        self.meter.charge(size)
+        self.meter.charge_bytes(size)
         self._place(address, size)
         data = hashlib.shake_128(f"freehold job {self.drawn}".encode()).digest(size)
         self.drawn += 1
@@ -409,7 +409,7 @@ class Wasi:
             if len(data) >= size:
                 break
         data = data[:size]
-        self.meter.charge(len(data))
+        self.meter.charge_bytes(len(data))
         self._put(buffer, data)
         self._put_word(answer, len(data))
 

@@ -55,13 +55,14 @@ Code = wasmtime.InstancePre | component.Component
 
 
 class Streams:
-    """The standard output and error of one step."""
+    """The standard output and error of one step. Lines of the log wait LOG_SECONDS at most for others."""
 
     def __init__(self, send: Callable[[msgspec.Struct], None], measure: Callable[[], int], room: int) -> None:
         self._send, self._measure, self._room = send, measure, room
         self.stdout = bytearray()
         self._log = bytearray()
-        self._sent = time.monotonic()
+        self._noted = 0
+        self._lock = threading.Lock()
 
     def write(self, stream: int, data: bytes) -> None:
         """Take what the program writes. Stop ("output") where its standard output is too long."""
@@ -71,16 +72,18 @@ class Streams:
             if len(data) > left:
                 raise Stop("output", f"it wrote more than {OUTPUT_LIMIT} bytes to its standard output")
             return
-        self._log += data
-        if len(self._log) >= LOG_PART or time.monotonic() - self._sent > LOG_SECONDS:
+        with self._lock:
+            self._log += data
+            self._noted = self._measure()
+        if len(self._log) >= LOG_PART:
             self.flush()
 
     def flush(self) -> None:
-        """Send what is left of the log."""
-        for start in range(0, len(self._log), LOG_PART):
-            self._send(Log(bytes(self._log[start : start + LOG_PART]), self._measure()))
-        self._log.clear()
-        self._sent = time.monotonic()
+        """Send what there is of the log."""
+        with self._lock:
+            for start in range(0, len(self._log), LOG_PART):
+                self._send(Log(bytes(self._log[start : start + LOG_PART]), self._noted))
+            self._log.clear()
 
 
 class Worker:
@@ -97,7 +100,8 @@ class Worker:
         wasm_script.define(self._components, self._get_script)
         self._loaded: OrderedDict[str, Code] = OrderedDict()
         self._runs: queue.SimpleQueue[Run] = queue.SimpleQueue()
-        self._lock = threading.Lock()
+        self._lock, self._sending = threading.Lock(), threading.Lock()
+        self._streams: Streams | None = None
         self._running: Run | None = None
         self._why = ""  # the run was interrupted: "time" or "stopped"
 
@@ -105,13 +109,16 @@ class Worker:
         """Take messages until the node closes its end, and watch the time."""
         threading.stack_size(THREAD_STACK)
         threading.Thread(target=self._work, daemon=True).start()
-        deadline: float | None = None
+        deadline = 0.0
         data = bytearray()
         while True:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            left = None if self._running is None else LOG_SECONDS
             if not select.select([self._source], [], [], left)[0]:
-                deadline = None
-                self._interrupt("time")
+                streams = self._streams
+                if streams is not None:
+                    streams.flush()
+                if time.monotonic() >= deadline:
+                    self._interrupt("time")
                 continue
             part = os.read(self._source, 65536)
             if not part:
@@ -137,8 +144,9 @@ class Worker:
 
     def _send(self, message: msgspec.Struct) -> None:
         view = memoryview(frame(message))
-        while view:
-            view = view[os.write(self._sink, view) :]
+        with self._sending:
+            while view:
+                view = view[os.write(self._sink, view) :]
 
     def _work(self) -> None:
         try:
@@ -198,7 +206,7 @@ class Worker:
         files = Files(Path(run.folder) / "in", scratch, run.disk)
         store = build_store(self._engine, run.memory, run.most - taken)
         meter = Meter(store)
-        streams = Streams(self._send, lambda: taken + meter.taken(), room)
+        streams = self._streams = Streams(self._send, lambda: taken + meter.taken(), room)
         stop = Stop("exited", "")
         began = time.thread_time_ns()
         try:
@@ -208,14 +216,15 @@ class Worker:
                 self._script = wasm_script.ScriptHost(files, meter, stdin, streams.write)
                 stop.status = self._call_script(run, store, code)
             else:
-                self._wasi = wasm_wasi.Wasi(files, meter, run.arguments, run.environment, stdin, streams.write)
+                arguments = ("program", *run.arguments)
+                self._wasi = wasm_wasi.Wasi(files, meter, arguments, run.environment, stdin, streams.write)
                 _call_start(code.instantiate(store), store)
         except Stop as raised:
             stop = raised
         except (wasmtime.Trap, wasmtime.WasmtimeError) as error:
             stop = self._explain(error, store)
         finally:
-            self._wasi = self._script = None
+            self._wasi = self._script = self._streams = None
             files.close_all()
         measure = taken + meter.taken()
         if stop.ended in ("time", "stopped"):  # an interrupt loses the fuel taken since the last call of the host

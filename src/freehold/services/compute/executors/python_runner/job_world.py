@@ -1,17 +1,16 @@
 """What a job has not: a calendar, chance, a network. Asking for one raises an error that says so.
 
 What only measures works (`time.time`, `perf_counter`, `monotonic`, `process_time`): it shows the fuel taken so far, in
-nanoseconds from zero. Sleeping returns at once, and moves `asyncio`'s time on. `random` starts from the same seed in
-every job.
+nanoseconds from zero. `time.sleep` returns at once. `random` starts from the same seed in every job.
 """
 
-import asyncio
 import datetime
 import os
 import posix
 import random
 import socket
 import time
+import types
 
 from wit_world.imports import host
 
@@ -75,34 +74,10 @@ DateTime.__name__ = DateTime.__qualname__ = "datetime"
 Date.__module__ = DateTime.__module__ = "datetime"
 
 
-class Waiting:
-    """A selector with nothing to select: time moves on to the next thing that is due."""
-
-    slept = 0.0
-
-    def select(self, timeout=None):
-        if timeout is None:
-            raise RuntimeError("nothing will ever happen: every task waits")
-        self.slept += max(0.0, timeout)
-        return []
-
-
-class Loop(asyncio.BaseEventLoop):
-    """An event loop of tasks and timers."""
-
-    def __init__(self):
-        super().__init__()
-        self._selector = Waiting()
-        self._clock_resolution = 1e-9
-
-    def time(self):
-        return get_spent() / 1e9 + self._selector.slept
-
-    def _process_events(self, events):
-        pass
-
-    def _write_to_self(self):
-        pass
+def refuse_native(event, _):
+    """CPython itself opens files in places (a script's, to show the line of a syntax error)."""
+    if event == "open":
+        raise OSError(NOT_HERE)
 
 
 def leave(status):
@@ -114,8 +89,11 @@ def install():
     for name in ("time", "monotonic", "perf_counter", "process_time", "thread_time"):
         setattr(time, name, lambda: get_spent() / 1e9)
         setattr(time, f"{name}_ns", get_spent)
-    for name in ("clock_gettime", "clock_gettime_ns"):
+    for name in ("clock_gettime", "clock_gettime_ns", "clock_getres"):
         setattr(time, name, refuse(NO_CLOCK))
+    time.get_clock_info = lambda name: types.SimpleNamespace(
+        implementation="fuel", monotonic=True, adjustable=False, resolution=1e-9
+    )
     for name in ("localtime", "gmtime", "ctime"):
         setattr(time, name, given(getattr(time, name)))
     format_time = time.strftime
@@ -129,10 +107,13 @@ def install():
     time.sleep = lambda seconds: None
     datetime.date, datetime.datetime = Date, DateTime
     os.urandom = random._urandom = refuse(NO_CHANCE)
-    random.Random = Random
+    random.Random, random._inst = Random, Random()
+    for name in random.__all__:
+        if hasattr(random._inst, name):
+            setattr(random, name, getattr(random._inst, name))
     socket.socket = socket.create_connection = socket.getaddrinfo = socket.socketpair = refuse(NO_NETWORK)
-    asyncio.EventLoop = asyncio.new_event_loop = asyncio.events.new_event_loop = Loop
     for module in (os, posix):
         module._exit = leave
+        module.times = refuse(NO_CLOCK)
         for name in ("open", "symlink", "link", "pipe", "kill", "truncate", "ftruncate", "isatty", "statvfs", "popen"):
             setattr(module, name, refuse(NOT_HERE))

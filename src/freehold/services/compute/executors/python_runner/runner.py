@@ -8,6 +8,7 @@ no imports but `host` of job.wit.
 import gc
 import importlib
 import io
+import linecache
 import os
 import pkgutil
 import random
@@ -28,6 +29,8 @@ LEFT_OUT = {
 PACKAGES = ("collections", "concurrent", "compression", "email", "html", "importlib", "json", "logging")
 PACKAGES += ("pathlib", "re", "string", "unittest", "urllib", "xml", "zipfile", "zoneinfo")
 
+# Imported by the interpreter itself, when it comes to them.
+HIDDEN = ("_ast_unparse", "_pydecimal", "_pylong", "_strptime", "_suggestions", "_threading_local")
 ENCODINGS = (
     "ascii",
     "base64_codec",
@@ -52,8 +55,9 @@ def load(name):
 
 
 job_world.install()
-for module_name in ENCODINGS:
-    load(f"encodings.{module_name}")
+importlib.import_module("job_loop").install()  # after the clock is in place: asyncio and others take its functions
+for module_name in (*HIDDEN, *(f"encodings.{name}" for name in ENCODINGS)):
+    load(module_name)
 for module_name in sorted(sys.stdlib_module_names - LEFT_OUT):
     if not module_name.startswith("_"):
         load(module_name)
@@ -63,6 +67,7 @@ for module_name in PACKAGES:
         if "__main__" not in found.name:
             load(found.name)
 job_files.install()
+sys.addaudithook(job_world.refuse_native)
 gc.collect()
 gc.freeze()  # what a job never frees is not looked at again: each page touched is a page copied
 
@@ -86,6 +91,7 @@ class WitWorld(wit_world.WitWorld):
         main.__builtins__ = __builtins__
         main.__file__ = "script.py"
         sys.modules["__main__"] = main
+        linecache.cache["script.py"] = (len(source), None, source.splitlines(keepends=True), "script.py")
         status = self.execute(source, main.__dict__)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
