@@ -20,6 +20,7 @@ from freehold.services.compute.verification.plan import (
     Candidate,
     Plan,
     Stake,
+    for_item,
     make_plan,
     read_assurance,
 )
@@ -171,6 +172,28 @@ def test_refereed_leaves_a_contradiction_to_referees_and_goes_on_with_what_they_
     votes = [vote(1, "a"), vote(2, "b")]
     assert decide(votes, plan, drawn=False) == Dispute(((0, 1),))
     assert isinstance(decide(votes[:1], plan, drawn=False), NeedMore)
+    assert decide(votes, plan, drawn=False, disputed={0, 1}) == Dispute(())  # it waits
+    liars = [vote(1, "lie"), vote(2, "lie"), vote(3, "a")]
+    assert decide(liars, plan, drawn=True) == Dispute(((0, 2),))
+    left = liars[1:]  # the first was found wrong; the honest one cannot be shown again, so somebody else is asked
+    assert decide(left, plan, drawn=True, disputed={1}) == NeedMore(1, (), ())
+    assert decide([*left, vote(4, "a")], plan, drawn=True, disputed={1}) == Dispute(((0, 2),))
+    assert decide([liars[2], vote(4, "a"), vote(5, "a")], plan, drawn=True, disputed={0, 1}) == Accept(
+        (0, 1, 2), (), (), ()
+    )
+
+
+@pytest.mark.parametrize("score", [0, 400, 5000])
+def test_an_item_of_a_sample_is_run_twice_however_trusted_its_operator_is(score: int) -> None:
+    records = [Record(consecutive_valid=score, valid=score, score=score)] * 8
+    found = [Candidate(address(1000 + i), address(i), record) for i, record in enumerate(records)]
+    plan = for_item(make_plan(Fraction(99, 100), "sampled", found, STAKE, items=1000), "bit_exact")
+    weighs = weight(records[0], Fraction(1, 20))
+    assert decide([vote(1, "a", weighs)], plan, drawn=False) == NeedMore(1, (), ())
+    assert decide([vote(1, "a", weighs), vote(2, "a", weighs)], plan, drawn=False) == Accept((0, 1), (), (), ())
+    torn = decide([vote(1, "a", weighs), vote(2, "b", weighs)], plan, drawn=False)
+    assert isinstance(torn, NeedMore)
+    assert torn.disputes == ((0, 1),)
 
 
 def test_many_against_many_are_left_to_referees() -> None:

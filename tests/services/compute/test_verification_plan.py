@@ -198,6 +198,14 @@ def test_a_sample_finds_what_it_says_whoever_looks_away(items: int, operators: i
     assert plan.cost == 1 + Fraction(plan.sample, items)
 
 
+def test_the_more_operators_run_a_map_the_more_of_it_is_drawn() -> None:
+    found = candidates(*[Record()] * 9)
+    plans = [make_plan(Fraction(99, 100), "sampled", found, STAKE, items=1000, workers=n) for n in (1, 4, 8, 40)]
+    assert [plan.sample for plan in plans] == sorted(plan.sample for plan in plans)
+    assert plans[0].sample < plans[1].sample
+    assert all(plan.residual <= Fraction(1, 100) for plan in plans)
+
+
 def test_unknown_classes_of_adversaries_are_refused() -> None:
     for adversary in (Adversary(prior=Fraction(0)), Adversary(prior=Fraction(2, 3)), Adversary(collusion=0)):
         with pytest.raises(InvalidInput):

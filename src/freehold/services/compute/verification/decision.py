@@ -52,7 +52,7 @@ class NeedMore(NamedTuple):
 class Dispute(NamedTuple):
     """More runs would not settle it: referees do, for these pairs. What they find wrong is left out of the next call.
 
-    Empty where all that contradict each other are disputed already, or are one node's.
+    Empty where all that contradict each other are disputed already: then it is waited for.
     """
 
     pairs: Pairs
@@ -95,12 +95,14 @@ def decide(
     rest = [found for i, found in enumerate(weights) if i != lead]
     opposed = len(groups) > 1
     fresh = 1 / plan.adversary.prior - 1
-    if not opposed or plan.kind != "refereed":
-        for more in range(max(plan.limit - len(votes), 0) + 1):
-            if _suffices(plan, [*weights[lead], *[fresh] * more], rest, drawn, opposed):
-                if more:
-                    return NeedMore(more, strays, pairs)
-                return Accept(groups[lead], _find_opposed(votes, groups, lead, agree), strays, pairs)
+    if opposed and plan.kind == "refereed":
+        unmet = any(i not in disputed for group in groups for i in group)
+        return NeedMore(1, strays, ()) if unmet and not pairs and len(votes) < plan.limit else Dispute(pairs)
+    for more in range(max(plan.limit - len(votes), 0) + 1):
+        if _suffices(plan, [*weights[lead], *[fresh] * more], rest, drawn, opposed):
+            if more:
+                return NeedMore(more, strays, pairs)
+            return Accept(groups[lead], _find_opposed(votes, groups, lead, agree), strays, pairs)
     return Dispute(pairs) if opposed else NeedMore(1, strays, pairs)
 
 

@@ -76,10 +76,18 @@ class Candidate(NamedTuple):
     record: Record
 
 
+class Map(NamedTuple):
+    """A map of so many items, run by so many operators, of which so many may not be wrong."""
+
+    items: int
+    workers: int
+    wrong_fraction: Fraction
+
+
 class Plan(NamedTuple):
     """`replicas` different operators run it; with probability `audit_ppm` it goes on to `audited` of them.
 
-    sampled: one runs the `items`; `sample` of them, drawn after its receipt, are run again, spread over `auditors`.
+    sampled: each item is run once; `sample` of them, drawn after the receipts, are run again, spread over `auditors`.
     `risk_audited` is what a drawn audit has to reach. `residual` bounds how often a wrong result is accepted; `cost` is
     in runs. `deterred`: a cheat loses more than it gains. `limit`: of runs, after which only referees can tell.
     """
@@ -145,12 +153,14 @@ def make_plan(
     stake: Stake | None = None,
     adversary: Adversary = DEFAULT_ADVERSARY,
     items: int = 1,
+    workers: int = 1,
     wrong_fraction: Fraction = WRONG_FRACTION,
 ) -> Plan:
     """The cheapest plan that reaches `assurance` with `candidates`, the preferred ones first.
 
-    sampled: `items` are those that one operator runs, and what is assured is that no result with `wrong_fraction` of
-    them wrong is accepted. InsufficientOperators says how many there are and how many are needed.
+    sampled: `items` is how many the map has, `workers` how many operators run them, and what is assured is that no map
+    with `wrong_fraction` of its items wrong is accepted; a drawn item is held to `for_item`'s plan.
+    InsufficientOperators says how many there are and how many are needed.
     """
     check_assurance(assurance)
     if not 0 < adversary.prior <= Fraction(1, 2) or adversary.collusion < 1:
@@ -168,7 +178,7 @@ def make_plan(
         return _attested(assurance, adversary)
     floor = audit_floor_ppm(stake) if stake is not None else LEAST_AUDIT_PPM
     if kind == "sampled":
-        return _sampled(assurance, adversary, weights, floor, stake, items, wrong_fraction)
+        return _sampled(assurance, adversary, weights, floor, stake, Map(items, max(workers, 1), wrong_fraction))
     return _replicated(assurance, kind, adversary, chosen, weights, floor, stake)
 
 
@@ -280,12 +290,12 @@ def _sampled(
     weights: Sequence[Fraction],
     floor: int,
     stake: Stake | None,
-    items: int,
-    wrong_fraction: Fraction,
+    work: Map,
 ) -> Plan:
     """Of a sample spread evenly over m auditors, collusion - 1 of them may look away: what the others run has to find
-    `wrong_fraction` of the items with probability 1 - (1 - assurance) / p, where p is the worker's own risk, and never
-    less probably than the floor."""
+    `wrong_fraction` of the items with probability 1 - (1 - assurance) / p, where p is the risk that any of the workers
+    is bad (at most the sum of theirs), and never less probably than the floor."""
+    items = work.items
     others, friends = len(weights) - 1, adversary.collusion - 1
     if others <= friends:
         raise InsufficientOperators(
@@ -293,9 +303,9 @@ def _sampled(
             available=len(weights),
             needed=adversary.collusion + 1,
         )
-    first = risk(weights[:1], 1)
-    wanted = max(1 - (1 - assurance) / first, Fraction(min(max(floor, LEAST_AUDIT_PPM), MILLION), MILLION))
-    watched = sample_size(items, wrong_fraction, wanted)
+    bad = min(Fraction(1), sum((risk([each], 1) for each in sorted(weights)[: work.workers]), Fraction(0)))
+    wanted = max(1 - (1 - assurance) / bad, Fraction(min(max(floor, LEAST_AUDIT_PPM), MILLION), MILLION))
+    watched = sample_size(items, work.wrong_fraction, wanted)
     count = watched
     while count <= items and _watched(count, others, friends) < watched:
         count += 1
@@ -304,11 +314,11 @@ def _sampled(
             f"{items} items at {others} operators are too few to be sampled for an assurance of {_decimal(assurance)}",
             hint="Use bit_exact or tolerance, which run each item several times.",
         )
-    wrong = wrong_items(items, wrong_fraction)
-    residual = first * (1 - detection(items, wrong, _watched(count, others, friends)))
+    wrong = wrong_items(items, work.wrong_fraction)
+    residual = bad * (1 - detection(items, wrong, _watched(count, others, friends)))
     reasons = (
         f"{count} of {items} items, drawn after they are done, are run again at {min(others, count)} other operators",
-        f"a run with {wrong} or more wrong items is accepted with a probability of at most {_decimal(residual)}",
+        f"a map with {wrong} or more wrong items is accepted with a probability of at most {_decimal(residual)}",
     )
     return Plan(
         kind="sampled",
@@ -325,6 +335,17 @@ def _sampled(
         sample=count,
         auditors=min(others, count),
         reasons=reasons,
+    )
+
+
+def for_item(plan: Plan, kind: ClassName) -> Plan:
+    """What an item that was drawn for a sampled plan is held to: one operator more gives the same, or contradicts it.
+
+    That is all that `plan.residual` counts on; `kind` says how results are compared.
+    """
+    half = Fraction(1, 2)
+    return plan._replace(
+        kind=kind, assurance=half, replicas=2, audit_ppm=0, audited=2, risk_audited=half, limit=5, sample=0, auditors=0
     )
 
 
