@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,13 +14,20 @@ import pytest
 
 from freehold.protocol.errors import Corrupt, Unavailable
 from freehold.protocol.typed import keccak
-from freehold.protocol.units import Address, Hash
+from freehold.protocol.units import ONE, Address, Hash
 from freehold.services.compute.benchmark_programs import get_program
-from freehold.services.compute.benchmarks import PLANS, STATE, Benchmark, Measured
+from freehold.services.compute.benchmarks import PLANS, STATE, Benchmark, Measured, draw_seed, run_benchmark
 from freehold.services.compute.client_checks import Standing
 from freehold.services.compute.client_measuring import Figure, Means, Speeds, get_stdout, measure_node
+from freehold.services.compute.executors.wasm import WasmExecutor
+from freehold.services.compute.executors.wasm_terms import ENGINE
 from freehold.services.compute.tasks import OutputFile, Result, Task
 from freehold.services.compute.terms import Order
+from tests.client.world import world
+from tests.conftest import SLOW
+from tests.services.compute import test_client_provider as provided
+from tests.services.compute.client_world import compute_client
+from tests.services.compute.test_client_node import request_of
 
 SECOND, MILLISECOND = 10**9, 10**6
 SEED = keccak(b"seed")
@@ -142,3 +151,33 @@ def test_speeds_rank_by_what_was_measured_and_are_kept() -> None:
     speeds.add(honest, Figure(FUEL, 1000, 0, "made up", None), 7)
     assert speeds.speed(honest, FUEL, 1000) == 0
     assert msgspec.json.decode(msgspec.json.encode(speeds), type=Speeds) == speeds
+
+
+def test_a_real_node_is_measured_by_orders_and_checked_at_home(tmp_path: Path, monkeypatch: Any) -> None:
+    """Over HTTP, with the executor that nodes have; the check is run by another of the client's own."""
+    monkeypatch.setattr(provided, "Echo", lambda: WasmExecutor(tmp_path / "node", 1))
+
+    async def body() -> None:
+        own = WasmExecutor(tmp_path / "own", 1)
+        folders = (tmp_path / f"check-{number}" for number in range(9))
+        async with (
+            world(tmp_path / "net", nodes=0) as net,
+            provided.real_node(net) as real,
+            compute_client(net, [real]) as client,
+        ):
+            async with asyncio.timeout(30 * SLOW):  # it probes its executor at its start
+                while not (bids := (await client.survey(request_of(client, engine=ENGINE))).bids):
+                    pass
+            (offered,) = bids
+            node = await client.session(offered, 5 * ONE)
+            means = Means(
+                await client.until(300), time.perf_counter_ns, lambda: b"c" * 32,
+                lambda benchmark: run_benchmark(own, benchmark, next(folders)),
+            )  # fmt: skip
+            seed = draw_seed(offered.bid, b"s" * 32)
+            figures = await measure_node(node, offered.properties, seed, means, ["cpu", "disk"])
+        await own.stop()
+        assert [figure.reason for figure in figures] == ["", ""]
+        assert all(figure.measured > 0 and figure.receipt is not None for figure in figures)
+
+    asyncio.run(body())
