@@ -49,7 +49,7 @@ class Crew(Protocol):
         """Run a job to its end."""
 
     def attach(self, job: Job) -> bool:
-        """Give a job to what runs already, where it is for that."""
+        """Give a job to what runs, or will, for another one, where it is for that; else it takes its own turn."""
 
     def describe(self, job: Job) -> dict[str, Any] | None:
         """The service that the job is a part of, for its standing."""
@@ -84,7 +84,7 @@ class Desk:
         for entry in await self._orders.open_ones():
             task = decode_task(await self._orders.task(entry.order.task))
             self._credits.promise(entry.lease, entry.id, entry.order.most)
-            self._begin(Job(entry, task))
+            self.begin(Job(entry, task))
         self.queue.open()
 
     async def stop(self) -> None:
@@ -96,15 +96,13 @@ class Desk:
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
-    def _begin(self, job: Job) -> None:
+    def begin(self, job: Job) -> None:
+        """Let a job that is written down wait for its turn."""
         self._closer.live[job.id] = job
         if not self._crew.attach(job):
             self.queue.add(job)
 
     def _start(self, job: Job) -> None:
-        if self._crew.attach(job):
-            self.queue.release(job)
-            return
         task = asyncio.create_task(self._crew.perform(job), name=f"order {job.id}")
         self._tasks[job.id] = task
         task.add_done_callback(lambda _: self._tasks.pop(job.id, None))
@@ -178,7 +176,7 @@ class Desk:
             return
         job.entry = entry._replace(sequence=taken[0])
         self._blobs.grew(taken[1])
-        self._begin(job)
+        self.begin(job)
 
     def _forget(self, job: Job) -> None:
         del self._closer.live[job.id]

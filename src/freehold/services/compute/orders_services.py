@@ -13,12 +13,13 @@ import logging
 import secrets
 from collections import deque
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 
-from freehold.protocol.errors import FreeholdError, NotFound
+from freehold.protocol.errors import FreeholdError, NotFound, Refused
 from freehold.protocol.units import Hash
 from freehold.services.compute.executors.seam import Executor, Outcome, Work
 from freehold.services.compute.orders import RUNNING, Ending
@@ -57,8 +58,8 @@ class ServiceExecutor(Executor, Protocol):
 class Instance:
     """One running service. `slices` are the orders that wait for their turn to pay for it."""
 
-    def __init__(self, first: Job) -> None:
-        self.slices = deque([first])
+    def __init__(self) -> None:
+        self.slices: deque[Job] = deque()
         self.inputs: tuple[tuple[str, str], ...] = ()
         self.token = secrets.token_urlsafe(24)
         self.executor: ServiceExecutor | None = None
@@ -109,22 +110,35 @@ class Services:
         self._bounds, self._executors, self._programs = bounds, executors, programs
         self._worker, self._closer = worker, closer
         self._instances: dict[tuple[Hash, Hash], Instance] = {}
+        self._ending: set[asyncio.Task[None]] = set()
 
     def attach(self, job: Job) -> bool:
-        """Let a job pay for what runs already, after those before it; whether it runs."""
+        """Let a job pay for the instance that runs for its task, or waits to, after those before it. The first one
+        takes its turn in the queue, and starts it."""
         instance = self._instances.get(_key(job))
-        if instance is None or job.is_stopping:
-            return False
-        self._join(instance, job)
+        is_first = instance is None
+        if instance is None:
+            instance = self._instances[_key(job)] = Instance()
         instance.slices.append(job)
+        job.stop = partial(self._stop, instance, job)
+        job.measure = partial(instance.used_by, job)
+        if instance.executor is not None:
+            job.phase = RUNNING
+            job.touch()
         instance.wake()
-        job.touch()
-        return True
+        return not is_first
 
-    def _join(self, instance: Instance, job: Job) -> None:
-        job.phase = RUNNING
-        job.stop = instance.wake
-        job.measure = lambda: instance.used_by(job)
+    def _stop(self, instance: Instance, job: Job) -> None:
+        """One that pays ends in its turn; one that waits to pay ends at once, for nothing."""
+        if job in instance.slices and instance.slices[0] is not job:
+            instance.slices.remove(job)
+            ending = asyncio.create_task(self._end_unpaid(job))
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
+        instance.wake()
+
+    async def _end_unpaid(self, job: Job) -> None:
+        await self._closer.close(job, empty_result("stopped"), Ending(reason="it was stopped"), EMPTY)
 
     def find(self, job: Job) -> Instance | None:
         """The instance that a job pays for."""
@@ -150,10 +164,16 @@ class Services:
 
     async def perform(self, job: Job) -> None:
         """Start a service and see it through, for this order and those that come to it. Cancelled, all stay."""
-        instance = self._instances[_key(job)] = Instance(job)
-        self._join(instance, job)
+        instance = self._instances[_key(job)]
         try:
-            await self._perform(job, instance)
+            if job.is_stopping:
+                await self._end_slice(instance, "stopped", "it was stopped")
+                rest = list(instance.slices)
+                self._leave(instance)
+                for one in rest:
+                    self._bounds.again(one)
+            else:
+                await self._perform(job, instance)
         except FreeholdError as error:
             await self._give_up(instance, error.message)
         except Exception:
@@ -169,15 +189,24 @@ class Services:
             if one is instance:
                 del self._instances[key]
 
+    async def _drop_late(self, instance: Instance) -> None:
+        """Orders that ran out while they waited for their turn."""
+        for job in list(instance.slices):
+            try:
+                check_in_time(job, self._bounds.committed())
+            except Refused as error:
+                instance.slices.remove(job)
+                await self._closer.give_up(job, error.message)
+
     async def _give_up(self, instance: Instance, reason: str) -> None:
         self._leave(instance)
         while instance.slices:
             await self._closer.give_up(instance.slices.popleft(), reason)
 
     async def _perform(self, job: Job, instance: Instance) -> None:
-        if job.is_stopping:
-            return await self._end_slice(instance, "stopped", "it was stopped")
-        check_in_time(job, self._bounds.committed())
+        await self._drop_late(instance)
+        if not instance.slices:
+            return
         executor: Any = await self._executors.find(job.task)
         async with AsyncExitStack() as stack:
             access = read_access(job.entry.access)
@@ -190,6 +219,9 @@ class Services:
             resources = msgspec.structs.replace(job.task.resources, seconds=FOR_GOOD)
             task = msgspec.structs.replace(job.task, resources=resources)
             instance.folder, instance.executor = run.folder, executor
+            for one in instance.slices:
+                one.phase = RUNNING
+                one.touch()
 
             def add_log(data: bytes) -> None:
                 (instance.slices[0] if instance.slices else job).add_log(data)

@@ -37,6 +37,7 @@ class Bounds(NamedTuple):
     folder: Path
     committed: Callable[[], int]  # the last committed epoch
     release: Callable[[Job], None]  # it computes no more: others may
+    again: Callable[[Job], None]  # it has to wait for its turn once more
 
 
 class Worker:

@@ -91,7 +91,7 @@ class ComputeProvider:
         self._evidence = Evidence(context.key.address, self._orders, self._credits)
         self._closer = Closer(context, self._orders, self._blobs, self._credits, self._evidence)
         programs = self._programs = Programs(folder / "programs", self._blobs)
-        bounds = Bounds(self._runs, lambda: self._evidence.committed, self._release)
+        bounds = Bounds(self._runs, lambda: self._evidence.committed, self._release, self._again)
         worker = self._worker = Worker(bounds, self._executors, self._blobs, programs, self._closer)
         services = Services(bounds, self._executors, programs, worker, self._closer)
         self._bids = Bids(context, self._settings, self._executors, self._orders, self._blobs)
@@ -109,6 +109,9 @@ class ComputeProvider:
 
     def _release(self, job: Job) -> None:
         self._desk.queue.release(job)
+
+    def _again(self, job: Job) -> None:
+        self._desk.begin(job)
 
     async def start(self) -> None:
         """Begin with empty folders, and what had not ended."""
