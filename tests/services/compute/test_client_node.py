@@ -14,7 +14,7 @@ import pytest
 
 from freehold.protocol.errors import Conflict, Corrupt, FreeholdError, NotFound, Overloaded, Refused, Unavailable
 from freehold.protocol.units import ONE, UNSIGNED, ZERO_ADDRESS, Hash
-from freehold.services.compute import client_node
+from freehold.services.compute import client_link, client_node
 from freehold.services.compute.bidding import BidRequest
 from freehold.services.compute.client import ComputeClient, ComputeNode, WrongReceipt
 from freehold.services.compute.tasks import Input, decode_result
@@ -280,7 +280,7 @@ def test_a_node_that_is_gone_is_unavailable_and_what_it_may_run_stays_counted(tm
 
 
 def test_a_node_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_node, "GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(client_link, "GRACE_SECONDS", 0.2)
     monkeypatch.setattr(client_node, "PAUSES", (0.01,))
 
     async def scenario(client: ComputeClient, node: ComputeNode, fake: FakeNode) -> None:

@@ -177,6 +177,7 @@ class Sessions:
             error = refused.get(node.node)
             if error is None:
                 node.funds.lock = self._leases.locks.get(node.lease, 0)
+                self._learn(node, facts.get(node.node, {}).get(STREAM), view)  # with what another device has locked
                 node.is_stale = False
                 self._nodes[node.lease] = node
             ask.end(node if error is None else None, error)
@@ -202,8 +203,9 @@ class Sessions:
         state = shown.get("state")
         outstanding = _credits(shown.get("outstanding"))
         if isinstance(state, Mapping) and outstanding is not None:
-            lock, paid = _credits(state.get("lock")) or 0, _credits(state.get("settled")) or 0
-            node.funds.learn(max(settled, min(paid + outstanding, max(lock, settled))))
+            paid, committed = _credits(state.get("settled")) or 0, view.locks.get(node.lease)
+            lock = max(node.funds.lock, self._leases.locks.get(node.lease, 0), committed.amount if committed else 0)
+            node.funds.learn(max(settled, min(paid + outstanding, lock)))
 
 
 def _by_turns(batch: Sequence[_Ask]) -> Iterator[list[_Ask]]:
