@@ -24,9 +24,8 @@ from freehold.services.compute.executors.wasm_terms import ENGINE
 from freehold.services.compute.tasks import OutputFile, Result, Task
 from freehold.services.compute.terms import Order
 from tests.client.world import world
-from tests.conftest import SLOW
 from tests.services.compute import test_client_provider as provided
-from tests.services.compute.client_world import compute_client
+from tests.services.compute.client_world import compute_client, until
 from tests.services.compute.test_client_node import request_of
 
 SECOND, MILLISECOND = 10**9, 10**6
@@ -165,10 +164,8 @@ def test_a_real_node_is_measured_by_orders_and_checked_at_home(tmp_path: Path, m
             provided.real_node(net) as real,
             compute_client(net, [real]) as client,
         ):
-            async with asyncio.timeout(30 * SLOW):  # it probes its executor at its start
-                while not (bids := (await client.survey(request_of(client, engine=ENGINE))).bids):
-                    pass
-            (offered,) = bids
+            await until(lambda: real.provider._executors.properties().get("executor.wasm") is True)  # it has probed
+            (offered,) = (await client.survey(request_of(client, engine=ENGINE))).bids
             node = await client.session(offered, 5 * ONE)
             means = Means(
                 await client.until(300), time.perf_counter_ns, lambda: b"c" * 32,
