@@ -288,6 +288,31 @@ def test_what_other_devices_have_ordered_is_taken_into_account(tmp_path: Path) -
     asyncio.run(body())
 
 
+def test_a_node_that_says_only_what_is_missing_is_believed_as_far_as_it_can_be_true(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with world(tmp_path / "net", nodes=0) as net, fake_nodes(net, 1) as fakes:
+            fakes[0].forget_outstanding = True
+            async with compute_client(net, fakes) as one, compute_client(net, fakes, home="other") as two:
+                first = await one.session((await bids(one))[0], 5 * ONE)
+                second = await two.session((await bids(two))[0], 5 * ONE)
+                await order(first, 1, 15 * SECOND)
+                fakes[0].hold = asyncio.Event()
+                working = asyncio.create_task(order(first, 1, 14 * SECOND))
+                await until(lambda: len(fakes[0].orders) == 2)
+                later = asyncio.create_task(order(second, 2, 4 * SECOND))
+                await until(lambda: len(fakes[0].orders) == 4)
+                fakes[0].hold.set()
+                await asyncio.gather(working, later)
+                lock = second.funds.lock
+                missing = str(4 * ONE + 1)  # more than the order may cost
+                fakes[0].fail_with = InsufficientCredits("no", missing=missing, lock="0")
+                with pytest.raises(Refused, match="cannot miss"):
+                    await order(second, 1, 4 * SECOND)
+                assert second.funds.lock == lock
+
+    asyncio.run(body())
+
+
 def test_a_lower_bid_opens_a_lease_beside_the_dearer_one_and_a_higher_bid_none(tmp_path: Path) -> None:
     async def body() -> None:
         async with world(tmp_path / "net", nodes=0) as net, fake_nodes(net, 1) as fakes:
