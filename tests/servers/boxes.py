@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from tests.conftest import SLOW
 SMALL = Resources(processors=1, memory=64 * 2**20, disk=2**20, seconds=20, processes=16)
 MOST = 400_000_000  # nanoseconds: far more than a trick needs, far less than a test may take
 PATIENT = int(10e9 * SLOW)  # for programs that come to their end by themselves
+LIMIT = 30 * SLOW
 MISSING = "not run: bubblewrap is not installed (apt install bubblewrap)"
 MARK = "FREEHOLD_TEST_RUN"
 
@@ -62,11 +63,24 @@ def make_work(folder: Path, task: Task, most: int = PATIENT, program: Path | Non
     return Work(task, program, source, work, most, note)
 
 
+def has_logged(work: Path, text: bytes) -> bool:
+    """Whether the run in this folder has logged this."""
+    log = work / "log"
+    return log.exists() and text in log.read_bytes()
+
+
 def run(executor: Executor, work: Work) -> Ran:
     """Run to the end."""
     outcome = asyncio.run(executor.run(work))
     log = work.folder / "log"
     return Ran(outcome, log.read_bytes() if log.exists() else b"", work.folder)
+
+
+async def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait for a condition that nothing tells of: what happens in another process."""
+    async with asyncio.timeout(LIMIT):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 class Traces:

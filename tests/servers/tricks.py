@@ -84,14 +84,14 @@ TRICKS = [
     Trick("reads the kernel's log", "head -c 16 /dev/kmsg || dmesg && echo escaped"),
     Trick("looks at the host's processes", "test -d /proc/$HOST_PID && echo escaped"),
     # What it can write
-    Trick("writes to the root", "for d in / /usr /usr/bin /etc /bin/ /lib/; do : >$d/escape && echo escaped; done"),
+    Trick("writes to the root", "for d in / /usr /usr/bin /etc /bin/ /lib/; do echo x >$d/escape && echo escaped; done"),
     Trick("writes to its inputs", "echo no >/in/given && echo escaped; rm -f /in/given; mv /in/given /in/other && echo escaped"),
     Trick("writes to the node's data", "echo no >$HOST_DATA/wallet.json && echo escaped"),
     Trick("writes to the kernel's settings", "for f in kernel/core_pattern kernel/hostname vm/drop_caches kernel/modprobe fs/binfmt_misc/register; do echo 1 >/proc/sys/$f && echo escaped; done"),
     Trick("asks the kernel to crash", "echo c >/proc/sysrq-trigger && echo escaped"),
     Trick("writes to /sys", "echo 1 >/sys/kernel/uevent_helper && echo escaped; ls /sys && echo escaped"),
     Trick("writes to its cgroup", "echo max >/sys/fs/cgroup/pids/pids.max && echo escaped; mkdir /sys/fs/cgroup/x && echo escaped"),
-    Trick("writes to /dev", ": >/dev/escape && echo escaped; echo x >/dev/vda && echo escaped"),
+    Trick("writes to /dev", "echo x >/dev/escape && echo escaped; test -e /dev/vda && echo escaped"),
     Trick("makes a device", "mknod /tmp/disk b 8 0 && echo escaped; mknod /tmp/mem c 1 1 && echo escaped"),
     Trick("mounts the root again for writing", "mount -o remount,rw / && echo escaped; mount -o remount,bind,rw /usr && echo escaped"),
     # Networks

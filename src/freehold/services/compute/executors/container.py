@@ -50,7 +50,7 @@ class ContainerExecutor(Runs):
         self._podman: Podman | None = None
         self.is_counted = False  # whether a cgroup held the last run
 
-    async def probe(self) -> Capability:
+    async def find_out(self) -> Capability:
         """Run a small image that tries what it must not be able to do."""
         self._podman = None
         found = Capability(False, "podman is not installed", {})

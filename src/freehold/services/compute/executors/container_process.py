@@ -124,9 +124,10 @@ class Container(Box):
         return self._out, "."
 
     async def explain(self, status: int) -> Over | None:
-        with suppress(Unavailable):
-            if status and await self._inspect("{{.State.OOMKilled}}") == "true":
-                return Over("memory", f"more than {self._resources.memory} bytes of memory")
+        # Nothing inside can kill its first process: it was the kernel, for memory. Its cgroup is gone by now, and
+        # podman does not always see it.
+        if status == 128 + signal.SIGKILL:
+            return Over("memory", f"more than {self._resources.memory} bytes of memory")
         return await super().explain(status)
 
     def ask(self) -> bool:

@@ -9,13 +9,14 @@ Invariant: a run is in `_runs` from its call to its end, and its box is closed h
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Protocol
 
 from freehold.protocol.errors import DiskFull, InvalidInput
 from freehold.services.compute.executors.bounds import Over
 from freehold.services.compute.executors.process import GRACE, Box
-from freehold.services.compute.executors.seam import Outcome, Work
+from freehold.services.compute.executors.seam import Capability, Outcome, Work
 
 _LOOK = 0.02  # seconds between looks at whether runs have ended
 
@@ -62,11 +63,29 @@ class BoxOpener(Protocol):
         Unavailable where the executor failed."""
 
 
-class Runs:
-    """The runs of an executor, by their folders."""
+class Runs(ABC):
+    """The runs of an executor, by their folders, and what its last probe found."""
 
     def __init__(self) -> None:
         self._runs: dict[Path, Run] = {}
+        self._probing = asyncio.Lock()
+        self._found: Capability | None = None
+
+    async def probe(self) -> Capability:
+        """See the seam."""
+        async with self._probing:
+            self._found = await self.find_out()
+            return self._found
+
+    async def known(self) -> Capability:
+        """What the last probe found; the first asker probes."""
+        async with self._probing:
+            self._found = self._found or await self.find_out()
+            return self._found
+
+    @abstractmethod
+    async def find_out(self) -> Capability:
+        """Run something small for real."""
 
     def measure(self, folder: Path) -> int:
         """What the run in this folder took so far."""

@@ -39,7 +39,7 @@ class SandboxExecutor(Runs):
         self._bubblewrap = ""
         self._guards: tuple[str, ...] = ()
 
-    async def probe(self) -> Capability:
+    async def find_out(self) -> Capability:
         """Run programs that try what they must not be able to do, and see that they are not."""
         try:
             await self._find()

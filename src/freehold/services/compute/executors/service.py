@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -24,7 +26,7 @@ import msgspec
 from freehold.protocol.errors import InvalidInput, NotFound, Unavailable
 from freehold.services.compute.executors.bounds import Over
 from freehold.services.compute.executors.container import ContainerExecutor
-from freehold.services.compute.executors.process import Box
+from freehold.services.compute.executors.process import Box, spawn
 from freehold.services.compute.executors.runs import Run, Runs
 from freehold.services.compute.executors.sandbox import SandboxExecutor
 from freehold.services.compute.executors.seam import Capability, Outcome, Work
@@ -38,6 +40,7 @@ LEAST_EVERY = 0.1
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 30.0  # before it is started again
 STARTS_LIMIT = 6  # starts in a row that never became healthy, after which it has failed
 RELAY_SECONDS = 20.0
+_MESSAGE = 4096
 _RELAY = Path(__file__).with_name("service_relay.py")
 
 State = Literal["starting", "healthy", "unhealthy", "waiting", "ended"]
@@ -67,7 +70,7 @@ class _Going(Run):
 
 
 class ServiceExecutor(Runs):
-    """Runs services. Its settings are the sandbox's and the containers'."""
+    """Runs services, in the sandbox and in containers: those of the node, where they are given."""
 
     name = "service"
 
@@ -83,12 +86,12 @@ class ServiceExecutor(Runs):
         self._takes_images = False
         self._going: dict[Path, _Going] = {}
 
-    async def probe(self) -> Capability:
+    async def find_out(self) -> Capability:
         """Whether the sandbox holds, and what listens in it is reached."""
-        found = await self._sandbox.probe()
+        found = await self._sandbox.known()
         if not found.works:
             return found
-        self._takes_images = (await self._container.probe()).works
+        self._takes_images = (await self._container.known()).works
         kinds = ["native", *(["image"] if self._takes_images else [])]
         bounds = found.properties.get("executor.sandbox.bounds", "")
         return Capability(True, "", {"executor.service.kinds": kinds, "executor.service.bounds": bounds})
@@ -168,9 +171,10 @@ class ServiceExecutor(Runs):
         box = going.box = await opener.open_box(going.work._replace(task=task), echo=True)
         answered = asyncio.Event()
         checks: asyncio.Task[None] | None = None
-        relay: asyncio.subprocess.Process | None = None
+        relay: _Relay | None = None
         try:
-            relay = await _start_relay(box, going)
+            relay = _Relay(box, going)
+            await relay.wait_ready()
             if going.stopping.is_set():
                 return 0, None, False
             await box.go()
@@ -184,41 +188,52 @@ class ServiceExecutor(Runs):
             await asyncio.shield(asyncio.ensure_future(_close(going, box, relay)))
 
 
-async def _close(going: _Going, box: Box, relay: asyncio.subprocess.Process | None) -> None:
+async def _close(going: _Going, box: Box, relay: _Relay | None) -> None:
     going.socket.unlink(missing_ok=True)
+    if relay is not None:
+        relay.close()
     await box.close()
     going.measured = going.measure()
     going.box = None
-    if relay is not None:
-        with suppress(ProcessLookupError):
-            relay.kill()
-        await relay.wait()
 
 
-async def _start_relay(box: Box, going: _Going) -> asyncio.subprocess.Process:
-    """Unavailable where it does not start."""
-    relay = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-I", "-S", str(_RELAY), str(box.first_process), str(going.socket), str(going.port)),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        process_group=0,
-    )
-    assert relay.stdout is not None
-    assert relay.stderr is not None
-    try:
-        async with asyncio.timeout(RELAY_SECONDS):
-            if await relay.stdout.readline():
-                return relay
-            said = (await relay.stderr.read()).decode(errors="replace").strip().splitlines()[-1:]
-            raise Unavailable(f"the relay to the service did not start: {' '.join(said)}")
-    except BaseException as error:
-        with suppress(ProcessLookupError):
-            relay.kill()
-        await relay.wait()
-        if isinstance(error, TimeoutError):
+class _Relay:
+    """The process that stands in a service's network: see `service_relay.py`."""
+
+    def __init__(self, box: Box, going: _Going) -> None:
+        (self._stdin, near), (self._said, far) = reversed(os.pipe2(os.O_CLOEXEC)), os.pipe2(os.O_CLOEXEC)
+        words = (sys.executable, "-I", "-S", str(_RELAY), str(box.first_process), str(going.socket), str(going.port))
+        try:
+            self._process = spawn(words, {0: near, 1: far, 2: far}, os.environ)
+        except OSError:
+            os.close(self._stdin)
+            os.close(self._said)
+            raise
+        finally:
+            os.close(near)
+            os.close(far)
+
+    async def wait_ready(self) -> None:
+        """Until it listens. Unavailable."""
+        loop, said = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(self._said, said.set)
+        try:
+            async with asyncio.timeout(RELAY_SECONDS):
+                await said.wait()
+        except TimeoutError:
             raise Unavailable("the relay to the service did not start in time") from None
-        raise
+        finally:
+            loop.remove_reader(self._said)
+        words = os.read(self._said, _MESSAGE).decode(errors="replace").strip()
+        if words != "listening":
+            raise Unavailable(f"the relay to the service did not start: {words.splitlines()[-1:]}")
+
+    def close(self) -> None:
+        """End it."""
+        os.kill(self._process, signal.SIGKILL)
+        os.waitpid(self._process, 0)
+        os.close(self._stdin)
+        os.close(self._said)
 
 
 async def _check_health(going: _Going, box: Box, answered: asyncio.Event) -> None:

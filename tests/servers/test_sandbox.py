@@ -1,0 +1,209 @@
+"""Native programs in the sandbox: what they get, what comes of them, how they end, and what a killed node leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from freehold.protocol.errors import Unavailable
+from freehold.services.compute.executors.cgroups import find_cgroups
+from freehold.services.compute.executors.sandbox import SandboxExecutor
+from freehold.services.compute.executors.seam import Outcome
+from tests.servers.boxes import LIMIT, MARK, MISSING, Ran, Traces, has_logged, make_work, native, run, wait_for
+
+
+@pytest.fixture(scope="module")
+def executor() -> SandboxExecutor:
+    """The sandbox, seen to hold."""
+    if shutil.which("bwrap") is None:
+        pytest.skip(MISSING)
+    found = SandboxExecutor()
+    capability = asyncio.run(found.probe())
+    assert capability.works, capability.reason
+    assert capability.properties["executor.sandbox.bounds"] in ("cgroup", "rlimit")
+    return found
+
+
+def test_program_of_the_root_gets_its_arguments_input_and_environment(
+    executor: SandboxExecutor, tmp_path: Path
+) -> None:
+    script = 'cat; cat /in/given; echo " $0 $1 $HI $PWD"; echo out >made; mkdir a; echo b >a/b; echo log >&2; exit 7'
+    task = native("sh", "-c", script, "zero", "one two", environment={"HI": "hello there"})
+    ran = run(executor, make_work(tmp_path, task, stdin=b"standard "))
+    assert ran.outcome[:3] == ("exited", 7, b"standard an input zero one two hello there /out\n")
+    assert ran.log == b"log\n"
+    assert ran.files() == {"made": b"out\n", "a/b": b"b\n"}
+
+
+def test_program_that_the_client_brings_needs_no_mode(executor: SandboxExecutor, tmp_path: Path) -> None:
+    program = tmp_path / "blob"
+    program.write_text('#!/bin/sh\necho "$0 $1"; rm -f /program || echo kept\n')
+    program.chmod(0o400)
+    ran = run(executor, make_work(tmp_path, native("argument"), program=program))
+    assert ran.text == "/program argument\nkept\n"
+    program = tmp_path / "executable"
+    shutil.copyfile("/bin/cat", program)
+    ran = run(executor, make_work(tmp_path, native("/in/given"), program=program))
+    assert ran.text == "an input"
+
+
+def test_program_that_is_not_there_says_so(executor: SandboxExecutor, tmp_path: Path) -> None:
+    ran = run(executor, make_work(tmp_path, native("no-such-program")))
+    assert (ran.outcome.ended, ran.outcome.status) == ("exited", 127)
+    assert b"no-such-program" in ran.log
+
+
+def test_measure_is_time_by_processors(executor: SandboxExecutor, tmp_path: Path) -> None:
+    resources = msgspec.structs.replace(native("true").resources, processors=2)
+    began = time.monotonic_ns()
+    ran = run(executor, make_work(tmp_path, native("sleep", "0.2", resources=resources)))
+    assert 2 * 200_000_000 <= ran.outcome.measure <= 2 * (time.monotonic_ns() - began)
+
+
+def filter_with(executor: SandboxExecutor, tmp_path: Path, words: tuple[str, ...], data: bytes) -> Ran:
+    """A program that turns its standard input into its standard output."""
+    large = msgspec.structs.replace(native("true").resources, memory=2**29, disk=2**26, processes=64)
+    return run(executor, make_work(tmp_path, native(*words, resources=large), stdin=data))
+
+
+def test_programs_of_every_day_do_what_they_do_outside(executor: SandboxExecutor, tmp_path: Path) -> None:
+    data = b"".join(b"%d\n" % (n * 7919 % 10_007) for n in range(10_000))
+    for words in (("sort", "-n"), ("gzip", "-n"), ("sha256sum",)):
+        ran = filter_with(executor, tmp_path, words, data)
+        outside = subprocess.run(words, input=data, capture_output=True, check=True, env={"PATH": "/usr/bin:/bin"})
+        assert ran.outcome.ended == "exited"
+        assert ran.outcome.stdout == outside.stdout
+
+
+# Debian's ffmpeg brings some two hundred packages, so where it is not there is nothing missing.
+@pytest.mark.parametrize("program", [path for path in ["/usr/bin/ffmpeg"] if os.path.exists(path)])
+def test_film_is_made_in_the_sandbox(program: str, executor: SandboxExecutor, tmp_path: Path) -> None:
+    script = (
+        "ffmpeg -v error -f lavfi -i testsrc=duration=1:size=160x120:rate=10 -c:v mpeg4 clip.mp4 && "
+        "ffmpeg -v error -i clip.mp4 -vf scale=80:60 -f rawvideo -pix_fmt gray small.raw"
+    )
+    ran = filter_with(executor, tmp_path, ("sh", "-c", script), b"")
+    assert ran.outcome.ended == "exited", ran.log
+    assert ran.outcome.status == 0, ran.log
+    assert len(ran.files()["small.raw"]) == 10 * 80 * 60
+
+
+def test_run_that_is_asked_to_end_may_finish_what_it_does(executor: SandboxExecutor, tmp_path: Path) -> None:
+    script = "trap 'echo saved >state; echo bye; exit 0' TERM; echo ready >&2; while :; do sleep 0.05; done"
+
+    async def main() -> Outcome:
+        work = make_work(tmp_path, native("sh", "-c", script))
+        running = asyncio.create_task(executor.run(work))
+        await wait_for(lambda: has_logged(work.folder, b"ready"))
+        assert executor.measure(work.folder) > 0
+        executor.end(work.folder)
+        outcome = await running
+        assert (work.folder / "out" / "state").read_text() == "saved\n"
+        assert executor.measure(work.folder) == 0
+        return outcome
+
+    outcome = asyncio.run(main())
+    assert (outcome.ended, outcome.status, outcome.stdout) == ("stopped", 0, b"bye\n")
+    assert outcome.measure > 0
+
+
+@pytest.mark.parametrize("how", ["cancel", "stop"])
+def test_runs_that_are_ended_leave_nothing(how: str, executor: SandboxExecutor, tmp_path: Path) -> None:
+    async def main() -> None:
+        script = "trap '' TERM; (setsid sleep 60 &); echo ready >&2; sleep 60"
+        works = [make_work(tmp_path, native("sh", "-c", script, environment={MARK: traces.mark})) for _ in range(3)]
+        tasks = [asyncio.create_task(executor.run(work)) for work in works]
+        await wait_for(lambda: all(has_logged(work.folder, b"ready") for work in works))
+        if how == "cancel":
+            for task in tasks:
+                task.cancel()
+            for found in await asyncio.gather(*tasks, return_exceptions=True):
+                assert isinstance(found, asyncio.CancelledError)
+        else:
+            await executor.stop()
+            assert {(await task).ended for task in tasks} == {"stopped"}
+
+    traces = Traces()
+    asyncio.run(main())
+    traces.assert_none()
+
+
+def test_run_that_is_cancelled_at_any_moment_leaves_nothing(executor: SandboxExecutor, tmp_path: Path) -> None:
+    async def main(delay: float) -> None:
+        work = make_work(tmp_path, native("sleep", "60", environment={MARK: traces.mark}))
+        task = asyncio.create_task(executor.run(work))
+        await asyncio.wait([task], timeout=delay)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    traces = Traces()
+    for step in range(12):
+        asyncio.run(main(step * 0.002))
+    traces.assert_none()
+
+
+def test_failure_of_bubblewrap_is_the_executors(tmp_path: Path, executor: SandboxExecutor) -> None:
+    broken = tmp_path / "bwrap"
+    broken.write_text("#!/bin/sh\necho 'bwrap: no permission to do that' >&2; exit 1\n")
+    broken.chmod(0o755)
+    failing = SandboxExecutor()
+    asyncio.run(failing.probe())
+    failing._bubblewrap = str(broken)
+    traces = Traces()
+    with pytest.raises(Unavailable, match="no permission to do that"):
+        run(failing, make_work(tmp_path, native("true")))
+    failing._bubblewrap = str(tmp_path / "gone")
+    with pytest.raises(Unavailable, match="could not be set up"):
+        run(failing, make_work(tmp_path, native("true")))
+    traces.assert_none()
+
+
+NODE = """
+import asyncio, sys
+from pathlib import Path
+from freehold.services.compute.executors.sandbox import SandboxExecutor
+from tests.servers.boxes import MARK, make_work, native
+
+async def main():
+    executor = SandboxExecutor()
+    assert (await executor.probe()).works
+    script = "setsid sleep 60 & echo ready >&2; sleep 60"
+    work = make_work(Path(sys.argv[1]), native("sh", "-c", script, environment={MARK: sys.argv[2]}))
+    print(work.folder, flush=True)
+    await executor.run(work)
+
+asyncio.run(main())
+"""
+
+
+def test_node_that_is_killed_leaves_no_program(executor: SandboxExecutor, tmp_path: Path) -> None:
+    traces = Traces()
+    with subprocess.Popen(
+        [sys.executable, "-c", NODE, str(tmp_path), traces.mark],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{os.getcwd()}/src:{os.getcwd()}"},
+    ) as node:
+        assert node.stdout is not None
+        folder = Path(node.stdout.readline().strip())
+        asyncio.run(wait_for(lambda: has_logged(folder, b"ready")))
+        assert traces._marked()
+        node.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + LIMIT
+    while traces._marked():
+        assert time.monotonic() < deadline, "programs of a killed node run on"
+        time.sleep(0.01)
+    find_cgroups()  # what a node does when it starts: it removes what others left
+    left = [str(one) for one in Path("/sys/fs/cgroup").rglob(f"freehold-{node.pid}-*")]
+    assert left == []
+    traces.assert_none()
