@@ -2,7 +2,7 @@
 
 Everything here is recomputed from the bundle (`protocol/bundle.py`), never asked of anybody: verdicts, what they
 proved, each payment's and reward's arithmetic, the account before and after, its leaf and proof; devices are counted by
-reason (`explain_devices.py`). Amounts are base units.
+reason (`explain_devices.py`), orders by what became of each (`explain_work.py`). Amounts are base units.
 Invariant: each step's result is computed here from its inputs and equals what settlement says, or it is an error.
 """
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from freehold.cli.bundles import Checked
 from freehold.cli.explain_devices import DeviceView, are_cells, explain_rewards
+from freehold.cli.explain_work import WorkView, means_of
 from freehold.protocol.bundle import Bundle
 from freehold.protocol.emission import compute_pools
 from freehold.protocol.epoch import Settlement, compute_owed, make_context
@@ -30,6 +31,7 @@ from freehold.protocol.state import AccountState
 from freehold.protocol.tables import Table
 from freehold.protocol.units import Address, Hash, mul_div
 from freehold.protocol.verdicts import GOOD, SILENT, SLEPT, Payment, Verdict
+from freehold.services.compute.terms import NAME as COMPUTE
 from freehold.services.judging import JUDGES
 from freehold.services.sensing.terms import NAME as SENSING
 
@@ -40,9 +42,22 @@ REASONS = {
 }
 
 
-def explain(checked: Checked, subject: Address) -> dict[str, Any]:
-    """The subject's part in the epoch of this bundle. NotFound if it knows nobody of this address."""
+def explain(checked: Checked, subject: Address | Hash) -> dict[str, Any]:
+    """The subject's part in the epoch of this bundle. NotFound if it knows nobody of this address, or no work of this
+    id."""
+    if isinstance(subject, Hash):
+        return _explain_work(checked, subject)
     return Explanation(checked.bundle, checked.settlement, JUDGES, subject).to_json()
+
+
+def _explain_work(checked: Checked, subject: Hash) -> dict[str, Any]:
+    """An order, a receipt, a case or a lease of compute's, with the payment of the lease that it was done for."""
+    told = WorkView(checked.bundle, checked.settlement, JUDGES).explain(subject)
+    payments = [p for p in checked.settlement.payments if str(p.lease) == told.get("lease") and p.service == COMPUTE]
+    own = [
+        Explanation(checked.bundle, checked.settlement, JUDGES, payment.node).payment(payment) for payment in payments
+    ]
+    return {"epoch": checked.bundle.anchor.epoch, "subject": str(subject), **told, "payments": own}
 
 
 class Explanation:
@@ -58,6 +73,7 @@ class Explanation:
         known |= {n.node: n.operator for n in bundle.anchor.nodes}
         self.nodes = {node for node, operator in known.items() if subject in (node, operator)}
         self.devices = DeviceView(bundle, settlement, judges) if SENSING in judges else None
+        self.work = WorkView(bundle, settlement, judges) if COMPUTE in judges else None
         owner = self.devices.owner_of(subject) if self.devices and subject not in known else None
         self.device = None if owner is None else subject
         self.account = owner or known.get(subject, subject)
@@ -67,8 +83,10 @@ class Explanation:
         payments = list(self._payments_of())
         rewards = explain_rewards(self.bundle, self.settlement, self.account)
         devices = self.devices.describe(self.account, self.device) if self.devices else None
+        work = self.work.describe(self.subject, self.nodes) if self.work else None
         account, member = self._account(), self._member()
-        if not self.nodes and not payments and account is None and devices is None and member is None:
+        known = (self.nodes, payments, account, devices, work, member)
+        if not any(known):
             raise NotFound(
                 f"epoch {self.bundle.anchor.epoch} knows no operator, node, client, member or device {self.subject}",
                 hint="`freehold operator list` shows the operators, `freehold fleet list` the fleets.",
@@ -82,12 +100,13 @@ class Explanation:
             "nodes": [self._node(node) for node in sorted(self.nodes)],
             "member": member,
             "devices": devices,
+            "work": work,
             "verdicts": [self._verdict(v) for v in self._verdicts],
             "contributions": [self._contribution(c) for c in self._of_nodes(self.settlement.contributions, "account")],
-            "payments": [self._payment(p) for p in payments],
+            "payments": [self.payment(p) for p in payments],
             "rewards": rewards,
             "totals": totals,
-            "zero": [] if int(totals["tokens"]) else self._zero(payments, devices, member),
+            "zero": [] if int(totals["tokens"]) else self._zero(payments, devices, work, member),
             "settled": account,
         }
 
@@ -134,7 +153,7 @@ class Explanation:
             "lease": str(verdict.lease),
             "node": str(verdict.node),
             "reason": verdict.reason,
-            "means": REASONS.get(verdict.reason, verdict.reason.replace("_", " ")),
+            "means": _means(verdict),
             "obligation": obligation,
         }
 
@@ -166,7 +185,8 @@ class Explanation:
         length = self.bundle.anchor.anchor_time - self.bundle.state.epoch.anchor_time
         return min(max(0, length), self.bundle.anchor.parameters.epoch_length)
 
-    def _payment(self, payment: Payment) -> dict[str, Any]:
+    def payment(self, payment: Payment) -> dict[str, Any]:
+        """A payment with every step of its arithmetic, each recomputed."""
         previous, after, parameters = self.bundle.state, self.settlement.state, self.bundle.anchor.parameters
         lease_before = previous.leases.get(payment.lease)
         mode = ({**previous.leases, **after.leases})[payment.lease].mode
@@ -255,7 +275,11 @@ class Explanation:
         _must("tokens earned", int(totals["tokens"]) + collected, after - before)
 
     def _zero(
-        self, payments: list[Payment], devices: dict[str, Any] | None, member: dict[str, Any] | None
+        self,
+        payments: list[Payment],
+        devices: dict[str, Any] | None,
+        work: dict[str, Any] | None,
+        member: dict[str, Any] | None,
     ) -> list[str]:
         """Why nothing, where nothing was earned: the first reasons in the order of the settlement's steps."""
         reasons = []
@@ -272,15 +296,17 @@ class Explanation:
         live = {n.node for n in self.bundle.anchor.nodes}
         if not self.nodes & live:
             reasons.append("None of its nodes was registered at the epoch's anchor.")
+        for stand, count in (work["stands"] if work else {}).items():
+            reasons.append(f"{count} of its orders: {stand}.")
         held = sum(o.holdings for o in self.bundle.state.operators.values() if o.node in self.nodes)
         if not held:
             new = sum(o.holdings for o in self.settlement.state.operators.values() if o.node in self.nodes)
             reasons.append("It held nothing after the epoch before, so nothing was challenged and nothing is paid.")
             if new:
                 reasons.append(f"It holds {new} bytes since this epoch: they are challenged and paid from the next on.")
-        bad = Counter(v.reason for v in self._verdicts if v.reason != GOOD)
-        for reason, count in sorted(bad.items()):
-            reasons.append(f"{count} x {reason}: {REASONS.get(reason, reason.replace('_', ' '))}.")
+        bad = Counter((v.reason, _means(v)) for v in self._verdicts if v.reason != GOOD)
+        for (reason, means), count in sorted(bad.items()):
+            reasons.append(f"{count} x {reason}: {means}.")
         for payment in payments:
             if payment.owed and not payment.credits:
                 reasons.append(f"Lease {payment.lease}: {payment.owed} owed, and neither lock nor credits were left.")
@@ -325,6 +351,11 @@ class Explanation:
             "root": str(report.accounts_root),
             "accounts": report.accounts,
         }
+
+
+def _means(verdict: Verdict) -> str:
+    told = means_of(verdict.kind, verdict.reason) if verdict.service == COMPUTE else None
+    return told or REASONS.get(verdict.reason, verdict.reason.replace("_", " "))
 
 
 def _find_account(accounts: Table[AccountState], account: Address) -> AccountState | None:

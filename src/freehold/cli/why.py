@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +12,15 @@ from freehold.cli.output import Command, Program
 
 if TYPE_CHECKING:
     from freehold.cli.connection import Connection
-    from freehold.protocol.units import Address
+    from freehold.protocol.units import Address, Hash
 
 
 def show_why(data: dict[str, Any]) -> None:
     """The same steps as the data, top to bottom, as sentences and sums."""
     from freehold.cli.why_text import show_explanation
+    from freehold.cli.why_work import show_work
 
-    show_explanation(data)
+    (show_work if "what" in data else show_explanation)(data)
 
 
 @click.command(cls=Command, show=show_why)
@@ -29,13 +31,15 @@ def show_why(data: dict[str, Any]) -> None:
 def why(program: Program, operator: str, epoch: int | None, bundle: Path | None) -> dict[str, Any]:
     """Why OPERATOR was paid what it was paid, or nothing.
 
-    OPERATOR is a name, or an address: of an operator, a node, a client, a member, an owner of devices, a device.
+    OPERATOR is a name, or an address: of an operator, a node, a client, a member, an owner of devices, a device; or the
+    id of a piece of work: an order, a receipt, a case, a compute lease.
     """
     from freehold.cli.bundles import check_bundle, has_network
     from freehold.cli.connection import find_address, run
     from freehold.cli.explain import explain
+    from freehold.protocol.units import Hash
 
-    subject = find_address(program, operator)
+    subject = Hash(operator) if re.fullmatch("0x[0-9a-fA-F]{64}", operator) else find_address(program, operator)
     given = None if bundle is None else bundle.read_bytes()
     if given is not None and not has_network(program):
         program.warn("there is no network file, so this bundle was not compared with a chain: anybody can make one")
@@ -43,7 +47,7 @@ def why(program: Program, operator: str, epoch: int | None, bundle: Path | None)
     return run(_why(program, subject, epoch, given))
 
 
-async def _why(program: Program, subject: Address, epoch: int | None, given: bytes | None) -> dict[str, Any]:
+async def _why(program: Program, subject: Address | Hash, epoch: int | None, given: bytes | None) -> dict[str, Any]:
     from freehold.cli.bundles import check_bundle, fetch_bundle, get_accepted
     from freehold.cli.connection import connect, latest_epoch
     from freehold.cli.explain import explain
@@ -58,10 +62,12 @@ async def _why(program: Program, subject: Address, epoch: int | None, given: byt
         return explained | {"chain": await _on_chain(connection, explained)}
 
 
-async def _on_chain(connection: Connection, explained: dict[str, Any]) -> dict[str, Any]:
+async def _on_chain(connection: Connection, explained: dict[str, Any]) -> dict[str, Any] | None:
     """What the chain says of this report and account: pending or active, paid, still to come."""
     from freehold.protocol.units import Address
 
+    if "account" not in explained:
+        return None
     epoch, account = explained["epoch"], Address(explained["account"])
     active, due, paid = (
         await connection.ledger.active_epoch(),

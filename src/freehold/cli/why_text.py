@@ -9,6 +9,7 @@ import click
 
 from freehold.cli.amounts import format_amount, format_exact, format_size, short
 from freehold.cli.output import print_table
+from freehold.cli.why_work import show_orders
 
 SHOWN = 12  # verdicts of one kind and reason that are listed one by one
 
@@ -23,6 +24,7 @@ def show_explanation(data: dict[str, Any]) -> None:
     _nodes(data["nodes"])
     _verdicts(data["verdicts"])
     _devices(data["devices"])
+    show_orders(data["work"])
     _contributions(data["contributions"])
     _payments(data["payments"])
     _rewards(data["rewards"])
@@ -123,6 +125,9 @@ def _rewards(rewards: list[dict[str, Any]]) -> None:
 def _contributions(contributions: list[dict[str, Any]]) -> None:
     _title(3, "What that proves")
     for item in contributions:
+        if item["service"] == "compute":
+            click.echo(f"   lease {short(item['lease'])}: {item['measure']} ns of a processor")
+            continue
         held = f"{item['held']} bytes x {item['seconds']} s" if item["held"] is not None else "proven"
         what = f"{held} = {item['measure']} byte-seconds" if item["measure"] else f"{held} not proven: 0"
         click.echo(f"   lease {short(item['lease'])}: {what}")
@@ -133,12 +138,13 @@ def _contributions(contributions: list[dict[str, Any]]) -> None:
 def _payments(payments: list[dict[str, Any]]) -> None:
     _title(4, "Payments")
     for payment in payments:
-        _payment(payment)
+        show_payment(payment)
     if not payments:
         click.echo("   none")
 
 
-def _payment(p: dict[str, Any]) -> None:
+def show_payment(p: dict[str, Any]) -> None:
+    """The arithmetic of one payment."""
     left = max(0, int(p["lock"]) - int(p["settled_before"]))
     click.echo(
         f"   lease {short(p['lease'])} ({p['mode']}), client {short(p['client'])} -> operator {short(p['operator'])}"
