@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from freehold.market.constraints import parse
+from freehold.market.matching import Match, Party, match
 from freehold.protocol.errors import FreeholdError, InvalidInput, MalformedMessage, Overflow
 from freehold.protocol.keys import Key
 from freehold.protocol.typed import Domain, canonical_json, parse_json
@@ -33,7 +34,6 @@ from freehold.services.compute.bidding import (
     judge_request,
     make_bid,
     make_price,
-    match_bid,
     parse_request,
     read_pricing,
 )
@@ -278,10 +278,15 @@ def test_the_client_adds_what_it_knows_and_the_node_cannot_say_otherwise() -> No
     claims = {"bond": 100, "reliability": 10**6, "measured.fuel": 1}
     found = msgspec.structs.replace(bid(), properties=encode_properties(PROPERTIES | claims))
     assert decode_properties(found.properties) == PROPERTIES
-    assert not match_bid(asked, found, {"bond": 5, "reliability": 600_000}).matched
-    assert match_bid(asked, found, {"bond": 10, "reliability": 500_000}).matched
-    unknown = match_bid(asked, found, {"bond": 10})
-    assert [reason.text for reason in unknown.reasons] == ["reliability is not stated, wanted >= 500000"]
+
+    def held_against(**known: int) -> Match:
+        offer = Party("node", decode_properties(found.properties) | known, parse(""))
+        return match(get_order_party(asked), offer)
+
+    assert not held_against(bond=5, reliability=600_000).matched
+    assert held_against(bond=10, reliability=500_000).matched
+    reasons = held_against(bond=10).reasons
+    assert [reason.text for reason in reasons] == ["reliability is not stated, wanted >= 500000"]
 
 
 def test_an_orders_own_properties_cannot_say_otherwise_than_its_fields() -> None:

@@ -1,15 +1,17 @@
 """Benchmarks that cannot be claimed: seeded tasks whose results can be checked, timed by whoever ordered them.
 
     node      advertises its figures in a signed bid (`run_own` measured them)
-    client    draws a seed from that bid and chance of its own: neither chose it alone, and the figures stood before it
+    client    draws a seed from that bid and chance of its own: the node cannot know it while it signs its figures
               -> benchmark_tasks: ordinary tasks, one for each thing that is measured
-    client    `measure`: what was done / (time it waited - one round trip); `Judgement` says whether it was done at all
+    client    `measure`: what was done / (time it waited - one round trip); `Judgement` says whether it can be at all
     anybody   `get_check`: one of the sixteen segments, drawn after the result is in, run again elsewhere
 
 A node that leaves out a part p of the segments is found out with probability p by each check, for a sixteenth of the
-work. What is measured is how quickly the results come: a node that finds them in another way than by running the module
-has found a faster machine. The disk's figure is what a job sees, the system's caches included. The time of the client's
-own clock is taken, never the node's.
+work (and for memory its filling, which no segment can do without). The time is that of the client's clock, never the
+node's. What this cannot show: the programs are known, so a node can give them more of its machine than it gives to
+jobs; the fuel of a job's receipt over the time that it took is the same figure, and no node knows when it is taken. A
+node that comes to the same results in another way than by running the module is as fast as it looks, at that. The
+disk's figure is what a job sees, the system's caches included.
 
 Advertised and measured stand side by side: where what is measured falls short by more than DEVIATION, the node counts
 for SHORTFALL of what it measures, as at Golem's reputation auditor (more than 15 %: x 0.4). All integers; who measures

@@ -4,7 +4,7 @@
     node      judge_request: its own rules, and what it has, say no with reasons, or `make_price` says for how much
               -> a Bid, signed for this client and this request
     client    judge_bid: is it the node's, for this request, does it stand; then match both ways, with what the client
-              knows itself (`match_bid`), and `market/matching.py` ranks: price / (measured speed x reliability)
+              knows itself; `market/matching.py` ranks those who suit: price / (measured speed x reliability)
 
 Sealed: a bid is an answer to the one who asked, over that connection alone, and no bid depends on another. The choice
 is a function of the set of bids, so arriving first is worth nothing. First price: the chosen node is paid what it bid.
@@ -25,7 +25,7 @@ import msgspec
 
 from freehold.market.constraint_terms import LIST, NUMBER, get_kind, quote
 from freehold.market.constraints import Constraint, join, parse
-from freehold.market.matching import Match, Party, match
+from freehold.market.matching import Party, match
 from freehold.protocol.errors import InvalidInput, MalformedMessage
 from freehold.protocol.keys import Key, is_signed_by
 from freehold.protocol.typed import Domain, canonical_json, keccak, parse_json
@@ -335,11 +335,3 @@ def judge_bid(bid: Bid, expected: Expected) -> str:
     except InvalidInput as error:
         return f"its bid's properties: {error.message}"
     return ""
-
-
-def match_bid(request: BidRequest, bid: Bid, known: Mapping[str, Any]) -> Match:
-    """Hold a bid's properties, with what the client knows itself, against the request. The node's own rules are not
-    among them: by bidding it has said yes."""
-    return match(
-        get_order_party(request), Party(str(bid.node), decode_properties(bid.properties) | dict(known), parse(""))
-    )

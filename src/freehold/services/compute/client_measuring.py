@@ -29,13 +29,13 @@ from freehold.services.compute.benchmarks import (
     get_warmup,
     judge_benchmark,
 )
+from freehold.services.compute.bidding import MEASURED
 from freehold.services.compute.client_checks import Standing
 from freehold.services.compute.tasks import Task
 from freehold.services.compute.terms import Order, Receipt
 
 PATIENCE = 60  # seconds that one run is waited for
 PINGS = 3  # of which the quickest is the round trip
-MEASURED = "measured."  # a property that the client adds: measured.speed.fuel
 
 
 class Node(Protocol):
