@@ -2,7 +2,7 @@
 
 One file an account and network; several processes of the account may share it. Everything here can be read back from
 nodes and members except what is still under way, and that is why it is durable before it is sent. It implements the
-books of `market/leases.py` and `market/vouchers.py`, of storage (`client_lists.py`) and of compute (`client_node.py`).
+books of `market/leases.py` and `market/vouchers.py`, of storage (`client_lists.py`), of compute (`client_receipts.py`).
 """
 
 from __future__ import annotations

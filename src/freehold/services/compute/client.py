@@ -32,7 +32,8 @@ from freehold.protocol.tables import Table
 from freehold.protocol.units import Address, Hash
 from freehold.services.compute.bidding import BidRequest
 from freehold.services.compute.client_checks import KeptReceipt, Standing, WrongReceipt
-from freehold.services.compute.client_node import ComputeNode, ReceiptBook
+from freehold.services.compute.client_node import ComputeNode
+from freehold.services.compute.client_receipts import ReceiptBook, Receipts
 from freehold.services.compute.client_sessions import Failures, Sessions
 from freehold.services.compute.client_survey import Asking, Found, Offered, survey
 from freehold.services.compute.terms import (
@@ -84,13 +85,15 @@ class ComputeClient:
         self._context = context
         network = context.network
         self._asking = Asking(context.key, network.domain, context.dial, context.clock, network.parameters.minimum_bond)
-        self._sessions = Sessions(context.leases, self._asking, context.book)
+        self._receipts = Receipts(context.book)
+        self._sessions = Sessions(context.leases, self._asking, self._receipts)
         self._epoch = 0
         self._epoch_at = float("-inf")  # monotonic seconds
 
     async def close(self) -> None:
-        """End what goes on in the background; jobs go on at their nodes."""
+        """End what goes on in the background, and write what is to be kept; jobs go on at their nodes."""
         await self._sessions.close()
+        await self._receipts.close()
 
     # Nodes
 
@@ -145,7 +148,7 @@ class ComputeClient:
         if now - self._epoch_at > self._context.network.parameters.epoch_length:
             self._epoch = max(self._epoch, await read_epoch(self._context.quorum))
             self._epoch_at = now
-            await self._context.book.forget_receipts(self._epoch)
+            await self._receipts.forget(self._epoch)
         return self._epoch
 
     async def dispute(self, first: Receipt, second: Receipt, kind: int, steps: Sequence[Step] = ()) -> Hash:
@@ -167,7 +170,7 @@ class ComputeClient:
 
     async def receipts(self, jobs: Collection[Hash] | None = None) -> list[KeptReceipt]:
         """The receipts of these jobs that this device has, or all; until their orders run out."""
-        return await self._context.book.receipts(jobs)
+        return await self._receipts.find(jobs)
 
     async def cases(self) -> list[WorkState]:
         """The disputes of this client that are being decided, as f+1 members have them in the newest state."""

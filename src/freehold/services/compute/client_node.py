@@ -4,7 +4,8 @@ An order is signed once and kept by the caller; sent twice, it is one job. So an
 again, and nothing is ever ordered anew here. Credits for one more order are locked before it is sent
 (`client_funds.py`); once few are left, more are locked in the background.
 
-Invariant: a standing that a method returns was checked (`client_checks.py`), and the receipt in it is kept durably.
+Invariant: a standing that a method returns was checked (`client_checks.py`), and the receipt in it is kept
+(`client_receipts.py`).
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from __future__ import annotations
 import asyncio
 import secrets
 from base64 import b64encode
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -48,6 +49,7 @@ from freehold.services.compute.client_checks import (
 )
 from freehold.services.compute.client_funds import Funds
 from freehold.services.compute.client_link import LONGEST_WAIT, Link, whole_seconds
+from freehold.services.compute.client_receipts import Receipts
 from freehold.services.compute.tasks import Task
 from freehold.services.compute.terms import Order
 
@@ -60,19 +62,6 @@ LOG_END, LOG_START = "Freehold-Log-End", "Freehold-Log-Start"
 LOG_LIMIT = 2 * 2**20
 
 
-class ReceiptBook(Protocol):
-    """Where receipts are kept. Writes are durable when they return."""
-
-    async def keep_receipt(self, kept: KeptReceipt) -> None:
-        """Keep one; a job that has one already keeps that."""
-
-    async def receipts(self, jobs: Collection[Hash] | None = None) -> list[KeptReceipt]:
-        """Those of these jobs that are there, or all."""
-
-    async def forget_receipts(self, epoch: int) -> None:
-        """Drop those whose orders ran out before this epoch."""
-
-
 class Means(NamedTuple):
     """What all nodes of a client share. `cover` locks credits for so much more at a node, `spare` does in time."""
 
@@ -80,7 +69,7 @@ class Means(NamedTuple):
     domain: Domain
     dial: Dial
     clock: Callable[[], float]
-    book: ReceiptBook
+    receipts: Receipts
     cover: Callable[[ComputeNode, int], Awaitable[None]]
     spare: Callable[[ComputeNode], None]
 
@@ -314,7 +303,7 @@ class ComputeNode:
             self._end(job, 0)
             why = standing.reason or "it does not say why"
             raise Refused(f"{self._link.url} gave up: {why}", job=str(job), node=str(self.node))
-        await self._means.book.keep_receipt(KeptReceipt(receipt, self.price, standing.result.encode(), standing.steps))
+        self._means.receipts.keep(KeptReceipt(receipt, self.price, standing.result.encode(), standing.steps))
         self._end(job, most_cost(receipt.measure, self.price))
         return standing
 

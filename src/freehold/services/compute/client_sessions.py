@@ -26,7 +26,8 @@ from freehold.protocol.errors import FreeholdError, InsufficientCredits, Unavail
 from freehold.protocol.messages import STREAM
 from freehold.protocol.state import NodeRecord
 from freehold.protocol.units import Address, Hash
-from freehold.services.compute.client_node import ComputeNode, Means, ReceiptBook
+from freehold.services.compute.client_node import ComputeNode, Means
+from freehold.services.compute.client_receipts import Receipts
 from freehold.services.compute.client_survey import Asking, Offered
 
 OPEN_SECONDS = 4.0  # for a node to sign a lease: whoever takes longer must not hold up the others
@@ -52,9 +53,9 @@ class _Ask:
 class Sessions:
     """One account's sessions for compute."""
 
-    def __init__(self, leases: Leases, asking: Asking, book: ReceiptBook) -> None:
+    def __init__(self, leases: Leases, asking: Asking, receipts: Receipts) -> None:
         self._leases = leases
-        self._means = Means(asking.key, asking.domain, asking.dial, asking.clock, book, self.cover, self.spare)
+        self._means = Means(asking.key, asking.domain, asking.dial, asking.clock, receipts, self.cover, self.spare)
         self._nodes: dict[Hash, ComputeNode] = {}
         self._waiting: list[_Ask] = []
         self._changing = asyncio.Lock()
