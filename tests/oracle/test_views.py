@@ -11,6 +11,7 @@ import pytest
 
 from freehold.net.limits import Places
 from freehold.net.server import Server, make_app, serve
+from freehold.node.committed import parse_rows
 from freehold.oracle import server as subject
 from freehold.oracle.server import Api
 from freehold.oracle.store import PIECE
@@ -18,8 +19,11 @@ from freehold.oracle.views import AT_ONCE, STATES, WAITING, Views
 from freehold.protocol.errors import Overloaded
 from freehold.protocol.state import State, genesis
 from freehold.protocol.units import ZERO_HASH, Address
+from freehold.services.compute.terms import CASE, JOB, SEAT
 from tests.conftest import SLOW
 from tests.oracle.test_engine import start
+from tests.services.compute_life import CLIENT, NODES, ComputeLife
+from tests.services.compute_world import WRONG_OUTPUT
 
 NODE = Address(b"\x01" * 20)
 DEADLINE = 20.0 * SLOW
@@ -174,3 +178,34 @@ async def crowded() -> None:
         for _, writer in open_:
             writer.transport.abort()
         await server.stop()
+
+
+def test_whoever_a_case_names_finds_its_rows_and_can_prove_them() -> None:
+    life = ComputeLife()
+    life.settle([life.dispute(life.run(NODES[0], 1), life.run(NODES[1], 1, WRONG_OUTPUT))])
+    life.settle([])
+    seats = life.rows(SEAT)
+
+    class Settled:
+        rollbacks = 0
+
+        async def state(self, epoch: int) -> State:
+            return life.state
+
+    store: Any = Settled()
+    views = Views(store)
+
+    def found(address: Address) -> list[tuple[int, Address]]:
+        assert life.report is not None
+        answer = asyncio.run(views.node(life.report.epoch, address))
+        return [(row.role, row.node) for row in parse_rows(answer, life.report).services["compute"]]
+
+    every = [(SEAT, seat.node) for seat in seats]
+    for seat in seats:
+        assert found(seat.node) == [(SEAT, seat.node)]
+    for node in NODES[:2]:
+        assert found(node.address) == [(JOB, node.address), (CASE, CLIENT.address), *every]
+    by_client = found(CLIENT.address)
+    assert (len(by_client), by_client[2:]) == (3, [(CASE, CLIENT.address)])
+    idle = set(NODES[2:]) - {node for node in NODES for seat in seats if node.address == seat.node}
+    assert [found(node.address) for node in idle] == [[]]
