@@ -117,11 +117,12 @@ bench: dev ## one benchmark: make bench NAME=storage
 	@test -n "$(NAME)" || { echo "usage: make bench NAME=storage" >&2; exit 2; }
 	@$(PY) -m bench.run $(NAME) $(ARGS)
 
-docs: dev ## write what is generated into docs/: the command reference, the picture, the gas table
+docs: dev ## write what is generated into docs/: the command reference, the picture, the gas table, the calibration
 	@$(PY) scripts/command_reference.py
 	@$(PY) scripts/s3_table.py
 	@$(PY) scripts/terminal_picture.py
 	@$(PY) scripts/gas_table.py
+	@$(PY) scripts/calibration_table.py
 
 lock: dev ## compile the locks again; ARGS=--upgrade for newer versions
 	@$(COMPILE) $(ARGS) requirements/run.in -o requirements/run.txt

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from bench.binomial import lower_bound, upper_bound
 from bench.calibration_parties import (
-    Bench,
+    Courtroom,
     Given,
     Kind,
     Party,
@@ -47,7 +47,7 @@ from freehold.services.compute.verification.plan import (
 from freehold.services.compute.verification.reliability import Evidence, Record, weight
 from freehold.services.compute.verification.sampling import draw_audit, draw_items, receipts_hash
 
-OPERATORS, JOBS, CAMPAIGNS, TRIALS = 12, 4, 75, 2000
+OPERATORS, JOBS, CAMPAIGNS, TRIALS = 12, 4, 75, 1500
 SECRET = b"the client's own"
 STAKE = Stake(gain=1, bond=40, slashed=Fraction(1, 2))  # in prices of a job: a cheat found out loses twenty
 TRUSTED = Record(consecutive_valid=400, valid=400, answered=400, score=400)
@@ -128,7 +128,7 @@ class Campaign:
         seed = f"{cell} {number}"
         self.work, self.draw = work, random.Random(seed)
         self.parties = make_parties(cell.kind)
-        self.court = Bench(self.parties, number)
+        self.court = Courtroom(self.parties, number)
         self.evidence = Evidence()
         if cell.trusted:
             self.evidence.operators = {str(party.operator): TRUSTED for party in self.parties}
@@ -328,13 +328,14 @@ def run_promises(trials: int) -> Iterator[Promise]:
             [Record(), TRUSTED, Record(consecutive_valid=12, score=12), TRUSTED] * (OPERATORS // 4),
         ),
     ):
-        for assurance in ("0.9", "0.99", "0.999"):
+        for assurance, times in (("0.9", 1), ("0.99", 4), ("0.999", 10)):  # what is rarer takes longer to see
             draw = random.Random(f"{population} {assurance}")
             accepted, runs, quoted = 0, 0, Fraction(0)
-            for _ in range(trials):
+            for _ in range(times * trials):
                 is_wrong, took, plan = _promised(assurance, records, draw)
                 accepted, runs, quoted = accepted + is_wrong, runs + took, quoted + plan.cost
-            yield Promise(assurance, population, trials, accepted, runs / trials, float(quoted / trials))
+            jobs = times * trials
+            yield Promise(assurance, population, jobs, accepted, runs / jobs, float(quoted / jobs))
 
 
 def _promised(assurance: str, records: Sequence[Record], draw: random.Random) -> tuple[bool, int, Plan]:

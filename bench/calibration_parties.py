@@ -92,7 +92,7 @@ def is_right(work: Work, given: Given) -> bool:
     return given.input == input_of(given.job) and are_near(work, given.output, right)
 
 
-class Bench:
+class Courtroom:
     """The judge's court over these parties: referees drawn by a beacon, who run it again each in their own way."""
 
     def __init__(self, parties: Sequence[Party], seed: int) -> None:

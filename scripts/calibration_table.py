@@ -40,8 +40,18 @@ from freehold.services.compute.verification.plan import DEFAULT_ADVERSARY, audit
 PAGE = ROOT / "docs" / "calibration.md"
 CERTAIN = 0.0005  # what a bound may miss by chance, on each side
 DEARER = 1.5  # times the runs written, that a short run may need
-SHORT, SHORT_TRIALS, ROUNDS = 2, 150, 2
+SHORT, SHORT_TRIALS, ROUNDS = 2, 40, 2
 CLASSES = {work.name: work.kind for work in all_work()}
+
+FACTS = {
+    "campaigns": ROUNDS * CAMPAIGNS,
+    "jobs": JOBS,
+    "operators": OPERATORS,
+    "assurance": ASSURANCE,
+    "loss": STAKE.bond * STAKE.slashed,
+    "floor": f"{audit_floor_ppm(STAKE) / 10_000:.4g} %",
+    "prior": f"{float(100 * DEFAULT_ADVERSARY.prior):g} %",
+}
 
 
 class Row(NamedTuple):
@@ -89,7 +99,8 @@ def render(rows: Sequence[Row]) -> str:
         f"| {row.runs:.2f} |"
         for row in promises
     ]
-    return HEAD + "\n".join(lines) + "\n" + MIDDLE + "\n".join(promised) + "\n" + TAIL
+    head, middle = HEAD.format(**FACTS), MIDDLE.format(**FACTS)
+    return head + "\n".join(lines) + "\n" + middle + "\n".join(promised) + "\n" + TAIL
 
 
 def at_least(hits: int, trials: int) -> str:
@@ -162,10 +173,10 @@ def main() -> int:
     return 1 if problems else 0
 
 
-HEAD = f"""# How well verification works
+HEAD = """# How well verification works
 
-Written by `scripts/calibration_table.py` from `bench/calibration.py`; do not edit. Every row is {ROUNDS * CAMPAIGNS}
-seeded campaigns of {JOBS} jobs, at an assurance of {ASSURANCE}, with {OPERATORS} operators of which one cheats (or two
+Written by `scripts/calibration_table.py` from `bench/calibration.py`; do not edit. Every row is {campaigns} seeded
+campaigns of {jobs} jobs, at an assurance of {assurance}, with {operators} operators of which one cheats (or two
 together). Cheats ask the least, so they are asked first; once caught, they are not asked again. What a client runs is
 run here: plans, draws, decisions, records, metrics, bisection; and the judge's court, with referees from among the same
 operators. Not run: orders, transport and signatures.
@@ -185,20 +196,23 @@ a row were right).
   The second table says how often that is where nobody knows who does.
 - **runs**: of the task for one job, those by referees included.
 
-Operators that are long trusted run alone, and are found at the audit rate: never less often than makes a cheat lose.
-Here a cheat that is found loses {STAKE.bond * STAKE.slashed} times what a job brings, so the floor is
-{audit_floor_ppm(STAKE) / 10_000:.4g} % of runs; where more is at stake it falls, to 1 % and no further. The class
-*attested* is not here: there is no hardware to try it on.
+At this assurance operators that are long trusted run alone, and one that turns is found at the audit rate: seldom, but
+never less often than makes it lose. Here a cheat that is found loses {loss} times what a job brings, so the floor is
+{floor} of runs: what it gains by the others is less. Where more is at stake the floor falls, to 1 % and no further. Who
+wants to be surer of such operators asks for more assurance.
+
+A receipt that names another input than the task's is useless and is found, but it is paid: nothing contradicts it. The
+class *attested* is not here: there is no hardware to try it on.
 
 | class | workload | who cheats | found | honest, blamed | accepted | runs |
 |---|---|---|---|---|---|---:|
 """
-MIDDLE = f"""
+MIDDLE = """
 ## What an assurance promises, and what it costs
 
-Populations as plans assume them: each of {OPERATORS} operators is bad as probably as its record leaves open
-({float(100 * DEFAULT_ADVERSARY.prior):g} % where nothing is known), two of them are bad together, and all that are bad
-always give the same wrong result. One job each.
+Populations as plans assume them: each of {operators} operators is bad as probably as its record leaves open ({prior}
+where nothing is known), two of them are bad together, and all that are bad always give the same wrong result. One job
+each.
 
 | assurance | population | wrong results allowed | wrong results accepted | runs |
 |---:|---|---:|---|---:|
