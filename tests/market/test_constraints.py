@@ -395,7 +395,12 @@ def test_quoted_text_matches_itself_and_nothing_else(text: str) -> None:
 def test_values_are_shown_safely_and_shortly() -> None:
     assert show("\x1b[31mred") == '"\ufffd[31mred"'
     assert len(show("x" * 1000)) < 130
-    assert show(["x"] * 20).endswith(", …]")
+    assert show(["x"] * 8).endswith('"x"]')
+    assert show(["x"] * 20).endswith('"x", … 12 more]')
+    long = parse(f"a in [{', '.join(quote(str(i)) for i in range(100))}]")
+    assert long.evaluate({"a": "b"}).reason.endswith('"7", … 92 more]')
+    assert str(parse(str(long))) == str(long)
+    assert len(parse(f"a = {quote('x' * 5000)}").evaluate({"a": "y" * 5000}).reason) < 300
     assert show(-3 * 2**29, "GiB") == "-1.5 GiB"
     assert show(0, "GiB") == "0 GiB"
     assert show(Fraction(-1, 1000)) == "0"

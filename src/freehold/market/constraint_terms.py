@@ -36,7 +36,7 @@ UNITS: dict[str, Fraction] = {
 NEGATED = {"=": "!=", "!=": "=", "<": ">=", ">=": "<", ">": "<=", "<=": ">", "in": "not in", "not in": "in"}
 NEGATED |= {"has": "without", "without": "has"}
 _ORDERED: dict[str, Callable[[object, object], bool]] = {"<": lt, "<=": le, ">": gt, ">=": ge}
-SHOWN_TEXT = 120  # characters of a property's value that a reason quotes
+SHOWN_TEXT, SHOWN_ITEMS = 120, 8  # characters of a text, and items of a list, that a reason quotes
 
 
 class Pattern:
@@ -95,14 +95,15 @@ def quote(text: str, wildcards: bool = False) -> str:
 def show(value: object, unit: str = "") -> str:
     """A property's value for people; a number in the unit that the rule uses, where it is at least a hundredth."""
     if isinstance(value, str):
-        shown = value if len(value) <= SHOWN_TEXT else value[:SHOWN_TEXT] + "…"
+        shown = _cut(value)
         if not shown.isprintable():
             shown = "".join(one if one.isprintable() else "\ufffd" for one in shown)
         return quote(shown, wildcards=True)
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list | tuple):
-        return f"[{', '.join(show(one) for one in value[:8])}{', …' if len(value) > 8 else ''}]"
+        more = len(value) - SHOWN_ITEMS
+        return f"[{', '.join(show(one) for one in value[:SHOWN_ITEMS])}{f', … {more} more' if more > 0 else ''}]"
     if get_kind(value) != NUMBER:
         return f"{value!r:.{SHOWN_TEXT}}"
     exact = Fraction(value)  # type: ignore[arg-type]
@@ -110,6 +111,10 @@ def show(value: object, unit: str = "") -> str:
     if unit and (abs(hundredths) >= 1 or not exact):
         return f"{_decimal(hundredths)} {unit}"
     return str(value) if isinstance(value, int) else _decimal(exact * 100)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= SHOWN_TEXT else text[:SHOWN_TEXT] + "…"
 
 
 def _decimal(hundredths: Fraction) -> str:
@@ -157,6 +162,14 @@ class Rule(Term):
         if self.sign in ("in", "not in"):
             return f"[{', '.join(one.spelling for one in self.wanted)}]"
         return self.wanted[0].spelling
+
+    def _show_wanted(self) -> str:
+        """The same for people: cut where it is long, since each of many offers may have it as a reason."""
+        shown = [_cut(one.spelling) for one in self.wanted[:SHOWN_ITEMS]]
+        if self.sign not in ("in", "not in"):
+            return shown[0]
+        more = len(self.wanted) - SHOWN_ITEMS
+        return f"[{', '.join(shown)}{f', … {more} more' if more > 0 else ''}]"
 
     def compile(self) -> Test:
         return self._test
@@ -209,11 +222,11 @@ class Rule(Term):
             return ""
         sign, value = self.sign if wanted else NEGATED[self.sign], properties.get(self.name)
         if value is None:
-            return f"{self.name} is not stated, wanted {sign} {self._spell()}"
+            return f"{self.name} is not stated, wanted {sign} {self._show_wanted()}"
         shown = show(value, self.wanted[0].unit)
         if found is None:
-            return f"{self.name} is {shown}, which is not {self.kind}, wanted {sign} {self._spell()}"
-        return f"{self.name} is {shown}, wanted {sign} {self._spell()}"
+            return f"{self.name} is {shown}, which is not {self.kind}, wanted {sign} {self._show_wanted()}"
+        return f"{self.name} is {shown}, wanted {sign} {self._show_wanted()}"
 
     def reduce(self, properties: Properties) -> bool | Term:
         found = self._test(properties)
