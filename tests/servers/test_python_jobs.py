@@ -182,6 +182,8 @@ def test_what_a_script_left_behind_is_gone(python) -> None:
 def test_bounds_of_a_script(python) -> None:
     loop = python("while True: pass", most=100_000_000).outcome
     assert (loop.ended, loop.measure) == ("fuel", 100_000_000)
+    late = python("while True: pass", most=10**18, seconds=1).outcome
+    assert (late.ended, late.measure > 10**6) == ("time", True)
     flood = python("f = open('/out/big', 'wb')\nwhile True: f.write(bytes(10**6))", disk=10**7).outcome
     assert flood.ended == "disk"
     assert flood == python("f = open('/out/big', 'wb')\nwhile True: f.write(bytes(10**6))", disk=10**7).outcome

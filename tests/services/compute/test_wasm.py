@@ -174,20 +174,27 @@ def test_nan_has_one_form(machine: Machine) -> None:
     assert machine.run(source).outcome.stdout == struct.pack("<QI", 0x7FF8000000000000, 0x7FC00000)
 
 
-OPEN = """(local.set $n (call $path_open (i32.const {folder}) (i32.const 1) (i32.const 1024) (i32.const {size})
-  (i32.const 0) (i64.const 2) (i64.const 2) (i32.const 0) (i32.const 32)))
-  (call $proc_exit (local.get $n))"""
+# Its standard input is a descriptor, as one byte, and a path: opens it, and ends with the error number.
+OPEN = program("""(i32.store (i32.const 8) (i32.const 1024)) (i32.store (i32.const 12) (i32.const 100))
+  (drop (call $fd_read (i32.const 0) (i32.const 8) (i32.const 1) (i32.const 16)))
+  (call $proc_exit (call $path_open (i32.load8_u (i32.const 1024)) (i32.const 1)
+    (i32.const 1025) (i32.sub (i32.load (i32.const 16)) (i32.const 1))
+    (i32.const 0) (i64.const 2) (i64.const 2) (i32.const 0) (i32.const 32)))""")
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "../etc/passwd", "../../../etc/passwd", "link", "folder/passwd"])
 @pytest.mark.parametrize("folder", [3, 4, 5])
 def test_no_path_leads_out(machine: Machine, path: str, folder: int) -> None:
     """`link` and `folder` stand in the host's in/, where no node puts them."""
-    work = machine.prepare(program(OPEN.format(folder=folder, size=len(path)), data=path))
+    work = machine.prepare(OPEN, stdin=bytes([folder]) + path.encode(), inputs={"plain": b"x"})
     (work.folder / "in" / "link").symlink_to("/etc/passwd")
     (work.folder / "in" / "folder").symlink_to("/etc")
     outcome = machine.do(machine.executor.run(work))
     assert (outcome.ended, outcome.status) == ("exited", 44 if not path.startswith((".", "/")) else 76)
+
+
+def test_a_plain_input_opens(machine: Machine) -> None:
+    assert machine.run(OPEN, stdin=b"\x03plain", inputs={"plain": b"x"}).outcome.status == 0
 
 
 def test_each_step_gets_what_the_last_one_left(machine: Machine) -> None:

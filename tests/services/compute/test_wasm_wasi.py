@@ -10,7 +10,7 @@ import pytest
 import wasmtime
 
 from freehold.services.compute.executors import wasm_wasi
-from freehold.services.compute.executors.wasm_engine import CALL_FUEL, Meter, build_engine, build_store
+from freehold.services.compute.executors.wasm_engine import CALL_FUEL, SYNC_FUEL, Meter, build_engine, build_store
 from freehold.services.compute.executors.wasm_files import (
     EBADF,
     EFAULT,
@@ -174,6 +174,9 @@ def test_writing_seeking_and_reading(guest: Guest) -> None:
     appending = guest.open(OUT, b"file", flags=1)
     assert guest.write(appending, b"end") == 0
     assert guest.read(number, 100) == b"end"
+    before = guest.store.get_fuel()
+    assert guest.fd_sync(number) == 0
+    assert before - guest.store.get_fuel() == CALL_FUEL + SYNC_FUEL
     assert guest.fd_renumber(appending, number) == 0
     assert guest.fd_close(appending) == EBADF
     assert guest.fd_close(number) == 0

@@ -83,13 +83,12 @@ class ModuleCache:
 
     async def _compile(self, program: Path, name: str, runner: bool) -> Compiled:
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "freehold.services.compute.executors.wasm_compile",
+            *(sys.executable, "-P", "-m", "freehold.services.compute.executors.wasm_compile"),
             *(str(program), str(self.folder), name, "runner" if runner else "module", str(self._kept)),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
+            env=get_environment(),
         )
         try:
             said, errors = await asyncio.wait_for(process.communicate(), SECONDS)
@@ -107,6 +106,11 @@ class ModuleCache:
         if answer.refused:
             raise Stop("refused", answer.refused)
         return Compiled(get_path(self.folder, name, answer.digest), answer.digest)
+
+
+def get_environment() -> dict[str, str]:
+    """What a process that works on others' programs is given of this one's environment: no secrets."""
+    return {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "LANG") if name in os.environ}
 
 
 def get_name(sha256: str, runner: bool) -> str:

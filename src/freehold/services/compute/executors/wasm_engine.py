@@ -17,6 +17,7 @@ STACK = 2 * 2**20  # bytes of stack for WebAssembly, within a thread of THREAD_S
 THREAD_STACK = 16 * 2**20
 CALL_FUEL = 4000  # of each call of the host: about what it takes, a nanosecond each
 BYTE_FUEL = 1  # of each byte that it moves
+SYNC_FUEL = 1_000_000  # of waiting for the disk
 TABLE_ELEMENTS, TABLES, INSTANCES = 2**20, 16, 256  # of a store
 
 
@@ -63,6 +64,10 @@ class Meter:
     def charge_bytes(self, size: int) -> None:
         """Take what moving so many bytes costs, in a call that is paid for. Stop ("fuel")."""
         self._take(size * BYTE_FUEL)
+
+    def charge_sync(self) -> None:
+        """Take what waiting for the disk costs. Stop ("fuel")."""
+        self._take(SYNC_FUEL)
 
     def taken(self) -> int:
         """Fuel taken since this meter began."""

@@ -140,6 +140,11 @@ class Files:
             done = os.pwrite(file.descriptor, view, offset)
             view, offset = view[done:], offset + done
 
+    def sync(self, file: File) -> None:
+        """Put an open file's bytes on the host's disk."""
+        if not file.read_only:
+            os.fdatasync(file.descriptor)
+
     def resize(self, file: File, size: int) -> None:
         """Cut it or fill it up with zeros."""
         if file.read_only:

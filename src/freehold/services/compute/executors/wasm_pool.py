@@ -6,11 +6,11 @@ Invariant: a worker in the pool is idle and answers; one that was interrupted in
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 
+from freehold.services.compute.executors.modules import get_environment
 from freehold.services.compute.executors.wasm_terms import (
     FRAME_LIMIT,
     FROM_WORKER,
@@ -37,16 +37,13 @@ class Worker:
 
     @staticmethod
     async def start() -> Worker:
-        """A new process, with nothing of this one's environment that it does not need."""
-        environment = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "LANG") if name in os.environ}
+        """A new process."""
         return Worker(
             await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "freehold.services.compute.executors.wasm_worker",
+                *(sys.executable, "-P", "-m", "freehold.services.compute.executors.wasm_worker"),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
-                env=environment,
+                env=get_environment(),
                 limit=2**20,
                 start_new_session=True,  # a Ctrl-C is for the node, which ends its workers itself
             )

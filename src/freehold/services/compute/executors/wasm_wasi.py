@@ -320,7 +320,10 @@ class Wasi:
         self.tops.pop(number, None)
 
     def fd_datasync(self, number: int) -> None:
-        self._find(number)
+        found = self._find(number)
+        if isinstance(found.node, File):
+            self.meter.charge_sync()
+            self.files.sync(found.node)
 
     fd_sync = fd_datasync
 

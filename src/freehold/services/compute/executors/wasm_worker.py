@@ -253,10 +253,10 @@ class Worker:
         if function is None:
             raise Stop("refused", "the runner has no function called run")
         try:
-            status = function(store, source, list(run.arguments), list(run.environment))
-        except (TypeError, AttributeError, AssertionError) as error:
-            raise Stop("refused", f"the runner is none: {error}") from None
-        return int(status)
+            return int(function(store, source, list(run.arguments), list(run.environment)))
+        except (TypeError, AttributeError, AssertionError, ValueError, LookupError, ArithmeticError) as error:
+            # Only the calls' names are checked when a component is linked, not their types.
+            raise Stop("refused", f"the runner is none: {_sentence(error)}") from None
 
     def _explain(self, error: Exception, store: wasmtime.Store) -> Stop:
         text = str(error)
