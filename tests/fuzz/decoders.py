@@ -14,6 +14,7 @@ import json
 import pkgutil
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -32,15 +33,16 @@ from freehold.oracle import price, server
 from freehold.protocol.batches import decode_batch, decode_header, encode_batch, kinds_of
 from freehold.protocol.bundle import decode_bundle, encode_bundle
 from freehold.protocol.errors import FreeholdError, MalformedMessage, Refused
-from freehold.protocol.messages import Manifest
+from freehold.protocol.messages import Lease, Manifest
 from freehold.protocol.state import AccountState
 from freehold.protocol.tables import Table
 from freehold.protocol.typed import Message, canonical_json, fields_of, keccak, parse_json
 from freehold.protocol.units import Address, Hash, Signature
-from freehold.services.compute import bidding, client_checks, tasks
-from freehold.services.compute.terms import Receipt
+from freehold.services.compute import bidding, client_checks, orders_checks, provider_gateway, provider_shown, tasks
+from freehold.services.compute.terms import Order, Receipt, WorkState
 from freehold.services.compute.verification import metrics, quotes
 from freehold.services.judging import JUDGES
+from freehold.services.seam import Standing
 from freehold.services.storage import (
     client_objects,
     list_steps,
@@ -139,6 +141,65 @@ def job_task() -> tasks.Task:
     data = tasks.Blob("ab" * 32, 5)
     given = (tasks.Input("a/b", data), tasks.Input("c", bucket="demo", key="x/y", etag="e"))
     return tasks.Task(executor="wasm", kind="module", program=data, arguments=("-v",), inputs=given, steps=2)
+
+
+def order_body(value: Any) -> Any:
+    """What comes with an order, as far as it is checked before the node looks at itself."""
+    lease = Lease(
+        client=key(1).address, node=key(2).address, service="compute", mode=1, price=1, number=1, deadline=NOW
+    )
+    standing = Standing(lease, 0, 0, None)
+    if not isinstance(value, dict):
+        raise MalformedMessage("the body must be a JSON object")
+    if isinstance(value.get("order"), dict):
+        value["order"]["lease"] = str(lease.struct_hash())
+        with suppress(MalformedMessage):
+            order = Order.from_json(value["order"])
+            value["order"]["client_signature"] = str(key(1).sign(order, DOMAIN))
+    asked = orders_checks.parse_asked(value, standing, DOMAIN)
+    return asked, provider_gateway.parse_access(asked.access, asked.task, r"gateway(:\d+)?")
+
+
+def order_bodies() -> list[bytes]:
+    task, body = job_task(), b"five!"
+    order = Order(lease=Hash(bytes(32)), number=1, task=task.hash(), most=7, until=9)
+    access = {"url": "http://gateway:80", "read": {"demo/x/y": "token"}, "write": ""}
+    blobs = {hashlib.sha256(body).hexdigest(): base64.b64encode(body).decode()}
+    value = {"order": order.to_json(), "task": task.encode().decode(), "blobs": blobs, "access": access, "wait": 1}
+    return [canonical_json(value), canonical_json(value | {"access": access | {"fingerprint": "0x" + "ab" * 32}})]
+
+
+def case_answer(value: Any) -> Any:
+    """What an accused node shows to a referee."""
+    receipt = case_receipt()
+    seat = sample(WorkState, random.Random(1))
+    assert isinstance(seat, WorkState)
+    facts = {"task": receipt.task, "first": receipt.node, "first_output": receipt.output, "step": 0}
+    facts |= {"input": receipt.input, "first_order": receipt.order().struct_hash()}
+    case = orders_checks.parse_key(str(seat.id))
+    seat = msgspec.structs.replace(seat, id=case, **facts)
+    return provider_shown.check_shown(value, seat, receipt.node, DOMAIN)
+
+
+@cache
+def case_receipt() -> Receipt:
+    receipt = Receipt(
+        node=key(2).address, lease=Hash(bytes(32)), number=1, task=job_task().hash(), most=7, until=9,
+        input=tasks.input_root([("a/b", "ab" * 32), ("c", "cd" * 32)]), output=job_result().hash(),
+        steps=Hash(bytes(32)), measure=3,
+    )  # fmt: skip
+    return msgspec.structs.replace(receipt, node_signature=key(2).sign(receipt, DOMAIN))
+
+
+def case_answers() -> list[bytes]:
+    value = {
+        "task": job_task().encode().decode(),
+        "inputs": [["a/b", "ab" * 32], ["c", "cd" * 32]],
+        "state": None,
+        "receipt": case_receipt().to_json(),
+        "result": job_result().encode().decode(),
+    }
+    return [canonical_json(value)]
 
 
 def job_result() -> tasks.Result:
@@ -494,6 +555,16 @@ def others() -> Iterator[Decoder]:
         "services.compute.tasks.decode_result",
         encode=lambda result: bytes(result.encode()),
     )
+    yield entry(
+        "order_body",
+        of_json(order_body),
+        order_bodies,
+        "services.compute.orders_checks.parse_asked",
+        "services.compute.orders_checks.parse_inline",
+        "services.compute.orders_checks.parse_wait",
+        "services.compute.provider_gateway.parse_access",
+    )
+    yield entry("case_answer", of_json(case_answer), case_answers, "services.compute.orders_checks.parse_key")
     # storage
     yield entry(
         "segment_record",
@@ -696,6 +767,7 @@ EXEMPT: Mapping[str, str] = {
     "client.paths.parse_path": "what the user typed",
     "local.parameters.LocalSettings.from_json": "the operator's own file",
     "node.book._parse": "this process's own database",
+    "services.compute.orders._parse": "this process's own database",
     "services.sensing.provider._parse_fleet": "a word of the path, which units.Hash reads",
     "node.config.NodeConfig.from_json": "the operator's own file",
     "node.config._parse": "the operator's own file",
