@@ -210,7 +210,7 @@ class FakeSession:
         return self._node.blobs[name]
 
     async def fetch_to(self, job: Hash, name: str, path: Path) -> None:
-        path.write_bytes(await self.fetch(job, name))
+        path.write_bytes(await self.fetch(job, name))  # noqa: ASYNC240
 
     async def log(self, job: Hash, after: int = 0, wait: float = 0) -> tuple[bytes, bool]:
         return b"said on standard error\n"[after:], True
@@ -343,11 +343,11 @@ class FakeObjects:
 
     async def get(self, path: ObjectPath | str, local: Path) -> int:
         where = parse_path(path) if isinstance(path, str) else path
-        return local.write_bytes(self._world.objects[f"{where.bucket}/{where.key}"])
+        return local.write_bytes(self._world.objects[f"{where.bucket}/{where.key}"])  # noqa: ASYNC240
 
     async def put(self, local: Path, path: ObjectPath | str) -> ObjectInfo:
         where = parse_path(path) if isinstance(path, str) else path
-        self._world.objects[f"{where.bucket}/{where.key}"] = local.read_bytes()
+        self._world.objects[f"{where.bucket}/{where.key}"] = local.read_bytes()  # noqa: ASYNC240
         return self._info(f"{where.bucket}/{where.key}")
 
     async def mb(self, bucket: str) -> None:

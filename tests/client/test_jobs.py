@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,13 @@ def go(world: World, job: Job, most: int | None = 10**18, base: Path = Path(), g
         return done, await jobs.results(row.id), await jobs.cost(row.id)
 
     return asyncio.run(run())
+
+
+async def until(ready: Callable[[], bool]) -> None:
+    """Wait for what another task does."""
+    async with asyncio.timeout(30):
+        while not ready():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
 
 
 def test_a_script_runs_once_and_says_what_it_printed(world: World) -> None:
@@ -101,8 +108,7 @@ def test_a_node_that_falls_silent_is_left_and_never_paid_twice(world: World) -> 
         jobs = world.open()
         row = await jobs.submit(script_job(arguments=["x"]), most=10**18)
         driving = asyncio.create_task(jobs.wait(row.id))
-        while not first.orders:
-            await asyncio.sleep(0.001)
+        await until(lambda: bool(first.orders))
         first.silent = True
         done = await driving
         return done, await jobs.results(row.id), await jobs.cost(row.id), await jobs.why(row.id)
@@ -290,8 +296,9 @@ def test_a_client_killed_at_any_step_orders_nothing_twice(world: World, tmp_path
         try:
             done = asyncio.run(attempt(place.open(), id))
         except BaseException as error:
-            crashed = isinstance(error, Crash) or Crash.__name__ in repr(error)
-            assert crashed, error
+            if Crash.__name__ not in repr(error):
+                raise
+            crashed = True
             done = asyncio.run(attempt(place.open(), id))
         assert done.phase == "done", (crash_at, done.reason)
         by_id = {id for node in place.nodes for id in node.ran}
@@ -314,8 +321,7 @@ def test_who_stops_waiting_finds_the_job_again(world: World) -> None:
         jobs = world.open()
         row = await jobs.submit(script_job(arguments=["x"]), most=10**18)
         waiting = asyncio.create_task(jobs.wait(row.id))
-        while not node.orders:
-            await asyncio.sleep(0.001)
+        await until(lambda: bool(node.orders))
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
@@ -338,8 +344,7 @@ def test_a_job_is_stopped_at_its_nodes(world: World) -> None:
         jobs = world.open()
         row = await jobs.submit(script_job(), most=10**18)
         waiting = asyncio.create_task(jobs.wait(row.id))
-        while not node.orders:
-            await asyncio.sleep(0.001)
+        await until(lambda: bool(node.orders))
         stopped = await world.open().stop(row.id)
         return stopped, await waiting
 

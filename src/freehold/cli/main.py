@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "rb": ("files", "Remove an empty bucket."),
     "rm": ("files", "Remove objects."),
     "bucket": ("buckets", "Upkeep of buckets."),
+    "job": ("jobs", "Run work on other people's machines: order it, follow it, see why."),
     "share": ("share", "Give a link to objects, narrow it, see and revoke what was shared."),
     "key": ("keys", "Access keys for S3 programs: make, list, remove."),
     "operator": ("operators", "Who holds what, bond, reputation, earned."),

@@ -256,7 +256,12 @@ class Jobs:
                 "accepted": sum(piece.accepted is not None for piece in pieces), "orders": len(mine),
                 "running": sum(one.phase == OPEN for one in mine), "lost": sum(one.phase == LOST for one in mine),
             })  # fmt: skip
-        return {**_row_json(row), "driven": house.journal.is_driven(row.id), "steps": steps, "cost": _cost(row, orders)}
+        return {
+            **describe_row(row),
+            "driven": house.journal.is_driven(row.id),
+            "steps": steps,
+            "cost": _cost(row, orders),
+        }
 
     async def cost(self, job: str) -> dict[str, Any]:
         """What a job has cost and what its orders may still come to; assurance's price apart, and by node."""
@@ -283,7 +288,7 @@ class Jobs:
         accepted = {piece.accepted for piece in await house.journal.pieces(row.id)}
         orders = await house.journal.orders(row.id)
         return {
-            **_row_json(row),
+            **describe_row(row),
             "events": [{"at": one.at, "step": one.step, "kind": one.kind, **one.data} for one in events],
             "orders": [_order_json(one, accepted=one.id in accepted) for one in orders],
         }
@@ -384,7 +389,8 @@ def _cost(row: JobRow, orders: list[OrderRow]) -> dict[str, Any]:
     }
 
 
-def _row_json(row: JobRow) -> dict[str, Any]:
+def describe_row(row: JobRow) -> dict[str, Any]:
+    """A job as data."""
     phase = RUNNING if row.phase == STOPPING else row.phase
     return {
         "job": row.id, "name": row.name, "phase": phase, "reason": row.reason, "status": row.status,

@@ -131,9 +131,8 @@ def _stake(market: Market, parameters: Parameters, most: int) -> Stake:
     """What a cheat gains at most (what an order pays) and loses, in credits by the network's first price of a token."""
     least = min(market.offers, key=lambda one: one.record.bond)
     gain = max(most_cost(most, one.price) for one in market.offers)
-    bond = least.record.bond * parameters.initial_price // ONE
-    slashed = Fraction(min(parameters.wrong_result_slash, least.record.bond), max(1, least.record.bond))
-    return Stake(gain, bond, slashed)
+    lost = min(parameters.wrong_result_slash, least.record.bond) * parameters.initial_price // ONE
+    return Stake(gain, lost, Fraction(1))
 
 
 def quote_step(step: Step, tasks: int | None, most: int, market: Market, checking: Checking) -> StepQuote:

@@ -335,9 +335,9 @@ class StepRun:
 def load_piece(piece: Piece, rows: Sequence[OrderRow]) -> None:
     """Give a piece what the journal has of its orders."""
     mine = [row for row in rows if row.purpose != "delivery"]
+    # What was learned since does not count: runs of one piece are for one measure, or they could not be compared.
+    piece.most = max((row.order.most for row in mine if row.phase in (DONE, OPEN)), default=piece.most)
     for row in sorted((row for row in mine if row.phase == DONE), key=lambda row: row.finished):
-        if row.order.most > piece.most:
-            piece.most = row.order.most
         if is_claim(piece.task, result_of(row)):
             piece.add(row)
     piece.failures = sum(row.phase not in (DONE, OPEN) for row in mine)

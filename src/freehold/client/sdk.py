@@ -26,14 +26,15 @@ from freehold.client.account import Account, get_account_dir, get_home
 from freehold.client.book import Book
 from freehold.client.bucket_types import BucketInfo, DeleteWhat, ObjectInfo
 from freehold.client.buckets import DEFAULT_CODE, Buckets
-from freehold.market.directory import ChainDirectory
 from freehold.client.errors import BucketExists, BucketNotFound, KeyNotFound
 from freehold.client.evidence import EvidenceFolder
 from freehold.client.heads import Heads
+from freehold.client.jobs import Jobs, LocalTools
 from freehold.client.money import Balance, Claimed, Money
 from freehold.client.node_heads import NodeHeads
 from freehold.client.paths import ObjectPath, parse_path
 from freehold.client.vault import Vault
+from freehold.market.directory import ChainDirectory
 from freehold.market.leases import Leases
 from freehold.market.network import Network
 from freehold.market.placement import Directory, Survey
@@ -173,6 +174,18 @@ class Freehold:
             stack.push_async_callback(self.compute.close)
             self.objects = Buckets(self.heads, self.vault, self.account.seed, self.folder / "tables", clock=self._clock)
             stack.push_async_callback(self.objects.aclose)
+            self.jobs = Jobs(
+                self.account.address,
+                self.account.seed,
+                network.parameters,
+                self.compute,
+                self,
+                self.objects.root,
+                self.folder / "jobs",
+                LocalTools(get_home() / "tools"),
+                self._clock,
+            )
+            stack.callback(self.jobs.close)
             self.money = Money(network, rpc, self.quorum, key, Journal(self.folder / "transactions.json"))
             self._stack = stack.pop_all()
         return self

@@ -1,0 +1,178 @@
+"""How jobs look to people: tables, a line of progress, and the reasons behind what was chosen and believed."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from freehold.cli.amounts import format_amount, format_seconds, format_size, short
+from freehold.cli.output import print_table
+
+if TYPE_CHECKING:
+    from freehold.client.jobs_driver import Progress
+
+REDRAW = 0.1
+
+
+class Follower:
+    """A line on stderr that says how far each step is, where a person watches; sentences are printed anywhere."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._shown = not quiet and sys.stderr.isatty()
+        self._quiet = quiet
+        self._steps: dict[str, tuple[int, int]] = {}
+        self._width = 0
+        self._drawn = 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.kind == "say":
+            self.clear()
+            if not self._quiet:
+                click.echo(progress.text, err=True)
+            return
+        self._steps[progress.step] = (progress.done, progress.total)
+        now = time.monotonic()
+        if self._shown and (now - self._drawn >= REDRAW or progress.done == progress.total):
+            self._drawn = now
+            text = "   ".join(f"{step}: {done} of {total}" for step, (done, total) in self._steps.items())
+            sys.stderr.write("\r" + text.ljust(self._width))
+            sys.stderr.flush()
+            self._width = len(text)
+
+    def clear(self) -> None:
+        """Leave a clean line."""
+        if self._width:
+            sys.stderr.write("\r" + " " * self._width + "\r")
+            sys.stderr.flush()
+            self._width = 0
+
+
+def amount(text: str) -> str:
+    """Credits of a JSON answer, for people."""
+    return format_amount(int(text))
+
+
+def show_quote(data: dict[str, Any]) -> None:
+    for step in data["steps"]:
+        tasks = step["tasks"] if step["tasks"] is not None else "as many tasks as come out of the step before"
+        click.echo(
+            f"{step['step']}: {tasks} tasks, {step['nodes']} nodes match, the best at {amount(step['price'])} an hour"
+        )
+        for reason in step["reasons"]:
+            click.echo(f"  {reason}")
+    click.echo(f"work       {amount(data['work'])} credits")
+    click.echo(f"assurance  {amount(data['assurance'])} credits, on average")
+    if data["storage_bytes"]:
+        click.echo(f"storage    {amount(data['storage'])} credits, to read {format_size(data['storage_bytes'])}")
+    click.echo(f"at most    {amount(data['most'])} credits")
+
+
+def show_jobs(data: list[dict[str, Any]]) -> None:
+    rows = [[job["job"], job["name"], _phase(job), _when(job["created"]), amount(job["most"])] for job in data]
+    print_table(["JOB", "NAME", "PHASE", "ORDERED", "AT MOST"], rows)
+
+
+def _phase(job: dict[str, Any]) -> str:
+    if job["phase"] == "failed" and job["status"]:
+        return f"failed ({job['status']})"
+    return str(job["phase"])
+
+
+def _when(seconds: int) -> str:
+    return f"{format_seconds(max(0, time.time() - seconds))} ago"
+
+
+def _show_head(job: dict[str, Any]) -> None:
+    why = f": {job['reason']}" if job["reason"] else ""
+    click.echo(f"job {job['job']}  {job['name']}  {_phase(job)}{why}")
+
+
+def show_job(data: dict[str, Any]) -> None:
+    _show_head(data)
+    if data["phase"] == "running":
+        left = data["deadline"] - time.time()
+        click.echo(f"  {format_seconds(left)} until its deadline" if left > 0 else "  past its deadline")
+        if not data["driven"]:
+            click.echo(f"  nobody waits for it: `freehold job wait {data['job']}` goes on with it")
+    print_table(
+        ["STEP", "PHASE", "TASKS", "ACCEPTED", "ORDERS", "RUNNING", "SILENT"],
+        [
+            [s["step"], s["phase"], s["tasks"], s["accepted"], s["orders"], s["running"], s["lost"]]
+            for s in data["steps"]
+        ],
+    )
+    cost = data["cost"]
+    click.echo(f"spent {amount(cost['spent'])} of {amount(cost['most'])} credits")
+
+
+def show_cost(data: dict[str, Any]) -> None:
+    click.echo(f"spent      {amount(data['spent'])} credits for {data['orders']} orders")
+    for name in ("work", "assurance", "delivery"):
+        click.echo(f"  {name:<9}{amount(data[name])}")
+    if int(data["running"]):
+        click.echo(f"running    {amount(data['running'])} at most")
+    if int(data["silent"]):
+        click.echo(f"silent     {amount(data['silent'])} at most, of orders that nodes refused or did not answer")
+    click.echo(f"at most    {amount(data['most'])}")
+    for node, cost in data["nodes"].items():
+        click.echo(f"  {short(node)}  {amount(cost)}")
+
+
+def show_why(data: dict[str, Any]) -> None:
+    _show_head(data)
+    for event in data["events"]:
+        _show_event(event)
+    if not data["orders"]:
+        return
+    click.echo("\nresults")
+    rows = [
+        [
+            f"{order['step']} {order['number']}", short(order["node"]), order["purpose"], order["phase"],
+            _end(order), short(order["output"] or ""), amount(order["cost"]), "accepted" if order["accepted"] else "",
+        ]
+        for order in data["orders"]
+    ]  # fmt: skip
+    print_table(["TASK", "NODE", "FOR", "PHASE", "ENDED", "RESULT", "CREDITS", ""], rows)
+
+
+def _end(order: dict[str, Any]) -> str:
+    if order["ended"] == "exited":
+        return f"exited {order['status']}"
+    return str(order["ended"] or order["reason"])
+
+
+def _node_row(node: dict[str, Any]) -> list[object]:
+    price = amount(node["price"]) if node["price"] else ""
+    return [node["place"] or "", short(node["node"]), price, node["reason"] or "matched"]
+
+
+def _show_event(event: dict[str, Any]) -> None:
+    step = event["step"]
+    if event["kind"] == "survey":
+        click.echo(f"\nstep {step}: {event['executor']}, {event['constraint'] or 'no constraint'}")
+        print_table(["RANK", "NODE", "BID", "WHY"], [_node_row(node) for node in event["nodes"]])
+        for line in event["help"]:
+            click.echo(f"  {line}")
+    elif event["kind"] == "plan":
+        click.echo(f"checked as {event['class']}: {'; '.join(event['reasons'])}")
+    elif event["kind"] == "failure":
+        click.echo(f"task {event['number']} at {short(event['node'])}: {event['reason']}")
+    elif event["kind"] == "dispute":
+        case = f"case {short(event['case'])}" if "case" in event else f"not opened: {event['error']}"
+        pair = f"{short(event['first'])} and {short(event['second'])}"
+        click.echo(f"task {event['number']}: {pair} contradict each other, {case}")
+    elif event["kind"] == "wrong":
+        click.echo(f"task {event['number']}: the result of {short(event['node'])} was outvoted")
+    elif event["kind"] == "service":
+        click.echo(f"the service runs at {short(event['node'])}")
+    elif event["kind"] == "end":
+        click.echo(f"ended: {event['reason']}")
+
+
+def show_results(data: dict[str, Any]) -> None:
+    """What the last steps printed, as it is: on stdout, and nothing besides."""
+    for text in data["output"]:
+        click.echo(text, nl=False)

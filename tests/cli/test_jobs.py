@@ -1,0 +1,235 @@
+"""`freehold job`: what it orders, prints, asks and exits with, over nodes in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from freehold.cli import client as cli_client
+from freehold.cli import jobs as cli_jobs
+from freehold.protocol.errors import InsufficientCredits
+from tests.cli.runner import Outcome, invoke
+from tests.client.jobs_world import Came, World, script_job
+
+
+class Bench:
+    """An account whose compute is a World, and the commands on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.world = World(folder / "world")
+        self.home = folder / "home"
+        self.folder = folder
+
+    def run(self, *arguments: str, stdin: str = "", **environment: str) -> Outcome:
+        return invoke(self.home, "job", *arguments, stdin=stdin, **environment)
+
+    def data(self, *arguments: str) -> Any:
+        return self.run(*arguments, "--json").data
+
+    def write(self, name: str, text: str) -> str:
+        (self.folder / name).write_text(text)
+        return str(self.folder / name)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    made = Bench(tmp_path)
+
+    @asynccontextmanager
+    async def open_client(*_: object) -> AsyncIterator[Any]:
+        jobs = made.world.open()
+        yield SimpleNamespace(jobs=jobs, folder=tmp_path)
+        jobs.close()
+
+    async def wait_for_credits(*_: object) -> None:
+        pass
+
+    monkeypatch.setattr(cli_client, "open_client", open_client)
+    monkeypatch.setattr(cli_client, "wait_for_credits", wait_for_credits)
+    yield made
+    made.world.close()
+
+
+def test_a_script_prints_what_it_printed(bench: Bench) -> None:
+    bench.world.add(2)
+    script = bench.write("primes.py", "print")
+    done = bench.run("run", script, "--arg", "10", "--arg", "20", "--most", "1")
+    assert (done.code, done.stdout) == (0, "10 20")
+    data = bench.data("run", script, "--arg", "x", "--most", "1")
+    assert (data["phase"], data["output"]) == ("done", ["x"])
+
+
+def test_it_says_what_it_costs_and_asks(bench: Bench) -> None:
+    bench.world.add(2)
+    script = bench.write("a.py", "print")
+    asked = bench.run("run", script)
+    assert asked.code == 2
+    assert "at most" in asked.stderr
+    assert "say --yes" in asked.stderr
+    assert bench.world.runs == 0
+    assert bench.run("run", script, "--yes").code == 0
+    assert bench.world.runs == 1
+
+
+def test_a_spec_is_changed_on_the_command_line(bench: Bench) -> None:
+    bench.world.add(6)
+    bench.world.objects |= {"demo/photos/a": b"A", "demo/photos/b": b"B"}
+    bench.world.programs["thumb\n"] = lambda ran: Came(files=dict.fromkeys(ran.inputs, b"t"))
+    spec = bench.write(
+        "thumbnails.yaml", "script: |\n  thumb\nmost: 1 credits\nmap: fh://demo/none/\noutput: fh://demo/no/\n"
+    )
+    done = bench.run(
+        "run", spec, "--input", "fh://demo/photos/", "--output", "fh://demo/thumbs/", "--assurance", "0.99",
+        "--where", "cpu.cores >= 2", FREEHOLD_GATEWAY="http://127.0.0.1:1",
+    )  # fmt: skip
+    assert done.code == 0, done.stderr
+    assert {"demo/thumbs/a", "demo/thumbs/b"} <= set(bench.world.objects)
+    assert bench.world.runs > 4
+    assert "cpu.cores >= 2" in bench.world.surveys[0].constraint
+
+
+def test_without_a_gateway_it_warns_that_files_pass_through(bench: Bench) -> None:
+    bench.world.add(1)
+    bench.world.objects["demo/a"] = b"A"
+    spec = bench.write("job.yaml", "script: x\nmost: 1 credits\ninputs: {a: 'fh://demo/a'}\n")
+    done = bench.run("run", spec, "--json", FREEHOLD_GATEWAY="")
+    assert any("passes through this machine" in text for text in done.envelope["warnings"])
+
+
+def test_a_mistake_in_a_spec_is_shown_at_its_line(bench: Bench) -> None:
+    spec = bench.write("job.yaml", "script: x\nresources:\n  memry: 1 GiB\n")
+    error = bench.run("run", spec, "--json").error
+    assert error["code"] == "invalid_spec"
+    assert f"{spec}:3:3" in error["message"]
+    assert "Did you mean 'memory'?" in error["hint"]
+    assert (error["details"]["line"], error["details"]["column"]) == (3, 3)
+
+
+@pytest.mark.parametrize(("status", "code"), [(3, 3), (42, 42), (1, 1)])
+def test_the_jobs_own_status_is_passed_on(bench: Bench, status: int, code: int) -> None:
+    bench.world.add(1)
+    bench.world.programs["bad"] = lambda ran: Came(status=status)
+    done = bench.run("run", bench.write("a.py", "bad"), "--most", "1")
+    assert done.code == code
+    assert f"exited with status {status}" in done.stderr
+
+
+def test_refused_and_failed_have_codes_of_their_own(bench: Bench) -> None:
+    (node,) = bench.world.add(1)
+    big = bench.write("big.yaml", "script: x\nmost: 1 credits\nresources: {memory: 4 TiB}\n")
+    refused = bench.run("run", big)
+    assert refused.code == cli_jobs.REFUSED
+    assert "memory.bytes >= 4096 GiB" in refused.stderr
+    assert bench.run("quote", big).code == cli_jobs.REFUSED
+    node.refuses = "broken"
+    assert bench.run("run", bench.write("a.py", "x"), "--most", "1").code == cli_jobs.REFUSED
+    bench.world.now += 10_000
+    node.refuses = ""
+    bench.world.programs["loop"] = lambda ran: Came(ended="fuel", measure=10**18)
+    failed = bench.run("run", bench.write("b.py", "loop"), "--most", "10")
+    assert failed.code == cli_jobs.FAILED, failed
+
+
+def test_jobs_are_listed_described_costed_and_explained(bench: Bench) -> None:
+    bench.world.add(6)
+    spec = bench.write("job.yaml", "name: pair\nscript: x\nmost: 1 credits\nassurance: 0.99\nmap: [a, b]\n")
+    id = bench.data("run", spec)["job"]
+    assert [(job["job"], job["phase"]) for job in bench.data("list")] == [(id, "done")]
+    described = bench.data("describe", "pair")
+    assert (described["steps"][0]["tasks"], described["steps"][0]["accepted"]) == (2, 2)
+    cost = bench.data("cost", id[:4])
+    assert int(cost["work"]) + int(cost["assurance"]) == int(cost["spent"]) == bench.world.billed
+    why = bench.data("why", id)
+    assert {event["kind"] for event in why["events"]} == {"survey", "plan"}
+    for verb in ("list", "describe", "cost", "why", "logs"):
+        shown = bench.run(verb, *([] if verb == "list" else [id]))
+        assert shown.code == 0, shown
+        assert shown.stdout
+    assert "matched" in bench.run("why", id).stdout
+    assert "said on standard error" in bench.run("logs", id).stdout
+    assert bench.run("wait", id).stdout == "a\nb\n"
+
+
+def test_files_are_fetched_from_the_nodes_that_kept_them(bench: Bench) -> None:
+    bench.world.add(1)
+    bench.world.programs["make"] = lambda ran: Came(files={"below/a.txt": b"data"})
+    id = bench.data("run", bench.write("a.py", "make"), "--most", "1")["job"]
+    target = bench.folder / "fetched"
+    assert bench.data("fetch", id, str(target))["files"] == [str(target / "below/a.txt")]
+    assert (target / "below/a.txt").read_bytes() == b"data"
+
+
+def test_ctrl_c_stops_waiting_and_says_how_to_find_the_job(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    (node,) = bench.world.add(1)
+    node.gate = asyncio.Event()
+
+    def interrupt_once_ordered(task: Any) -> Any:
+        async def both() -> Any:
+            running = asyncio.ensure_future(task)
+            while not node.orders:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+            running.cancel()  # as asyncio.run does on Ctrl-C
+            return await running
+
+        return asyncio.run(both())
+
+    from freehold.cli import connection
+
+    with monkeypatch.context() as patched:
+        patched.setattr(connection, "run", interrupt_once_ordered)
+        done = bench.run("run", bench.write("a.py", "x"), "--most", "1")
+    assert done.code == cli_jobs.INTERRUPTED
+    (job,) = bench.data("list")
+    assert f"freehold job wait {job['job']}" in done.stderr
+    assert f"freehold job stop {job['job']}" in done.stderr
+    assert job["phase"] == "running"
+    assert not node.stopped
+    assert "nobody waits for it" in bench.run("describe", job["job"]).stdout
+    node.gate = None
+    assert bench.run("wait", job["job"]).code == 0
+    assert len({order.struct_hash() for order in node.orders}) == 1
+
+
+def test_a_job_is_stopped(bench: Bench) -> None:
+    (node,) = bench.world.add(1)
+    node.gate = asyncio.Event()
+    ended: list[str] = []
+
+    async def wait() -> None:
+        jobs = bench.world.open()
+        row = await jobs.submit(script_job(), most=10**18)
+        ended.append((await jobs.wait(row.id)).phase)
+
+    waiting = threading.Thread(target=lambda: asyncio.run(wait()))  # as another process would
+    waiting.start()
+    until = time.monotonic() + 30
+    while not node.orders and time.monotonic() < until:
+        time.sleep(0.01)
+    (job,) = bench.data("list")
+    assert bench.data("stop", job["job"])["phase"] == "stopped"
+    waiting.join()
+    assert ended == ["stopped"]
+    assert bench.run("wait", job["job"]).code == cli_jobs.STOPPED
+
+
+def test_a_lack_of_credits_is_a_refusal(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def wait_for_credits(*_: object) -> None:
+        raise InsufficientCredits("5 credits are missing")
+
+    monkeypatch.setattr(cli_client, "wait_for_credits", wait_for_credits)
+    bench.world.add(1)
+    assert bench.run("run", bench.write("a.py", "x"), "--most", "1").code == cli_jobs.REFUSED
+
+
+def test_other_files_and_missing_ones_are_named(bench: Bench) -> None:
+    assert "its name ends with one of" in bench.run("run", bench.write("a.txt", "x")).stderr
+    assert "there is no file" in bench.run("run", str(bench.folder / "none.py")).stderr
+    assert "no such job" in bench.run("describe", "none").stderr
