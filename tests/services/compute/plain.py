@@ -270,28 +270,21 @@ class Court:
         accused = {case.first, case.second}
         theirs = {operators[node] for node in accused if node in operators} | accused
         working = {lease.node for lease in context.leases.values()}
-        eligible = [
-            row
-            for row in context.nodes
-            if row.bond >= context.parameters.minimum_bond
-            and row.node in working
-            and row.node not in theirs
-            and row.operator not in theirs
-            and case.node not in (row.node, row.operator)
-        ]
-        wanted = min(3, len({row.operator for row in eligible}))
-        tried = msgspec.structs.replace(case, round=case.round + 1)
-        if wanted < 2:
-            self.next_round(tried)
-            return
+        bonded = [row for row in context.nodes if row.bond >= context.parameters.minimum_bond and row.node in working]
         drawn: list[Address] = []
         used: set[Address] = set()
-        for row in sorted(eligible, key=lambda r: keccak(context.beacon + case.id + case.round.to_bytes(4) + r.node)):
-            busy = sum(seat.node == row.node for seat in self.seats) >= SEATS_AT_ONCE
-            if not busy and row.operator not in used and len(drawn) < 3:
+        for row in sorted(bonded, key=lambda r: keccak(context.beacon + case.id + case.round.to_bytes(4) + r.node)):
+            if row.node in theirs or row.operator in theirs or case.node in (row.node, row.operator):
+                continue
+            if row.operator not in used and len(drawn) < 3:
                 used.add(row.operator)
                 drawn.append(row.node)
-        if len(drawn) < wanted:
+        tried = msgspec.structs.replace(case, round=case.round + 1)
+        if len(drawn) < 2:
+            self.next_round(tried)
+            return
+        bearable = max(1, SEATS_AT_ONCE * len({row.operator for row in bonded}) // 3)
+        if len({seat.id for seat in self.seats}) >= bearable:
             self.cases.append(case)
             return
         self.cases.append(tried)

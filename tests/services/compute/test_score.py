@@ -484,11 +484,14 @@ def test_who_floods_the_court_makes_others_wait_and_not_lose() -> None:
     first = msgspec.structs.replace(cases[-1], epoch=EPOCH - 2)
     context = context_of([*cases[:-1], first], nodes=records(NODES[:5]))
     _, folded = compare(context, rows_of())
+    at_once = SEATS_AT_ONCE * 5 // 3
     seats = [row for row in folded.state if row.role == SEAT]
-    assert len(seats) == 3 * SEATS_AT_ONCE
+    assert len(seats) == 3 * at_once
     assert first.id in {row.id for row in seats}
     rounds = sorted(row.round for row in folded.state if row.role == 2)
-    assert rounds == [0] * SEATS_AT_ONCE + [1] * SEATS_AT_ONCE
+    assert rounds == [0] * (2 * SEATS_AT_ONCE - at_once) + [1] * at_once
+    again = context_of(list(folded.state), epoch=EPOCH + 1, nodes=records(NODES[:5]))
+    assert len([row for row in compare(again, rows_of())[1].state if row.role == SEAT]) == len(seats)
 
 
 def test_an_unregistered_accused_is_judged_all_the_same() -> None:

@@ -156,26 +156,27 @@ def _end_round(case: WorkState, court: Court) -> None:
 
 
 def _seat_referees(cases: Sequence[WorkState], court: Court, context: Context) -> None:
-    """The oldest case first. A node has SEATS_AT_ONCE at most: who floods the court makes others wait, not lose."""
+    """The oldest case first, and no more cases at once than operators can bear: who floods the court makes others wait,
+    not lose. Who is drawn does not depend on who is busy: nobody chooses referees by keeping others at work."""
     if not cases:
         return
-    load = Counter(row.node for row in court.seats)
     workers = {lease.node for lease in context.leases.values()}
     bonded = [row for row in context.nodes if row.bond >= context.parameters.minimum_bond and row.node in workers]
     operators = {row.node: row.operator for row in context.nodes}
+    bearable = max(1, SEATS_AT_ONCE * len({row.operator for row in bonded}) // REFEREES)
+    places = bearable - len({row.id for row in court.seats})
     for case in cases:
         accused = {case.first, case.second}
         barred = accused | {case.node} | {operators.get(node, node) for node in accused}
         eligible = [row for row in bonded if row.node not in barred and row.operator not in barred]
-        wanted = min(REFEREES, len({row.operator for row in eligible}))
-        drawn = draw_referees(case, (row for row in eligible if load[row.node] < SEATS_AT_ONCE), context.beacon)
+        drawn = draw_referees(case, eligible, context.beacon)
         tried = msgspec.structs.replace(case, round=case.round + 1)
-        if wanted < MAJORITY:
+        if len(drawn) < MAJORITY:
             _end_round(tried, court)
-        elif len(drawn) < wanted:
+        elif places <= 0:
             court.cases.append(case)
         else:
-            load.update(drawn)
+            places -= 1
             court.cases.append(tried)
             court.seats.extend(_make_seat(tried, node, context) for node in drawn)
 

@@ -22,7 +22,7 @@ RECEIPT, DISPUTE, OPINION = "compute.receipt", "compute.dispute", "compute.opini
 
 REFEREES = 3  # drawn for a case, and again as many for each further round
 ROUNDS = 3  # of referees, after which a case that they cannot decide is dropped and both receipts are paid
-SEATS_AT_ONCE = 8  # of one node: what referees owe does not grow with how much is disputed
+SEATS_AT_ONCE = 8  # for an operator, on average: what referees owe does not grow with how much is disputed
 KEPT_EPOCHS = 64  # the furthest that an order's `until` may lie ahead: its receipt stands in the state until then
 
 OVER_ORDER = "over_order"  # a receipt for more than its order allows
