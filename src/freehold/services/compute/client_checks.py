@@ -24,7 +24,7 @@ from freehold.protocol.merkle import row_root
 from freehold.protocol.typed import Domain
 from freehold.protocol.units import Address, Hash
 from freehold.services.compute.tasks import Result, Task, decode_result, input_root, state_leaf
-from freehold.services.compute.terms import NO_STEPS, UNITS_PER_PRICE, Receipt
+from freehold.services.compute.terms import NO_STEPS, UNITS_PER_PRICE, Order, Receipt
 
 Phase = Literal["queued", "running", "finished"]
 PHASES = ("queued", "running", "finished")
@@ -151,8 +151,13 @@ def _inline(name: str, text: str) -> bytes:
     return data
 
 
-def check_standing(standing: Standing, job: Hash, parties: Parties, task: Task | None = None) -> None:
-    """WrongReceipt unless all that is said of the job is as it must be; of one that is not over, nothing is known."""
+def check_standing(
+    standing: Standing, job: Hash, parties: Parties, task: Task | None = None, order: Order | None = None
+) -> None:
+    """WrongReceipt unless all that is said of the job is as it must be; of one that is not over, nothing is known.
+
+    `order`: where it is at hand, as the client signed it.
+    """
     if standing.job != job:
         raise _wrong(parties, job, f"was asked for job {job} and answered for {standing.job}")
     receipt = standing.receipt
@@ -162,19 +167,19 @@ def check_standing(standing: Standing, job: Hash, parties: Parties, task: Task |
         return
     if receipt is None:
         return  # it gave up, and is not paid: the caller sees the reason
-    check_receipt(receipt, job, parties)
+    check_receipt(receipt, job, parties, order)
     if reason := _contradiction(standing, receipt, task):
         raise _wrong(parties, job, reason, receipt=receipt.to_json())
 
 
-def check_receipt(receipt: Receipt, job: Hash, parties: Parties) -> None:
+def check_receipt(receipt: Receipt, job: Hash, parties: Parties, signed: Order | None = None) -> None:
     """WrongReceipt unless it is for this order, no more than ordered, and signed by both."""
     order = receipt.order()
     if receipt.node != parties.node or order.struct_hash() != job:
         raise _wrong(parties, job, "shows a receipt for another order")
     if receipt.measure > receipt.most:
         raise _wrong(parties, job, f"bills {receipt.measure} for an order of at most {receipt.most}")
-    if not is_signed_by(order, receipt.client_signature, parties.client, parties.domain):
+    if order != signed and not is_signed_by(order, receipt.client_signature, parties.client, parties.domain):
         raise _wrong(parties, job, "shows a receipt for an order that this client did not sign")
     if not is_signed_by(receipt, receipt.node_signature, parties.node, parties.domain):
         raise _wrong(parties, job, "shows a receipt that it did not sign")

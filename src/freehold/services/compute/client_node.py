@@ -91,7 +91,7 @@ class ComputeNode:
         self._link = Link(leases, means.key, means.domain, means.dial, means.clock)
         self._blobs = Blobs(self._link)
         self._parties = Parties(means.key.address, self.node, means.domain)
-        self._tasks: dict[Hash, Task] = {}  # of the jobs under way that this process has ordered
+        self._ordered: dict[Hash, tuple[Order, Task]] = {}  # the jobs under way that this process has sent
         self._polling = asyncio.Semaphore(POLLS)
 
     def __repr__(self) -> str:
@@ -127,7 +127,7 @@ class ComputeNode:
         cost = most_cost(order.most, self.price)
         if self.funds.begin(job, cost):
             await self._reserve(job)
-        self._tasks[job] = task
+        self._ordered[job] = order, task
         try:
             if wait <= 0 or self._polling.locked():
                 standing = await self._send(job, order, task, blobs, access, 0)
@@ -136,10 +136,10 @@ class ComputeNode:
                     standing = await self._send(job, order, task, blobs, access, wait)
         except Refused:
             self.funds.drop(job)
-            self._tasks.pop(job, None)
+            self._ordered.pop(job, None)
             raise
         # Whatever else goes wrong, it may run, and be paid.
-        return await self._take(standing, job, task)
+        return await self._take(standing, job)
 
     async def _reserve(self, job: Hash) -> None:
         """See to it that the lock covers an order, with all others, before it is sent."""
@@ -173,9 +173,7 @@ class ComputeNode:
             if access is not None:
                 body["access"] = dict(access)
             try:
-                standing = await self._post_order(
-                    job, canonical_json(body), wait, ANSWER_LIMIT + STEP_JSON * task.steps
-                )
+                standing = await self._post_order(job, canonical_json(body), wait, self._limit_of(job))
             except Conflict as error:
                 if round == ROUNDS - 1:
                     raise
@@ -237,8 +235,7 @@ class ComputeNode:
 
         `task`: of a job that this process has not ordered, so that its receipt's inputs and steps are checked too.
         """
-        task = task or self._tasks.get(job)
-        limit = ANSWER_LIMIT + STEP_JSON * (task.steps if task else 0)
+        limit = self._limit_of(job, task)
         clock = asyncio.get_running_loop().time
         until = clock() + min(seconds, LONGEST_WAIT)
         is_turn = await self._await_turn(until - clock())
@@ -266,10 +263,8 @@ class ComputeNode:
 
     async def stop(self, job: Hash) -> Standing:
         """End a job; what it took so far is billed."""
-        task = self._tasks.get(job)
-        limit = ANSWER_LIMIT + STEP_JSON * (task.steps if task else 0)
-        answer = await self._link.call("DELETE", f"/orders/{job}", limit)
-        return await self._take(parse_standing(answer), job, task)
+        answer = await self._link.call("DELETE", f"/orders/{job}", self._limit_of(job))
+        return await self._take(parse_standing(answer), job)
 
     async def jobs(self) -> list[Standing]:
         """The jobs of this account that the node knows, oldest first, without what came of them; unchecked."""
@@ -287,11 +282,18 @@ class ComputeNode:
             found |= fresh
             after = f"?after={page[-1].job}"
 
-    async def _take(self, standing: Standing, job: Hash, task: Task | None) -> Standing:
+    def _limit_of(self, job: Hash, task: Task | None = None) -> int:
+        """Bytes of an answer about a job."""
+        _, own = self._ordered.get(job, (None, None))
+        known = task or own
+        return ANSWER_LIMIT + STEP_JSON * (known.steps if known else 0)
+
+    async def _take(self, standing: Standing, job: Hash, task: Task | None = None) -> Standing:
         """Check what a node says, keep its receipt, and count its cost."""
+        order, own = self._ordered.get(job, (None, None))
         self.funds.show(job)
         try:
-            check_standing(standing, job, self._parties, task)
+            check_standing(standing, job, self._parties, task or own, order)
         except WrongReceipt:
             self._end(job, self.funds.running.get(job, 0))  # it may come to be paid
             self.is_stale = True
@@ -309,7 +311,7 @@ class ComputeNode:
 
     def _end(self, job: Hash, cost: int) -> None:
         self.funds.settle(job, cost)
-        self._tasks.pop(job, None)
+        self._ordered.pop(job, None)
 
     # Logs
 
