@@ -148,11 +148,12 @@ class Term(ABC):
 class Rule(Term):
     """What is said of one property."""
 
-    __slots__ = ("_test", "kind", "name", "sign", "wanted")
+    __slots__ = ("_shown", "_test", "kind", "name", "sign", "wanted")
 
     def __init__(self, name: str, sign: str, wanted: Sequence[Literal]) -> None:
         self.name, self.sign, self.wanted = name, sign, tuple(wanted)
         self.kind = LIST if sign == "has" else wanted[0].kind
+        self._shown = self._show_wanted()
         self._test = self._compile()
 
     def __str__(self) -> str:
@@ -222,11 +223,11 @@ class Rule(Term):
             return ""
         sign, value = self.sign if wanted else NEGATED[self.sign], properties.get(self.name)
         if value is None:
-            return f"{self.name} is not stated, wanted {sign} {self._show_wanted()}"
+            return f"{self.name} is not stated, wanted {sign} {self._shown}"
         shown = show(value, self.wanted[0].unit)
         if found is None:
-            return f"{self.name} is {shown}, which is not {self.kind}, wanted {sign} {self._show_wanted()}"
-        return f"{self.name} is {shown}, wanted {sign} {self._show_wanted()}"
+            return f"{self.name} is {shown}, which is not {self.kind}, wanted {sign} {self._shown}"
+        return f"{self.name} is {shown}, wanted {sign} {self._shown}"
 
     def reduce(self, properties: Properties) -> bool | Term:
         found = self._test(properties)

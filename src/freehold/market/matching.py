@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
-from functools import cached_property
 from typing import Literal, NamedTuple
 
 from freehold.market.constraint_terms import Properties, Truth
@@ -45,23 +44,26 @@ class Reason(NamedTuple):
 class Match:
     """What came of holding an order and an offer against each other; the reasons are worked out when asked for."""
 
+    __slots__ = ("_reasons", "offer", "order", "value")
+
     def __init__(self, order: Party, offer: Party, value: Truth) -> None:
         self.order, self.offer, self.value = order, offer, value
+        self._reasons: tuple[Reason, ...] | None = () if value is True else None
 
     @property
     def matched(self) -> bool:
         """Whether each suits the other: nothing unknown is left."""
         return self.value is True
 
-    @cached_property
+    @property
     def reasons(self) -> tuple[Reason, ...]:
         """Why they do not match: first what the order wants, then what the offer does."""
-        if self.value is True:
-            return ()
-        return (
-            *_reasons("order", self.order.constraint, self.offer.properties),
-            *_reasons("offer", self.offer.constraint, self.order.properties),
-        )
+        if self._reasons is None:
+            self._reasons = (
+                *_reasons("order", self.order.constraint, self.offer.properties),
+                *_reasons("offer", self.offer.constraint, self.order.properties),
+            )
+        return self._reasons
 
     def __repr__(self) -> str:
         return f"Match({self.offer.name!r}, {self.value}, {[reason.text for reason in self.reasons]})"
