@@ -25,6 +25,7 @@ BENCHES = {
     "load": "bench.load",
     "matching": "bench.matching",
     "s3": "bench.s3",
+    "sandbox": "bench.sandbox",
     "scaling": "bench.scaling",
     "storage": "bench.storage",
 }
