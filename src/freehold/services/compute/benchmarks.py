@@ -9,9 +9,8 @@
 A node that leaves out a part p of the segments is found out with probability p by each check, for a sixteenth of the
 work (and for memory its filling, which no segment can do without). The time is that of the client's clock, never the
 node's. What this cannot show: the programs are known, so a node can give them more of its machine than it gives to
-jobs; the fuel of a job's receipt over the time that it took is the same figure, and no node knows when it is taken. A
-node that comes to the same results in another way than by running the module is as fast as it looks, at that. The
-disk's figure is what a job sees, the system's caches included.
+jobs. A node that comes to the same results in another way than by running the module is as fast as it looks, at that.
+The disk's figure is what a job sees, the system's caches included.
 
 Advertised and measured stand side by side: where what is measured falls short by more than DEVIATION, the node counts
 for SHORTFALL of what it measures, as at Golem's reputation auditor (more than 15 %: x 0.4). All integers; who measures
