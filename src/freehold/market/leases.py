@@ -314,9 +314,14 @@ class Leases:
         leaves their locks out.
         """
         view = await self.view()
+        kept = await self._book.leases()
+        ending = {key for key, row in view.leases.items() if row.node in nodes}
+        return await self.end(ending | {k.lease.struct_hash() for k in kept if k.lease.node in nodes}, view)
+
+    async def end(self, leases: Collection[Hash], view: ClientView) -> list[Hash]:
+        """The same of some leases; of those among them that are not closed yet."""
         kept = {k.lease.struct_hash(): k for k in await self._book.leases()}
-        ending = {key for key, row in view.leases.items() if row.node in nodes and not row.closed}
-        ending |= {key for key, k in kept.items() if k.lease.node in nodes and key not in view.leases}
+        ending = {key for key in leases if key not in view.leases or not view.leases[key].closed}
         unknown = [kept[key].lease for key in sorted(ending) if key not in view.leases]
         await self._book.mark_closing([key for key in ending if key in kept])
         if unknown:  # a lease is closed only once the state has it

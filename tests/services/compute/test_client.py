@@ -351,6 +351,32 @@ def test_a_lease_that_was_closed_is_not_used_again(tmp_path: Path) -> None:
     run(tmp_path, scenario)
 
 
+def test_leases_that_nothing_hangs_on_are_released(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with world(tmp_path / "net", nodes=0) as net, fake_nodes(net, 4) as fakes:
+            async with compute_client(net, fakes) as client:
+                idle, owing, running, gone = await asyncio.gather(*(client.session(o, ONE) for o in await bids(client)))
+                by_node = {fake.key.address: fake for fake in fakes}
+                await order(owing)  # its receipt is not settled
+                by_node[running.node].hold = asyncio.Event()
+                task = make_task(PROGRAM)
+                await running.submit(running.order(task, SECOND, UNTIL), task, BLOBS)
+                await by_node[gone.node].server.stop()
+                net.memory.advance()
+            async with compute_client(net, fakes, home="another device") as other:
+                assert await other.release() == [idle.lease]
+                net.memory.advance()
+                closed = {key for key, row in net.memory.leases.items() if row.closed}
+                assert closed == {idle.lease}
+                await by_node[idle.node].book.commit(2, net.memory.leases, [])
+                again = next(
+                    offered for offered in (await other.survey(request_of(other))).bids if offered.node == idle.node
+                )
+                assert (await other.session(again, ONE)).lease != idle.lease
+
+    asyncio.run(body())
+
+
 def test_a_session_is_found_again_after_a_restart_and_its_jobs_with_it(tmp_path: Path) -> None:
     async def body() -> None:
         async with world(tmp_path / "net", nodes=0) as net, fake_nodes(net, 1) as fakes:

@@ -3,6 +3,7 @@
     survey       ask every registered node for a sealed bid
     session(s)   nodes under covered leases at their bids' prices, to order from
     reopen       a session on a lease that is there: how a job is found again
+    release      close the leases that nothing hangs on, so that what is locked for them comes back
     dispute      show a quorum two receipts that contradict each other
     receipts     what was bought, until it has run out
     cases        what the committed state says of disputes, and `standings` of orders
@@ -16,6 +17,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from freehold.market.leases import Leases, NodeLeases
@@ -25,7 +27,7 @@ from freehold.market.quorum import Quorum
 from freehold.market.view import read_epoch, read_rows
 from freehold.net.client import Dial
 from freehold.protocol.batches import make_batch
-from freehold.protocol.errors import InvalidInput, MalformedMessage, NotFound
+from freehold.protocol.errors import FreeholdError, InvalidInput, MalformedMessage, NotFound
 from freehold.protocol.keys import Key
 from freehold.protocol.messages import STREAM
 from freehold.protocol.tables import Table
@@ -133,6 +135,23 @@ class ComputeClient:
         if (kept.node, kept.service, kept.mode) != (node, NAME, STREAM):
             raise NotFound(f"lease {lease} is not one for compute with node {node}", lease=str(lease))
         return self._sessions.restore(record, NodeLeases(node, record.endpoint, {STREAM: kept}))
+
+    async def release(self) -> list[Hash]:
+        """Close the leases under which nothing runs and nothing is owed; which ones. What is locked for them comes back
+        `lock_release` reports later. Leases with nodes that do not answer stay."""
+        leases = self._context.leases
+        view, records = await leases.view(), {r.node: r for r in await self._context.directory.nodes()}
+        there = {lease.struct_hash(): lease for lease in await leases.open_leases(view)}
+        for key, row in view.leases.items():  # of other devices
+            if row.service == NAME and not row.closed and key not in there and row.node in records:
+                with suppress(FreeholdError, TimeoutError):
+                    there[key] = await leases.read_back(records[row.node], key)
+        sessions = [
+            self._sessions.restore(records[o.node], NodeLeases(o.node, records[o.node].endpoint, {STREAM: o}))
+            for o in there.values()
+            if o.node in records
+        ]
+        return await self._sessions.release(view, sessions)
 
     # Evidence
 

@@ -108,6 +108,19 @@ class Sessions:
             self._nodes[key] = ComputeNode(leases, record.operator, self._means)
         return self._nodes[key]
 
+    async def release(self, view: ClientView, nodes: Sequence[ComputeNode]) -> list[Hash]:
+        """Close the leases of these sessions under which nothing runs and nothing is owed, as their nodes say too."""
+        async with self._changing:
+            facts = await asyncio.gather(*(self._leases.refresh([node.leases]) for node in nodes))
+            idle = [
+                node.lease
+                for node, shown in zip(nodes, facts, strict=True)
+                if _credits(shown.get(node.node, {}).get(STREAM, {}).get("outstanding")) == 0 and not node.funds.running
+            ]
+            for lease in idle:
+                self._nodes.pop(lease, None)
+            return await self._leases.end(idle, view) if idle else []
+
     def _covering(self, offered: Offered, amount: int) -> ComputeNode | None:
         fit = [n for n in self._nodes.values() if n.node == offered.node and n.price <= offered.price]
         fit = [node for node in fit if not node.is_stale and node.free >= max(amount, 1)]
