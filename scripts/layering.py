@@ -29,6 +29,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "cli": (*EVERYTHING, "local"),
     "local": EVERYTHING,
     "gateway": (*WORKED, "client", "working"),  # what a body is put from is storage's
+    "job": (*WORKED, "client"),  # freehold.job: the typed face of the SDK's jobs
     "web": (*BASE, "net"),  # speaks HTTP to the others, imports none of them
     "twin": (*JUDGED, "market"),
     "node": WORKED,
