@@ -25,13 +25,13 @@ from bench.calibration_parties import (
     answer,
     dispute_of,
     input_of,
-    is_right,
     output_hash,
     receipt_of,
     referee,
 )
 from bench.calibration_work import ITEMS, Output, Work, all_work, are_near
 from bench.rates import Figures, Options
+from freehold.protocol.errors import InsufficientOperators
 from freehold.protocol.typed import keccak
 from freehold.services.compute.terms import EXACT, NEAR, REFEREES, Dispute
 from freehold.services.compute.verification.bisect import build_step
@@ -139,7 +139,10 @@ class Campaign:
         tally = Tally()
         for now in range(JOBS):
             one = self._run_map if self.work.kind == "sampled" else self._run_job
-            tally += one(self.first_job + now, now)
+            try:
+                tally += one(self.first_job + now, now)
+            except InsufficientOperators:
+                tally += Tally(jobs=1, unsettled=1)
         return tally
 
     def _candidates(self, now: int) -> list[Party]:
@@ -243,7 +246,7 @@ class Campaign:
         confirmed = set(result.votes) if result and len(result.votes) > 1 else set()
         tally = Tally(unsettled=int(result is None))
         if result is not None:
-            tally += Tally(accepted=int(not is_right(self.work, given[result.votes[0]])))
+            tally += Tally(accepted=int(not given[result.votes[0]].is_right))
         for place, one in enumerate(given):
             node, operator = one.party.node, one.party.operator
             if place in against or place in useless:
@@ -251,7 +254,7 @@ class Campaign:
             elif place in confirmed:
                 self.evidence.valid(node, operator, now)
             blamed = int(place in against or place in useless)
-            if is_right(self.work, one):
+            if one.is_right:
                 tally += Tally(honest=1, blamed=blamed)
             else:
                 tally += Tally(attempts=1, caught=blamed, slashed=int(place in found))

@@ -47,20 +47,25 @@ class Party(NamedTuple):
 
 
 class Given(NamedTuple):
-    """A receipt: who gave it, for which input it says, and what came out."""
+    """A receipt: who gave it, for which input it says, and what came out; `is_right`: whether by running it."""
 
     party: Party
     job: int
     input: Hash
     output: Output
+    is_right: bool = True
 
 
 def answer(party: Party, work: Work, job: int, asked: Sequence[Party], draw: random.Random) -> Given | None:
     """What a party gives back for a job; None where it fails. `asked` are all who have been asked so far."""
-    output, named = _output(party, work, job, asked, draw), job
-    if party.kind == "lazy" and draw.random() < 0.5:
-        named = job - 1  # it is honest about what it ran on, and so of no use
-    return None if output is None else Given(party, job, input_of(named), output)
+    if party.kind == "honest":
+        return None if draw.random() < FAILS else Given(party, job, input_of(job), work.right(job, party.number))
+    if party.kind == "selective" and draw.random() >= CHEATS:
+        return Given(party, job, input_of(job), work.right(job, party.number))
+    if party.kind == "copied" and any(one.number == party.friend for one in asked):
+        return Given(party, job, input_of(job), work.right(job, party.friend))
+    named = job - 1 if party.kind == "lazy" and draw.random() < 0.5 else job  # honest about what it ran on, and useless
+    return Given(party, job, input_of(named), _cheat(party, work, job, draw), is_right=False)
 
 
 def input_of(job: int) -> Hash:
@@ -68,28 +73,14 @@ def input_of(job: int) -> Hash:
     return keccak(b"input" + job.to_bytes(8))
 
 
-def _output(party: Party, work: Work, job: int, asked: Sequence[Party], draw: random.Random) -> Output | None:
-    if party.kind == "random":
-        return work.made_up(f"{draw.random()}")
+def _cheat(party: Party, work: Work, job: int, draw: random.Random) -> Output:
     if party.kind == "partial":
         return work.partial(job)
-    if party.kind == "copied":  # from its friend, who is honest; for want of one, what somebody made of another input
-        return work.right(job if any(one.number == party.friend for one in asked) else job - 1, 0)
-    if party.kind == "lazy":
+    if party.kind in ("copied", "lazy"):  # what somebody, or itself, made of another input
         return work.right(job - 1, party.number)
     if party.kind == "collusion":
         return work.made_up(f"agreed {job}")
-    if party.kind == "lowest":
-        return work.nothing()
-    if party.kind == "selective" and draw.random() < CHEATS:
-        return work.made_up(f"{draw.random()}")
-    return None if party.kind == "honest" and draw.random() < FAILS else work.right(job, party.number)
-
-
-def is_right(work: Work, given: Given) -> bool:
-    """Whether a receipt says what an honest run could have said."""
-    right = work.right(given.job, 0)
-    return given.input == input_of(given.job) and are_near(work, given.output, right)
+    return work.nothing() if party.kind == "lowest" else work.made_up(f"{draw.random()}")
 
 
 class Courtroom:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -140,24 +140,42 @@ def read_counts(text: str) -> tuple[int, int]:
 
 
 def find_problems(rows: Sequence[Row], page: str) -> list[str]:
-    """What is worse than the page's bounds allow, or is not on both."""
+    """What is worse than the page's bounds allow, row by row and for each cheat over all classes; and what is not on
+    both."""
     known = read_page(page)
-    problems = []
+    problems = [f"{', '.join(row.name)}: not on the page" for row in rows if row.name not in known]
+    problems += [f"{', '.join(name)}: no longer measured" for name in known.keys() - {row.name for row in rows}]
+    rows = [row for row in rows if row.name in known]
     for row in rows:
-        name, before = ", ".join(row.name), known.pop(row.name, None)
-        if before is None:
-            problems.append(f"{name}: not on the page")
-            continue
-        if upper_bound(*row.caught, CERTAIN) < lower_bound(*before.caught, CERTAIN):
-            problems.append(f"{name}: finds {row.caught}, and found {before.caught}")
-        for what, now, then in (("blames", row.blamed, before.blamed), ("accepts", row.accepted, before.accepted)):
-            if lower_bound(*now, CERTAIN) > upper_bound(*then, CERTAIN):
-                problems.append(f"{name}: {what} {now}, and it was {then}")
+        before = known[row.name]
+        problems += compare(", ".join(row.name), row, before)
         if row.runs > DEARER * before.runs:
-            problems.append(f"{name}: takes {row.runs:.2f} runs, and took {before.runs:.2f}")
+            problems.append(f"{', '.join(row.name)}: takes {row.runs:.2f} runs, and took {before.runs:.2f}")
         if row.name[0] == "promise" and lower_bound(*row.accepted, CERTAIN) > 1 - float(row.name[1]):
-            problems.append(f"{name}: accepts {row.accepted}, which is more than was promised")
-    return problems + [f"{', '.join(name)}: on the page, but no longer measured" for name in known]
+            problems.append(f"{', '.join(row.name)}: accepts {row.accepted}, which is more than was promised")
+    for cheat in sorted({row.name[2] for row in rows}):
+        of_cheat = [row for row in rows if row.name[2] == cheat]
+        problems += compare(f"{cheat}, in all", add(of_cheat), add([known[row.name] for row in of_cheat]))
+    return problems
+
+
+def compare(name: str, now: Row, then: Row) -> Iterator[str]:
+    """What is worse now, beyond chance."""
+    if upper_bound(*now.caught, CERTAIN) < lower_bound(*then.caught, CERTAIN):
+        yield f"{name}: finds {now.caught}, and found {then.caught}"
+    if lower_bound(*now.blamed, CERTAIN) > upper_bound(*then.blamed, CERTAIN):
+        yield f"{name}: blames {now.blamed}, and blamed {then.blamed}"
+    if lower_bound(*now.accepted, CERTAIN) > upper_bound(*then.accepted, CERTAIN):
+        yield f"{name}: accepts {now.accepted}, and accepted {then.accepted}"
+
+
+def add(rows: Sequence[Row]) -> Row:
+    """Their counts in one."""
+    caught, blamed, accepted = (
+        (sum(each[0] for each in counts), sum(each[1] for each in counts))
+        for counts in ([row.caught for row in rows], [row.blamed for row in rows], [row.accepted for row in rows])
+    )
+    return Row((), caught, blamed, accepted, 0.0)
 
 
 def main() -> int:

@@ -10,9 +10,11 @@ from math import comb
 
 import pytest
 
+from bench import calibration, calibration_work
 from bench.binomial import MISS, lower_bound, upper_bound
 from bench.calibration import CAMPAIGNS, TRIALS, Cell, run_cell
 from bench.calibration_work import all_work, are_near
+from freehold.services.compute.verification import decision
 from scripts.calibration_table import (
     PAGE,
     ROUNDS,
@@ -25,6 +27,7 @@ from scripts.calibration_table import (
     measure,
     read_page,
     render,
+    to_row,
 )
 
 
@@ -76,6 +79,26 @@ def test_what_is_worse_is_a_problem(worse: Row) -> None:
     rest = [row for row in good if row.name != worse.name]
     assert len(find_problems([*rest, worse], page)) >= 1
     assert len(find_problems(good[:1], page)) == 1
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "broken"),
+    [
+        (calibration, "draw_audit", lambda *_: False),
+        (calibration_work, "_distance", lambda *_: 0),
+        (decision, "has_consensus", lambda *_: True),
+        (calibration.Evidence, "is_available", lambda *_: True),
+    ],
+    ids=["no audits", "a blind metric", "no consensus", "nobody is left alone"],
+)
+def test_what_breaks_verification_is_found(
+    where: object, name: str, broken: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(where, name, broken)
+    cells = [Cell("numbers", "random"), Cell("wasm", "collusion"), Cell("steps", "collusion")]
+    rows = [to_row(cell, run_cell(cell, 3 * SHORT)) for cell in cells]
+    found = find_problems(rows, PAGE.read_text(encoding="utf-8"))
+    assert [problem for problem in found if "no longer measured" not in problem]
 
 
 def test_bounds_are_clopper_and_pearsons() -> None:
