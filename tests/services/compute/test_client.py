@@ -14,12 +14,14 @@ import pytest
 from freehold.market.reservations import Want
 from freehold.oracle.views import Views
 from freehold.protocol.errors import InsufficientCredits, InvalidInput, NotFound, Refused, Unavailable
+from freehold.protocol.merkle import row_root
 from freehold.protocol.messages import STREAM, VOUCHER
 from freehold.protocol.state import EpochState, NodeRecord, State
 from freehold.protocol.tables import Table
 from freehold.protocol.units import ONE, ZERO_ADDRESS, ZERO_HASH, Hash
 from freehold.services.compute import client_sessions
 from freehold.services.compute.client import ComputeClient, ComputeNode, Offered, WrongReceipt
+from freehold.services.compute.proof import make_step
 from freehold.services.compute.terms import CASE, EXACT, JOB, KEPT_EPOCHS, PAID, Dispute, Receipt, WorkState
 from tests.client.world import World, key, world
 from tests.services.compute.client_world import (
@@ -449,6 +451,19 @@ def test_a_dispute_is_held_by_a_quorum(tmp_path: Path) -> None:
         for bad in (first.receipt, msgspec.structs.replace(second, output=first.receipt.output)):
             with pytest.raises(InvalidInput):
                 await client.dispute(first.receipt, bad, EXACT)
+        with pytest.raises(InvalidInput):
+            await client.dispute(first.receipt, second, 3)
+        leaves = [[Hash(bytes([byte]) * 32) for byte in row] for row in (b"abc", b"axc")]
+        stepped = [
+            msgspec.structs.replace(receipt, steps=row_root(own))
+            for receipt, own in zip((first.receipt, second), leaves, strict=True)
+        ]
+        step = make_step(*leaves, 1, first.receipt.input)
+        for bad_step in (msgspec.structs.replace(step, index=2), msgspec.structs.replace(step, before=step.first)):
+            with pytest.raises(InvalidInput):
+                await client.dispute(stepped[0], stepped[1], EXACT, [bad_step])
+        assert await client.dispute(stepped[0], stepped[1], EXACT, [step])
+        net.memory.held.clear()
         case = await client.dispute(first.receipt, second, EXACT)
         rows = [r for s in net.memory.held for r in net.memory.batches[s].table if isinstance(r, Dispute)]
         assert [row.case() for row in rows] == [case]

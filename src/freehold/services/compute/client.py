@@ -38,6 +38,7 @@ from freehold.services.compute.client_node import ComputeNode
 from freehold.services.compute.client_receipts import ReceiptBook, Receipts
 from freehold.services.compute.client_sessions import Failures, Sessions
 from freehold.services.compute.client_survey import Asking, Found, Offered, survey
+from freehold.services.compute.proof import is_step
 from freehold.services.compute.terms import (
     CASE,
     DISPUTE,
@@ -173,15 +174,18 @@ class ComputeClient:
     async def dispute(self, first: Receipt, second: Receipt, kind: int, steps: Sequence[Step] = ()) -> Hash:
         """Show a quorum two receipts of this client that contradict each other; the id of the case that it opens.
 
-        `kind` is EXACT or NEAR; `steps` the first step that differs, where both commit to steps.
+        `kind` is EXACT or NEAR; `steps` may hold the first step that differs, where both commit to as many: only that
+        is run again. InvalidInput for what judges would not take (`proof.judge_disputes`).
         """
         context = self._context
         if (first.task, first.input) != (second.task, second.input) or first.node == second.node:
             raise InvalidInput("a dispute is about receipts of two nodes for one task and input")
-        if first.output == second.output and first.steps == second.steps:
-            raise InvalidInput("these receipts do not contradict each other")
         if kind not in (EXACT, NEAR):
             raise InvalidInput(f"a dispute goes by {EXACT} or {NEAR}, not {kind}")
+        if steps and (kind != EXACT or len(steps) > 1 or not is_step(steps[0], first, second)):
+            raise InvalidInput("that is not the first step in which these receipts differ")
+        if not steps and first.output == second.output:
+            raise InvalidInput("these receipts do not contradict each other")
         row = Dispute(client=context.key.address, first=first, second=second, kind=kind, steps=tuple(steps))
         batch = make_batch(DISPUTE, Table.of(Dispute, [row]), context.key, context.network.domain)
         await context.quorum.certify(batch)
