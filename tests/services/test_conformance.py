@@ -12,7 +12,7 @@ from freehold.protocol.messages import STREAM, Lease
 from freehold.protocol.service import Context
 from freehold.protocol.state import LeaseState
 from freehold.protocol.tables import Table
-from freehold.protocol.units import Hash
+from freehold.protocol.units import ZERO_HASH, Hash
 from freehold.services.compute.terms import HELD, WorkState
 from freehold.services.judging import JUDGES
 from freehold.services.storage.proof import draw_openings, group_lists
@@ -90,14 +90,15 @@ def sensing_case() -> Case:
 
 
 def compute_case() -> Case:
-    """A disputed receipt that its three referees find good, a wrong one, and two that have just come."""
+    """A disputed receipt that its three referees find good, a wrong one, two that have just come, and a dispute."""
     right, wrong = compute.run(compute.NODES[0]), compute.run(compute.NODES[1], output=compute.WRONG_OUTPUT)
     case = compute.case_of(compute.dispute_of(right, wrong))
     referees = sorted(compute.NODES[2:5], key=lambda node: node.address)
     state = [compute.job_of(right, HELD), compute.job_of(wrong, HELD), case]
     context = compute.context_of([*state, *(compute.seat_of(case, node) for node in referees)])
     fresh = [compute.run(node, 2) for node in compute.NODES[:2]]
-    rows = compute.rows_of(fresh, opinions=[compute.opinion_of(case, node) for node in referees])
+    disputes = [compute.dispute_of(compute.run(compute.NODES[5]), compute.run(compute.NODES[6], output=ZERO_HASH))]
+    rows = compute.rows_of(fresh, disputes, [compute.opinion_of(case, node) for node in referees])
     grown = [msgspec.structs.replace(row, measure=10**12) for row in context.state]
     return Case(JUDGES["compute"], context, rows, context._replace(state=Table.of(WorkState, grown)))
 
