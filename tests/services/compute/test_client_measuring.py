@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,19 @@ from typing import Any
 import msgspec
 import pytest
 
-from freehold.protocol.errors import Corrupt, Unavailable
+from freehold.protocol.errors import Corrupt, Refused, Unavailable
+from freehold.protocol.state import NodeRecord
 from freehold.protocol.typed import keccak
-from freehold.protocol.units import ONE, Address, Hash
+from freehold.protocol.units import Address, Hash
 from freehold.services.compute.benchmark_programs import get_program
-from freehold.services.compute.benchmarks import PLANS, STATE, Benchmark, Measured, draw_seed, run_benchmark
+from freehold.services.compute.benchmarks import PLANS, STATE, Benchmark, Measured, run_benchmark
 from freehold.services.compute.client_checks import Standing
-from freehold.services.compute.client_measuring import Figure, Means, Speeds, get_stdout, measure_node
+from freehold.services.compute.client_measuring import Figure, Means, Speeds, get_stdout, measure_node, measure_offers
+from freehold.services.compute.client_survey import Offered
 from freehold.services.compute.executors.wasm import WasmExecutor
 from freehold.services.compute.executors.wasm_terms import ENGINE
 from freehold.services.compute.tasks import OutputFile, Result, Task
-from freehold.services.compute.terms import Order
+from freehold.services.compute.terms import Bid, Order
 from tests.client.world import world
 from tests.services.compute import test_client_provider as provided
 from tests.services.compute.client_world import compute_client, until
@@ -152,6 +153,37 @@ def test_speeds_rank_by_what_was_measured_and_are_kept() -> None:
     assert msgspec.json.decode(msgspec.json.encode(speeds), type=Speeds) == speeds
 
 
+class FakeClient:
+    """Opens sessions with these nodes, by address; refuses others."""
+
+    def __init__(self, nodes: Mapping[Address, FakeNode]) -> None:
+        self.nodes, self.amounts = nodes, list[int]()
+
+    async def session(self, offered: Offered, amount: int) -> FakeNode:
+        self.amounts.append(amount)
+        if offered.node not in self.nodes:
+            raise Refused("no lease")
+        return self.nodes[offered.node]
+
+    async def until(self, seconds: float) -> int:
+        return 9
+
+
+def offer(node: Address, price: int) -> Offered:
+    record = NodeRecord(node=node, operator=node, payout=node, endpoint="", bond=1)
+    bid = Bid(node=node, client=node, request=SEED, price=price, properties=b"{}", expiry=1)
+    return Offered(record, bid, {FUEL: 5})
+
+
+def test_one_node_that_refuses_does_not_keep_others_from_being_measured() -> None:
+    good, bad = Address(b"g" * 20), Address(b"b" * 20)
+    client = FakeClient({good: FakeNode(SECOND)})
+    found = asyncio.run(measure_offers(client, [offer(bad, 3600), offer(good, 3600)], rerun))
+    assert found[bad] == "no lease"
+    assert [figure.name for figure in found[good]] == [plan.property for plan in PLANS.values()]
+    assert client.amounts == [sum(-(-2 * plan.most // 10**9) for plan in PLANS.values())] * 2
+
+
 def test_a_real_node_is_measured_by_orders_and_checked_at_home(tmp_path: Path, monkeypatch: Any) -> None:
     """Over HTTP, with the executor that nodes have; the check is run by another of the client's own."""
     monkeypatch.setattr(provided, "Echo", lambda: WasmExecutor(tmp_path / "node", 1))
@@ -166,15 +198,11 @@ def test_a_real_node_is_measured_by_orders_and_checked_at_home(tmp_path: Path, m
         ):
             await until(lambda: real.provider._executors.properties().get("executor.wasm") is True)  # it has probed
             (offered,) = (await client.survey(request_of(client, engine=ENGINE))).bids
-            node = await client.session(offered, 5 * ONE)
-            means = Means(
-                await client.until(300), time.perf_counter_ns, lambda: b"c" * 32,
-                lambda benchmark: run_benchmark(own, benchmark, next(folders)),
-            )  # fmt: skip
-            seed = draw_seed(offered.bid, b"s" * 32)
-            figures = await measure_node(node, offered.properties, seed, means, ["cpu", "disk"])
+            found = await measure_offers(client, [offered], lambda one: run_benchmark(own, one, next(folders)))
         await own.stop()
-        assert [figure.reason for figure in figures] == ["", ""]
+        figures = found[real.key.address]
+        assert not isinstance(figures, str), figures
+        assert [(figure.name, figure.reason) for figure in figures] == [(plan.property, "") for plan in PLANS.values()]
         assert all(figure.measured > 0 and figure.receipt is not None for figure in figures)
 
     asyncio.run(body())

@@ -2,7 +2,8 @@
 
 What came of it is a Figure for each: advertised and measured, side by side. `Speeds` keeps what was measured and gives
 the speed that a node is ranked by. The seed is drawn from the node's signed bid (`benchmarks.draw_seed`), the segment
-that is checked when the result is in; the check runs elsewhere: at another node, or in an executor of the client's own.
+that is checked when the result is in; the check runs elsewhere: at another node (`run_at`), or in an executor of the
+client's own (`benchmarks.run_benchmark`).
 
 Invariant: a figure counts only if the checked segment came out the same elsewhere; what failed that is a speed of zero.
 """
@@ -10,12 +11,14 @@ Invariant: a figure counts only if the checked segment came out the same elsewhe
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from freehold.protocol.errors import Corrupt, Unavailable
+from freehold.protocol.errors import Corrupt, FreeholdError, Unavailable
 from freehold.protocol.units import Address, Hash
 from freehold.services.compute.benchmarks import (
     PLANS,
@@ -23,6 +26,7 @@ from freehold.services.compute.benchmarks import (
     Measured,
     add_measurement,
     benchmark_tasks,
+    draw_seed,
     get_check,
     get_deviation,
     get_selection_speed,
@@ -30,7 +34,8 @@ from freehold.services.compute.benchmarks import (
     judge_benchmark,
 )
 from freehold.services.compute.bidding import MEASURED
-from freehold.services.compute.client_checks import Standing
+from freehold.services.compute.client_checks import Standing, most_cost
+from freehold.services.compute.client_survey import Offered
 from freehold.services.compute.tasks import Task
 from freehold.services.compute.terms import Order, Receipt
 
@@ -155,3 +160,28 @@ class Speeds(msgspec.Struct):
     def properties(self, node: Address) -> dict[str, int]:
         """What the client adds to the node's own properties."""
         return {MEASURED + name: one.rate for name, one in self.rates.get(str(node), {}).items()}
+
+
+class Client(Protocol):
+    """What is needed of a client of compute (`client.ComputeClient`)."""
+
+    async def session(self, offered: Offered, amount: int) -> Node: ...
+
+    async def until(self, seconds: float) -> int: ...
+
+
+async def measure_offers(
+    client: Client, offers: Iterable[Offered], rerun: Callable[[Benchmark], Awaitable[bytes]]
+) -> dict[Address, list[Figure] | str]:
+    """Measure every node that bids, one after another: figures, or why there are none. It is paid for as jobs are."""
+    found: dict[Address, list[Figure] | str] = {}
+    for offered in offers:
+        amount = sum(most_cost(2 * plan.most, offered.price) for plan in PLANS.values())
+        try:
+            node = await client.session(offered, amount)
+            means = Means(await client.until(PATIENCE), time.monotonic_ns, lambda: secrets.token_bytes(32), rerun)
+            seed = draw_seed(offered.bid, means.chance())
+            found[offered.node] = await measure_node(node, offered.properties, seed, means)
+        except FreeholdError as error:
+            found[offered.node] = error.message
+    return found
