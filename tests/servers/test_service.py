@@ -19,7 +19,7 @@ from tests.conftest import SLOW
 from tests.servers.boxes import MARK, MISSING, SMALL, Traces, has_logged, make_work, wait_for
 
 CHECKED = Service(health="/healthy", every=0.1, misses=2)
-PLENTY = 10**15
+PLENTY = 2**62
 SERVER = r"""
 use IO::Socket::INET;
 my $s = IO::Socket::INET->new(LocalAddr => "127.0.0.1", LocalPort => $ENV{PORT}, Listen => 9) or die "listen: $!";
@@ -55,7 +55,7 @@ def make_task(script: str, service: Service = CHECKED, mark: str = "") -> Task:
         arguments=words,
         service=service,
         environment=((MARK, mark), ("HOST_TCP", "127.0.0.1:22")),
-        resources=msgspec.structs.replace(SMALL, seconds=3600),
+        resources=msgspec.structs.replace(SMALL, seconds=2**31 - 1),
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import signal
 from contextlib import suppress
 from pathlib import Path
 
@@ -106,12 +107,19 @@ class Group(Counters):
                     (cpu / "cpu.cfs_quota_us").write_text(str(quota))
 
     async def remove(self) -> None:
-        """Remove it, once its last process is gone."""
+        """Remove it, and what might still be in it: a start that was cut short leaves a process that waits."""
         for _ in range(_REMOVE_TRIES):
+            self._kill()
             self.drop()
             if not any(folder.exists() for folder in self._unique):
                 return
             await asyncio.sleep(0.02)
+
+    def _kill(self) -> None:
+        with suppress(OSError, ValueError):
+            for process in map(int, self.doors[0].read_text().split()):
+                if process > 0:  # 0 is one that cannot be seen from here
+                    os.kill(process, signal.SIGKILL)
 
     def drop(self) -> None:
         """Remove it, if nothing is in it."""

@@ -128,7 +128,7 @@ async def _run(run: Run, box: Box) -> Outcome:
     status, over = await box.wait(*run.deadline())
     measure = run.measure()
     try:
-        await asyncio.to_thread(box.take, run.work.folder / "out")
+        await _take(box, run.work.folder / "out")
     except DiskFull as error:
         over = over or Over("disk", error.message)
     stdout = bytes(box.stdout)
@@ -137,3 +137,13 @@ async def _run(run: Run, box: Box) -> Outcome:
     if over is not None:
         return Outcome(over.ended, 0, stdout, measure, over.reason)
     return Outcome("exited", status, stdout, measure)
+
+
+async def _take(box: Box, target: Path) -> None:
+    """Copy what came out, in a thread; cancelled, it is waited for, since the box is closed after this. DiskFull."""
+    copying = asyncio.ensure_future(asyncio.to_thread(box.take, target))
+    try:
+        await asyncio.shield(copying)
+    except asyncio.CancelledError:
+        await asyncio.wait([copying])
+        raise
