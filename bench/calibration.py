@@ -35,7 +35,7 @@ from freehold.protocol.errors import InsufficientOperators
 from freehold.protocol.typed import keccak
 from freehold.services.compute.terms import EXACT, NEAR, REFEREES, Dispute
 from freehold.services.compute.verification.bisect import build_step
-from freehold.services.compute.verification.decision import Accept, NeedMore, Vote, decide
+from freehold.services.compute.verification.decision import Accept, NeedMore, Vote, confirms, decide
 from freehold.services.compute.verification.plan import (
     DEFAULT_ADVERSARY,
     Candidate,
@@ -210,7 +210,7 @@ class Campaign:
                 break
             else:
                 wrong = set(guilty)  # it has waited for the referees
-        return self._count(given, result, guilty, now)._replace(runs=len(given) + referees)
+        return self._count(given, plan, result, guilty, now)._replace(runs=len(given) + referees)
 
     def _translate(self, found: Accept, left: Sequence[int]) -> Accept:
         return found._replace(
@@ -239,11 +239,12 @@ class Campaign:
         kind = NEAR if self.work.metric else EXACT
         return dispute_of(*receipts, kind, (step,) if step else ()), referee(self.work, first, second, self.draw)
 
-    def _count(self, given: Sequence[Given], result: Accept | None, found: set[int], now: int) -> Tally:
+    def _count(self, given: Sequence[Given], plan: Plan, result: Accept | None, found: set[int], now: int) -> Tally:
         """Writes down what was learned of each operator, and adds up what is true."""
         against = set(found) | (set(result.against) if result else set())
         useless = set(result.strays) if result else set()
-        confirmed = set(result.votes) if result and len(result.votes) > 1 else set()
+        agreed = [given[i].party.operator for i in result.votes] if result else []
+        confirmed = set(result.votes) if result and confirms(plan, agreed) else set()
         tally = Tally(unsettled=int(result is None))
         if result is not None:
             tally += Tally(accepted=int(not given[result.votes[0]].is_right))

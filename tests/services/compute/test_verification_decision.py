@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from freehold.protocol.typed import keccak
 from freehold.protocol.units import Address, Hash
-from freehold.services.compute.verification.decision import Accept, Dispute, NeedMore, Vote, decide
+from freehold.services.compute.verification.decision import Accept, Dispute, NeedMore, Vote, confirms, decide
 from freehold.services.compute.verification.plan import (
     MILLION,
     Adversary,
@@ -201,6 +201,12 @@ def test_many_against_many_are_left_to_referees() -> None:
     found = decide(votes, PLAN, drawn=False)
     assert isinstance(found, Dispute)
     assert len(found.pairs) == len(votes) // 2
+
+
+def test_a_coalition_cannot_vouch_for_itself() -> None:
+    assert not confirms(PLAN, [address(1), address(2), address(2)])
+    assert confirms(PLAN, [address(1), address(2), address(3)])
+    assert confirms(plan_for("0.99", [Record()] * 8, collusion=1), [address(1), address(2)])
 
 
 def test_results_on_another_input_are_strays() -> None:

@@ -8,7 +8,7 @@ Invariant: no group of half the operators or fewer is ever accepted, and none be
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from fractions import Fraction
 from itertools import combinations
 from math import prod
@@ -104,6 +104,14 @@ def decide(
                 return NeedMore(more, strays, pairs)
             return Accept(groups[lead], _find_opposed(votes, groups, lead, agree), strays, pairs)
     return Dispute(pairs) if opposed else NeedMore(1, strays, pairs)
+
+
+def confirms(plan: Plan, operators: Iterable[Address]) -> bool:
+    """Whether agreement of these operators says that each was right (`Evidence.valid`): one is outside any coalition.
+
+    Two that act as one could otherwise confirm each other until they are trusted.
+    """
+    return len(set(operators)) > plan.adversary.collusion
 
 
 def _suffices(

@@ -1,7 +1,7 @@
 """What a client knows of nodes and their operators, from results that were checked: counted, weighed, and backed off.
 
-A result is `valid` only where another operator's confirmed it (a replica or an audit): as in BOINC's code, runs that
-nobody checked add nothing, so that a liar cannot grow a record in silence. What is counted:
+A result is `valid` only where so many operators agree that one is outside any coalition (`decision.confirms`): as in
+BOINC's code, runs that nobody checked add nothing, so that liars cannot grow a record in silence, nor for each other.
 
     BOINC  (sched_send.cpp)       n valid in a row; from n = 10 on a run may go unreplicated with probability 1 - 1/n
     iExec  (IexecPoco2Facet.sol)  score + 1 for a confirmed result, x 2/3 for a wrong one; weight max(score/3, 3) - 1
@@ -47,7 +47,7 @@ class Record(msgspec.Struct, frozen=True):
     blocked_until: int = 0
 
     def after_valid(self, now: int, audit: bool = False) -> Record:
-        """Another operator's result confirmed one of its own."""
+        """Other operators' results confirmed one of its own."""
         return self._with(
             consecutive_valid=self.consecutive_valid + 1,
             valid=self.valid + 1,
@@ -128,7 +128,7 @@ class Evidence(msgspec.Struct):
         return self.nodes.get(str(node), Record())
 
     def valid(self, node: Address, operator: Address, now: int, audit: bool = False) -> None:
-        """Its result was confirmed by another operator's."""
+        """Its result was confirmed (`decision.confirms`)."""
         self._set(node, operator, self.of_node(node).after_valid(now, audit), self.of(operator).after_valid(now, audit))
 
     def invalid(self, node: Address, operator: Address, now: int, audit: bool = False) -> None:
