@@ -21,6 +21,9 @@ MISSING = "not run: bubblewrap is not installed (apt install bubblewrap)"
 MARK = "FREEHOLD_TEST_RUN"
 
 
+_made: list[str] = []  # names of the folders of this process's runs
+
+
 class Ran(NamedTuple):
     """A run: what came of it, what it logged, and its folder."""
 
@@ -48,6 +51,7 @@ def native(*arguments: str, resources: Resources = SMALL, environment: Mapping[s
 def make_work(folder: Path, task: Task, most: int = PATIENT, program: Path | None = None, stdin: bytes = b"") -> Work:
     """Work in a new folder below this one. What it logs is in `log` beside it."""
     work = folder / f"run-{uuid.uuid4().hex[:8]}"
+    _made.append(work.name)
     for part in ("in", "out"):
         (work / part).mkdir(parents=True)
     (work / "in" / "given").write_text("an input")
@@ -84,7 +88,7 @@ async def wait_for(condition: Callable[[], bool]) -> None:
 
 
 class Traces:
-    """What this process has, before and after a run: children, open files, mounts and cgroups."""
+    """What this process has, before and after its runs: children, open files, mounts and cgroups."""
 
     def __init__(self) -> None:
         self.mark = uuid.uuid4().hex
@@ -92,14 +96,16 @@ class Traces:
 
     def assert_none(self) -> None:
         """Nothing of what ran since is left."""
-        assert self._look() == self._before
+        for kind, found in self._look().items():
+            assert found == self._before[kind], kind
         assert not self._marked(), "processes of the run are left"
 
     def _look(self) -> dict[str, object]:
+        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
         return {
             "children": _children(),
             "files": len(os.listdir("/proc/self/fd")),
-            "mounts": Path("/proc/self/mountinfo").read_text(),
+            "mounts": [line for line in mounts if any(name in line for name in _made)],
             "cgroups": [str(one) for one in Path("/sys/fs/cgroup").rglob(f"freehold-{os.getpid()}-*")],
         }
 

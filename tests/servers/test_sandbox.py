@@ -18,7 +18,7 @@ from freehold.protocol.errors import Unavailable
 from freehold.services.compute.executors.cgroups import find_cgroups
 from freehold.services.compute.executors.sandbox import SandboxExecutor
 from freehold.services.compute.executors.seam import Outcome
-from tests.servers.boxes import LIMIT, MARK, MISSING, Ran, Traces, has_logged, make_work, native, run, wait_for
+from tests.servers.boxes import LIMIT, MARK, MISSING, MOST, Ran, Traces, has_logged, make_work, native, run, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +67,28 @@ def test_measure_is_time_by_processors(executor: SandboxExecutor, tmp_path: Path
     began = time.monotonic_ns()
     ran = run(executor, make_work(tmp_path, native("sleep", "0.2", resources=resources)))
     assert 2 * 200_000_000 <= ran.outcome.measure <= 2 * (time.monotonic_ns() - began)
+
+
+def test_steps_pass_a_state_on_and_nothing_else(executor: SandboxExecutor, tmp_path: Path) -> None:
+    script = "read n; test -e /tmp/left || test -e left && exit 9; echo x >/tmp/left; echo $n >left; echo $((n + 1))"
+    task = msgspec.structs.replace(native("sh", "-c", script), steps=3)
+    ran = run(executor, make_work(tmp_path, task, stdin=b"5\n"))
+    assert ran.outcome[:3] == ("exited", 0, b"8\n")
+    assert ran.outcome.states == (b"6\n", b"7\n", b"8\n")
+    assert ran.files() == {"left": b"7\n"}
+
+
+def test_steps_end_with_the_first_that_fails_and_share_what_was_ordered(
+    executor: SandboxExecutor, tmp_path: Path
+) -> None:
+    task = msgspec.structs.replace(native("sh", "-c", "read n; echo $((n + 1)); exit $((n / 2))"), steps=9)
+    ran = run(executor, make_work(tmp_path, task, stdin=b"0\n"))
+    assert ran.outcome[:3] == ("exited", 1, b"3\n")
+    assert ran.outcome.states == (b"1\n", b"2\n")
+    task = msgspec.structs.replace(native("sleep", "0.2"), steps=9)
+    ran = run(executor, make_work(tmp_path, task, MOST))
+    assert (ran.outcome.ended, ran.outcome.measure) == ("time", MOST)
+    assert len(ran.outcome.states) < 2
 
 
 def filter_with(executor: SandboxExecutor, tmp_path: Path, words: tuple[str, ...], data: bytes) -> Ran:

@@ -1,7 +1,7 @@
 """What executors of native programs share: a run is a program in a box, whatever makes the box.
 
     open_box()  a box in which the program waits, with its files, bounds and namespaces (`sandbox.py`, `container.py`)
-    run()       starts it, waits for its end or a limit, takes what came out, and gives everything back
+    run()       starts it, waits for its end or a limit, takes what came out, and gives everything back; once a step
 
 Invariant: a run is in `_runs` from its call to its end, and its box is closed however it ends.
 """
@@ -18,6 +18,8 @@ from freehold.services.compute.executors.bounds import Over
 from freehold.services.compute.executors.process import GRACE, Box
 from freehold.services.compute.executors.seam import Capability, Outcome, Work
 
+STATES_LIMIT = 64 * 2**20  # bytes of the states after a task's steps, as for WebAssembly
+NOT_BEGUN = Outcome("stopped", 0, b"", 0, "it was stopped before it began")
 _LOOK = 0.02  # seconds between looks at whether runs have ended
 
 
@@ -106,37 +108,55 @@ class Runs(ABC):
             await asyncio.sleep(_LOOK)
 
     async def run_in_box(self, work: Work, opener: BoxOpener) -> Outcome:
-        """Run a task to its end. What the opener raises, but InvalidInput: that task is refused."""
+        """Run a task to its end, step by step where it has steps: each in a box of its own, with what the one before
+        wrote to its standard output as its standard input. What comes out is the last one's. What the opener raises,
+        but InvalidInput: that task is refused."""
         run = self._runs[work.folder] = Run(work)
+        states: list[bytes] = []
+        outcome, stdin = NOT_BEGUN, work.stdin
         try:
-            run.box = await opener.open_box(work)
-            try:
-                return await _run(run, run.box)
-            finally:
-                # Shielded: cancelled a second time, it still gives everything back.
-                await asyncio.shield(asyncio.ensure_future(run.box.close()))
+            for step in range(work.task.steps or 1):
+                is_last = step + 1 >= work.task.steps
+                outcome = await _run_step(run, work._replace(stdin=stdin), opener, is_last)
+                if outcome.ended != "exited" or outcome.status or not work.task.steps:
+                    break
+                states.append(outcome.stdout)
+                if sum(map(len, states)) > STATES_LIMIT:
+                    outcome = outcome._replace(ended="output", reason=f"more than {STATES_LIMIT} bytes of states")
+                    break
+                stdin = work.folder / "state"
+                stdin.write_bytes(outcome.stdout)
         except InvalidInput as error:
-            return Outcome("refused", 0, b"", 0, error.message)
+            outcome = Outcome("refused", 0, b"", 0, error.message)
         finally:
             del self._runs[work.folder]
+        return outcome._replace(measure=run.measured, states=tuple(states))
 
 
-async def _run(run: Run, box: Box) -> Outcome:
+async def _run_step(run: Run, work: Work, opener: BoxOpener, is_last: bool) -> Outcome:
     if run.stopping.is_set():
-        return Outcome("stopped", 0, b"", 0, "it was stopped before it began")
-    await box.go()
-    status, over = await box.wait(*run.deadline())
-    measure = run.measure()
+        return NOT_BEGUN
+    box = run.box = await opener.open_box(work)
     try:
-        await _take(box, run.work.folder / "out")
-    except DiskFull as error:
-        over = over or Over("disk", error.message)
-    stdout = bytes(box.stdout)
+        if run.stopping.is_set():
+            return NOT_BEGUN
+        await box.go()
+        status, over = await box.wait(*run.deadline())
+        if is_last or over is not None or status:
+            try:
+                await _take(box, work.folder / "out")
+            except DiskFull as error:
+                over = over or Over("disk", error.message)
+        stdout = bytes(box.stdout)
+    finally:
+        run.measured, run.box = run.measure(), None
+        # Shielded: cancelled a second time, it still gives everything back.
+        await asyncio.shield(asyncio.ensure_future(box.close()))
     if run.stopping.is_set():
-        return Outcome("stopped", 0, stdout, measure, "it was stopped")
+        return Outcome("stopped", 0, stdout, 0, "it was stopped")
     if over is not None:
-        return Outcome(over.ended, 0, stdout, measure, over.reason)
-    return Outcome("exited", status, stdout, measure)
+        return Outcome(over.ended, 0, stdout, 0, over.reason)
+    return Outcome("exited", status, stdout, 0)
 
 
 async def _take(box: Box, target: Path) -> None:
