@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from freehold.protocol.batches import collect_rows, kinds_of
 from freehold.protocol.bundle import Bundle
-from freehold.protocol.columns import Coded
+from freehold.protocol.columns import Coded, are_texts
 from freehold.protocol.emission import compute_pools, compute_schedule
 from freehold.protocol.epoch import Settlement, certified_subjects, make_context
 from freehold.protocol.errors import ReplayMismatch
@@ -61,13 +61,6 @@ def are_cells(column: Bytes, *wanted: bytes) -> Mask:
     for value in set(wanted):
         mask |= (column == np.frombuffer(value, np.uint8)).all(axis=1)
     return mask
-
-
-def are_texts(column: Any, wanted: str) -> Mask:
-    """(n,): whether each row of a text column is this text."""
-    coded = column if isinstance(column, Coded) else column.coded()
-    same = np.array([value == wanted.encode() for value in coded.values.values()], bool)
-    return np.asarray(same[coded.codes])
 
 
 def explain_rewards(bundle: Bundle, settlement: Settlement, account: Address) -> list[dict[str, Any]]:

@@ -11,9 +11,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from freehold.cli.explain_devices import are_texts
 from freehold.protocol.batches import collect_rows, kinds_of
 from freehold.protocol.bundle import Bundle
+from freehold.protocol.columns import are_texts
 from freehold.protocol.epoch import Settlement, certified_subjects
 from freehold.protocol.errors import NotFound, ReplayMismatch
 from freehold.protocol.service import Judge

@@ -289,6 +289,13 @@ def spelled(column: Column) -> Ragged:
     raise TypeError("not a column of text or bytes")
 
 
+def are_texts(column: Column, wanted: str) -> NDArray[np.bool_]:
+    """(n,): whether each value of a text column is this text."""
+    coded = column if isinstance(column, Coded) else spelled(column).coded()
+    same = np.array([value == wanted.encode() for value in coded.values.values()], bool)
+    return np.asarray(same[coded.codes])
+
+
 def wire(column: Column) -> list[Bytes]:
     """The column's bytes on the wire, as arrays to write one after another."""
     if isinstance(column, np.ndarray):

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from freehold.protocol.columns import Coded, ragged_of
+from freehold.protocol.columns import Coded, are_texts, ragged_of
 from freehold.protocol.hashing import Bytes
 from freehold.protocol.lookup import distinct_cells, prefixes_of, sort_order, sum_by_address
 from freehold.protocol.service import Context, Folded, Rows
@@ -106,7 +106,7 @@ class ComputeJudge:
         """The five steps above; then rows leave: jobs after `until`, cases and seats once decided."""
         work = Work(context.state)
         court = hold_court(work, rows[OPINION], context)
-        good, disputes = _are_good(verdicts), rows[DISPUTE]
+        good, disputes = are_texts(verdicts.column("reason"), GOOD), rows[DISPUTE]
         receipts = rows[RECEIPT].filter(
             good[len(good) - len(disputes) - len(rows[RECEIPT]) : len(good) - len(disputes)]
         )
@@ -248,10 +248,3 @@ def _verdicts(
         },
         len(codes),
     )
-
-
-def _are_good(verdicts: Table[Verdict]) -> NDArray[np.bool_]:
-    reasons: Any = verdicts.column("reason")
-    coded = reasons if isinstance(reasons, Coded) else reasons.coded()
-    good = np.array([value == GOOD.encode() for value in coded.values.values()], bool)
-    return np.asarray(good[coded.codes])

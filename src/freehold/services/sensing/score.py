@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from freehold.protocol.columns import Coded, ragged_of
+from freehold.protocol.columns import Coded, are_texts, ragged_of
 from freehold.protocol.hashing import Bytes
 from freehold.protocol.lookup import Lookup, distinct_cells, sort_order
 from freehold.protocol.service import Context, Folded, Rows
@@ -75,7 +75,7 @@ class SensingJudge:
     def fold(self, rows: Rows, verdicts: Table[Verdict], context: Context) -> Folded:
         """The devices after this epoch, and one contribution for each that was good."""
         live, enrolments = _live(context), rows[ENROLMENT]
-        good = _are_good(verdicts)
+        good = are_texts(verdicts.column("reason"), GOOD)
         taken = enrolments.filter(good[len(verdicts) - len(enrolments) :])
         owners = live.column("owner")[good[: len(live)]]
         columns = {"service": Coded.constant(NAME, len(owners)), "lease": ZERO_HASH, "account": owners, "measure": 1}
@@ -140,10 +140,3 @@ def _verdicts(context: Context, kind: str, subjects: Bytes, devices: Bytes, code
         },
         len(codes),
     )
-
-
-def _are_good(verdicts: Table[Verdict]) -> NDArray[np.bool_]:
-    reasons: Any = verdicts.column("reason")
-    coded = reasons if isinstance(reasons, Coded) else reasons.coded()
-    good = np.array([value == GOOD.encode() for value in coded.values.values()], bool)
-    return np.asarray(good[coded.codes])
