@@ -132,6 +132,7 @@ class WasmExecutor:
         reason = ""
         for _ in range(TRIES):
             running.states.clear()
+            running.measure, running.worker = 0, None
             try:
                 ended = await self._try(running)
             except WorkerDied as died:

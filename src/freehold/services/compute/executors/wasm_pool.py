@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
+import msgspec
+
 from freehold.services.compute.executors.modules import get_environment
 from freehold.services.compute.executors.wasm_terms import (
     FRAME_LIMIT,
@@ -58,7 +60,7 @@ class Worker:
                 if not isinstance(message, Log | State):
                     return message
                 note(message)
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, msgspec.DecodeError) as error:
             raise WorkerDied(f"a worker ended with {await self.kill()}") from error
 
     def halt(self) -> None:

@@ -211,7 +211,7 @@ class Worker:
         began = time.thread_time_ns()
         try:
             if self._why:
-                raise Stop(self._why, "")
+                raise self._build_stop()
             if isinstance(code, component.Component):
                 self._script = wasm_script.ScriptHost(files, meter, stdin, streams.write)
                 stop.status = self._call_script(run, store, code)
@@ -262,7 +262,7 @@ class Worker:
         text = str(error)
         trap = re.search(r"wasm trap: (.*)", text)
         if self._why and "interrupt" in text:
-            return Stop(self._why, "it was stopped" if self._why == "stopped" else "its time was over")
+            return self._build_stop()
         if "all fuel consumed" in text:
             store.set_fuel(0)
             return Stop("fuel", "it used up what its order allows")
@@ -271,6 +271,10 @@ class Worker:
         if trap is None and "limit" not in text:
             return Stop("refused", _sentence(error))
         return Stop("trap", trap[1] if trap else _sentence(error))
+
+    def _build_stop(self) -> Stop:
+        """Why the run was interrupted."""
+        return Stop(self._why, "it was stopped" if self._why == "stopped" else "its time was over")
 
     def _get_wasi(self) -> wasm_wasi.Wasi:
         assert self._wasi is not None
