@@ -209,11 +209,11 @@ class FakeSession:
         await self._node._alive()
         return self._node.blobs[name]
 
-    async def fetch_to(self, job: Hash, name: str, path: Path) -> None:
+    async def fetch_to(self, job: Hash, name: str, path: Path, size: int | None = None) -> None:
         path.write_bytes(await self.fetch(job, name))  # noqa: ASYNC240
 
-    async def log(self, job: Hash, after: int = 0, wait: float = 0) -> tuple[bytes, bool]:
-        return b"said on standard error\n"[after:], True
+    async def follow(self, job: Hash, live: bool = True) -> AsyncIterator[bytes]:
+        yield b"said on standard error\n"
 
 
 class World:

@@ -22,7 +22,7 @@ import msgspec
 from freehold.client.jobs_checks import result_of
 from freehold.client.jobs_contents import Contents, Objects
 from freehold.client.jobs_delivery import accepted_rows, came_of, to_folder
-from freehold.client.jobs_driver import Driver, House, Progress
+from freehold.client.jobs_driver import EVIDENCE, SPEEDS, Driver, House, Progress
 from freehold.client.jobs_journal import DONE, LOST, OPEN, RUNNING, STOPPING, JobJournal, JobRow, OrderRow
 from freehold.client.jobs_market import build_request, refuse, survey
 from freehold.client.jobs_orders import PATIENCE, Compute, program_of
@@ -33,6 +33,7 @@ from freehold.client.root import AccountRoot
 from freehold.protocol.errors import Conflict, FreeholdError, Refused
 from freehold.protocol.parameters import Parameters
 from freehold.protocol.units import Address
+from freehold.services.compute.client_measuring import Speeds
 from freehold.services.compute.executors.wasm_terms import ENGINE
 from freehold.services.compute.tasks import Task
 from freehold.services.compute.toolchain import compile_c, python_runner
@@ -40,7 +41,6 @@ from freehold.services.compute.verification.reliability import Evidence
 from freehold.services.storage.terms import UNITS_PER_VOUCHER_PRICE
 
 FOLLOW_SECONDS = 0.5  # between looks at a journal that another process writes
-LOG_SECONDS = 20.0  # of one long poll for a log
 ID_BYTES = 5
 
 
@@ -114,12 +114,13 @@ class Jobs:
         if self._house is None:
             journal = JobJournal(self._folder)
             self._stack.callback(journal.close)
-            kept = await journal.evidence()
+            kept, rates = await journal.record(EVIDENCE), await journal.record(SPEEDS)
             self._house = House(
                 account=self._account, seed=self._seed, parameters=self._parameters, journal=journal,
                 client=self._client, contents=Contents(journal, self._folder / "contents", self._objects),
                 objects=self._objects, tools=self._tools, root=self._root,
-                evidence=msgspec.json.decode(kept, type=Evidence) if kept else Evidence(), clock=self._clock,
+                evidence=msgspec.json.decode(kept, type=Evidence) if kept else Evidence(),
+                speeds=msgspec.json.decode(rates, type=Speeds) if rates else Speeds(), clock=self._clock,
                 patience=self._patience,
             )  # fmt: skip
         return self._house
@@ -140,7 +141,7 @@ class Jobs:
             largest, _ = await house.journal.measure(program_of(sample))
             most = bound if step.service is not None else first_most(largest, bound)
             request = build_request(self._account, job, step, sample, most, max(1, len(tasks)))
-            market = await survey(self._client, request, house.evidence, int(self._clock()))
+            market = await survey(self._client, request, house.evidence, house.speeds, int(self._clock()))
             if not market.offers:
                 raise refuse(step, market)
             checking = plan_checks(job, step, tasks or [sample], market, house.evidence, self._parameters, most)
@@ -344,23 +345,13 @@ class Jobs:
             for order in fresh:
                 seen.add(order.id)
                 with suppress(FreeholdError):  # a node that is away has no log to show
-                    async for data in self._log(order, follow=follow):
+                    node = await self._client.reopen(order.node, order.order.lease)
+                    async for data in node.follow(order.id, live=follow):
                         yield order, data
             if not follow or (row.ended and not fresh):
                 return
             if not fresh:
                 await asyncio.sleep(FOLLOW_SECONDS)
-
-    async def _log(self, order: OrderRow, *, follow: bool) -> AsyncGenerator[bytes, None]:
-        node = await self._client.reopen(order.node, order.order.lease)
-        after, ended = 0, False
-        while not ended:
-            data, ended = await node.log(order.id, after, LOG_SECONDS if follow else 0)
-            after += len(data)
-            if data:
-                yield data
-            elif not follow:
-                return
 
     async def service(self, job: str) -> str:
         """The id under which a job's service is reached through a gateway. Refused where it is not up."""

@@ -45,9 +45,11 @@ from freehold.protocol.errors import FreeholdError
 from freehold.protocol.parameters import Parameters
 from freehold.protocol.units import Address
 from freehold.services.compute.client_checks import Standing
+from freehold.services.compute.client_measuring import Speeds
 from freehold.services.compute.tasks import Task, decode_task
 from freehold.services.compute.verification.reliability import Evidence
 
+EVIDENCE, SPEEDS = "evidence", "speeds"  # records in the journal
 LOOK_SECONDS = 1.0  # between looks whether another process has stopped the job
 GRACE_SECONDS = 5.0  # for telling nodes to stop
 
@@ -65,6 +67,7 @@ class House(NamedTuple):
     tools: Tools
     root: AccountRoot | None
     evidence: Evidence
+    speeds: Speeds
     clock: Callable[[], float]
     patience: float = PATIENCE
 
@@ -121,7 +124,7 @@ class Driver:
             for task in (work, watching, after):
                 task.cancel()
             await asyncio.gather(work, watching, after, return_exceptions=True)
-            await journal.keep_evidence(msgspec.json.encode(self._house.evidence))
+            await journal.keep_record(EVIDENCE, msgspec.json.encode(self._house.evidence))
         await self._finish()
         await journal.end_job(row.id, phase, reason, status, int(self._house.clock()))
         return await journal.job(row.id)
@@ -234,7 +237,7 @@ class Driver:
     async def _survey(self, step: Step, tasks: Sequence[Task], most: int) -> Market:
         house = self._house
         request = build_request(house.account, self.job, step, tasks[0], most, len(tasks))
-        market = await survey(house.client, request, house.evidence, int(house.clock()))
+        market = await survey(house.client, request, house.evidence, house.speeds, int(house.clock()))
         wanted = {"constraint": request.constraint, "executor": request.executor}
         await self._note(step.name, "survey", {"nodes": market.nodes, "help": market.help, **wanted})
         if not market.offers:

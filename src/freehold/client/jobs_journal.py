@@ -4,6 +4,7 @@
     pieces   the tasks that its steps came to, in the order of their numbers; written once, with their step
     orders   which node was asked for which piece, by what message; and what came of it
     blobs    small contents by SHA-256; `sources` says which file a large one is in
+    records  what is known of nodes: the evidence of their results, their measured speeds
     events   what `freehold job why` tells: who was asked, matched or not, bid, and how each result was checked
 
 An order is `open` until its receipt is here (`done`), or its node fell silent or refused it (`lost`). Who has a signed
@@ -53,7 +54,7 @@ MIGRATIONS = (
         data TEXT NOT NULL) STRICT;
     CREATE INDEX events_job ON events (job);
     CREATE TABLE measures (program TEXT PRIMARY KEY, largest INTEGER NOT NULL, count INTEGER NOT NULL) STRICT;
-    CREATE TABLE evidence (id INTEGER PRIMARY KEY CHECK (id = 1), data BLOB NOT NULL) STRICT;
+    CREATE TABLE records (name TEXT PRIMARY KEY, data BLOB NOT NULL) STRICT;
     """,
 )
 
@@ -318,14 +319,14 @@ class JobJournal:
 
     # What is known of nodes
 
-    async def evidence(self) -> bytes | None:
-        """As it was kept last."""
-        rows = await self._read("SELECT data FROM evidence")
+    async def record(self, name: str) -> bytes | None:
+        """What was kept last under this name."""
+        rows = await self._read("SELECT data FROM records WHERE name = ?", (name,))
         return rows[0][0] if rows else None
 
-    async def keep_evidence(self, data: bytes) -> None:
+    async def keep_record(self, name: str, data: bytes) -> None:
         """Replace it."""
-        await self._run("REPLACE INTO evidence (id, data) VALUES (1, ?)", [(data,)])
+        await self._run("REPLACE INTO records (name, data) VALUES (?, ?)", [(name, data)])
 
     async def _read(self, query: str, values: Sequence[object] = ()) -> list[Any]:
         return await self._database.read(lambda connection: connection.execute(query, values).fetchall())

@@ -22,12 +22,14 @@ from freehold.market.matching import Party, Rated, match_all, nearest, rank
 from freehold.protocol.errors import Refused
 from freehold.protocol.units import Address
 from freehold.services.compute.bidding import BidRequest, get_order_party
+from freehold.services.compute.client_measuring import Speeds
 from freehold.services.compute.client_survey import Found, Offered
 from freehold.services.compute.executors.wasm_terms import ENGINE
 from freehold.services.compute.tasks import Resources, Task
 from freehold.services.compute.verification.reliability import Evidence, reliability_ppm
 
 BID_SECONDS = 3
+FUEL = "speed.fuel"
 SPEED_LIMIT = 2**62
 ANYTHING = parse("")
 
@@ -66,19 +68,19 @@ def build_request(client: Address, job: Job, step: Step, task: Task, most: int, 
     )  # fmt: skip
 
 
-async def survey(client: Surveys, request: BidRequest, evidence: Evidence, now: int) -> Market:
+async def survey(client: Surveys, request: BidRequest, evidence: Evidence, speeds: Speeds, now: int) -> Market:
     """Ask everybody, and choose. Nobody left is no error here: `offers` is then empty and `help` says why."""
     found = await client.survey(request)
     order = get_order_party(request)
     nodes = [_row(node, reason=why) for node, why in found.refusals.items()]
     offers = list[Offered]()
-    for offered, matched in zip(found.bids, match_all(order, _parties(found.bids, evidence)), strict=True):
+    for offered, matched in zip(found.bids, match_all(order, _parties(found.bids, evidence, speeds)), strict=True):
         reason = "; ".join(one.text for one in matched.reasons) or _left_alone(offered, evidence, now)
-        nodes.append(_row(offered.node, offered, reason, evidence))
+        nodes.append(_row(offered.node, offered, reason, evidence, speeds))
         if not reason:
             offers.append(offered)
-    ranked = _rank(offers, evidence)
-    help = [] if ranked else await _find_nearest(client, request, order, evidence)
+    ranked = _rank(offers, evidence, speeds)
+    help = [] if ranked else await _find_nearest(client, request, order, evidence, speeds)
     places = {offered.node: place for place, offered in enumerate(ranked, 1)}
     for row in nodes:
         row["place"] = places.get(Address(row["node"]), 0)
@@ -92,13 +94,13 @@ def refuse(step: Step, market: Market) -> NobodyMatches:
     return NobodyMatches(f"step {str(step.name)!r}: {what}", step=str(step.name), nodes=market.nodes)
 
 
-def _parties(bids: Sequence[Offered], evidence: Evidence) -> list[Party]:
-    return [Party(str(one.node), one.properties | _known(one, evidence), ANYTHING) for one in bids]
+def _parties(bids: Sequence[Offered], evidence: Evidence, speeds: Speeds) -> list[Party]:
+    return [Party(str(one.node), one.properties | _known(one, evidence, speeds), ANYTHING) for one in bids]
 
 
-def _known(offered: Offered, evidence: Evidence) -> dict[str, Any]:
-    """What this client knows of a node: its reliability, in millionths."""
-    return {"reliability": reliability_ppm(evidence.of_node(offered.node))}
+def _known(offered: Offered, evidence: Evidence, speeds: Speeds) -> dict[str, Any]:
+    """What this client knows of a node: its reliability, in millionths, and what it measured."""
+    return {"reliability": reliability_ppm(evidence.of_node(offered.node)), **speeds.properties(offered.node)}
 
 
 def _left_alone(offered: Offered, evidence: Evidence, now: int) -> str:
@@ -110,25 +112,31 @@ def _left_alone(offered: Offered, evidence: Evidence, now: int) -> str:
     return f"it failed this client lately ({wrong}{record.failures_in_row} in a row): asked again in {until - now} s"
 
 
-def _rank(offers: Sequence[Offered], evidence: Evidence) -> list[Offered]:
+def _rank(offers: Sequence[Offered], evidence: Evidence, speeds: Speeds) -> list[Offered]:
     by_address = {bytes(one.node): one for one in offers}
     rated = [
-        Rated(bytes(one.node), bytes(one.operator), one.price, _speed(one), reliability_ppm(evidence.of_node(one.node)))
+        Rated(
+            bytes(one.node),
+            bytes(one.operator),
+            one.price,
+            _speed(one, speeds),
+            reliability_ppm(evidence.of_node(one.node)),
+        )
         for one in offers
     ]
     return [by_address[one.address] for one in rank(rated)]
 
 
-def _speed(offered: Offered) -> int:
-    """Its processor's, as it was measured or else as it says; 1 where it says nothing."""
-    for name in ("measured.speed.fuel", "speed.fuel"):
-        value = offered.properties.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and 0 < value < SPEED_LIMIT:
-            return value
-    return 1
+def _speed(offered: Offered, speeds: Speeds) -> int:
+    """Its processor's, as it was measured, or else as far as what it says is believed; 1 where it says nothing."""
+    value = offered.properties.get(FUEL)
+    claimed = value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < SPEED_LIMIT else 1
+    return speeds.speed(offered.node, FUEL, claimed)
 
 
-async def _find_nearest(client: Surveys, request: BidRequest, order: Party, evidence: Evidence) -> list[str]:
+async def _find_nearest(
+    client: Surveys, request: BidRequest, order: Party, evidence: Evidence, speeds: Speeds
+) -> list[str]:
     """What keeps everybody away, found from what they say of themselves when they are asked for almost nothing."""
     least = Resources(processors=1, memory=1, disk=1, seconds=1, processes=1)
     anything = msgspec.structs.replace(
@@ -136,14 +144,22 @@ async def _find_nearest(client: Surveys, request: BidRequest, order: Party, evid
         salt=secrets.token_hex(8),
     )  # fmt: skip
     bids = (await client.survey(anything)).bids
-    return nearest(order, _parties(bids, evidence)).describe() if bids else ["no node answers with a bid for anything"]
+    return (
+        nearest(order, _parties(bids, evidence, speeds)).describe()
+        if bids
+        else ["no node answers with a bid for anything"]
+    )
 
 
 def _row(
-    node: Address, offered: Offered | None = None, reason: str = "", evidence: Evidence | None = None
+    node: Address,
+    offered: Offered | None = None,
+    reason: str = "",
+    evidence: Evidence | None = None,
+    speeds: Speeds | None = None,
 ) -> dict[str, Any]:
     row: dict[str, Any] = {"node": str(node), "reason": reason, "operator": "", "price": "", "place": 0}
-    if offered is not None and evidence is not None:
-        row |= {"operator": str(offered.operator), "price": str(offered.price), "speed": _speed(offered)}
+    if offered is not None and evidence is not None and speeds is not None:
+        row |= {"operator": str(offered.operator), "price": str(offered.price), "speed": _speed(offered, speeds)}
         row["reliability_ppm"] = reliability_ppm(evidence.of_node(node))
     return row

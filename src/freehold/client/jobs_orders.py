@@ -267,7 +267,7 @@ class Desk:
             return data
         path = self._contents.place(sha256)
         await asyncio.to_thread(path.parent.mkdir, parents=True, exist_ok=True, mode=0o700)
-        await node.fetch_to(row.id, sha256, path)
+        await node.fetch_to(row.id, sha256, path, size)
         await self._contents.kept(sha256)
         return path
 

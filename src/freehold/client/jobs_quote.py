@@ -18,7 +18,7 @@ from freehold.protocol.units import ONE
 from freehold.services.compute.client_checks import most_cost
 from freehold.services.compute.tasks import Task
 from freehold.services.compute.verification.classes import check_class
-from freehold.services.compute.verification.plan import Candidate, Plan, Stake, make_plan, read_assurance
+from freehold.services.compute.verification.plan import Candidate, Plan, Stake, for_item, make_plan, read_assurance
 from freehold.services.compute.verification.reliability import Evidence
 
 LEARNED_FACTOR = 4  # times the largest measure of a program's receipts: the most of its next order
@@ -121,10 +121,10 @@ def plan_checks(
     if kind != "sampled":
         plan = make_plan(assurance, kind, candidates, stake)  # type: ignore[arg-type]
         return Checking(plan, None, plan.cost, plan.reasons)
-    sampled = make_plan(assurance, "sampled", candidates, stake, items=len(tasks))
-    plan = make_plan(assurance, "tolerance" if step.verify.metric else "bit_exact", candidates, stake)
-    share = Fraction(sampled.sample, max(1, len(tasks)))
-    return Checking(plan, sampled.sample, 1 + share * (plan.cost - 1), sampled.reasons)
+    workers = min(len({one.operator for one in market.offers}), max(1, len(tasks)))
+    sampled = make_plan(assurance, "sampled", candidates, stake, items=len(tasks), workers=workers)
+    plan = for_item(sampled, "tolerance" if step.verify.metric else "bit_exact")
+    return Checking(plan, sampled.sample, sampled.cost, sampled.reasons)
 
 
 def _stake(market: Market, parameters: Parameters, most: int) -> Stake:
