@@ -353,6 +353,22 @@ def test_a_lease_that_was_closed_is_not_used_again(tmp_path: Path) -> None:
     run(tmp_path, scenario)
 
 
+def test_a_node_that_has_moved_is_found_where_it_is_now(tmp_path: Path) -> None:
+    async def scenario(net: World, client: ComputeClient, fakes: list[FakeNode]) -> None:
+        node = await client.session((await bids(client))[0], 5 * ONE)
+        await order(node)
+        url, free = fakes[0].server.url, node.free
+        await fakes[0].stop()
+        await fakes[0].start()
+        assert fakes[0].server.url != url
+        moved = await client.session((await bids(client))[0], ONE)
+        assert (moved.lease, moved.free) == (node.lease, free)
+        await order(moved)
+        assert await client.reopen(node.node, node.lease) is moved
+
+    run(tmp_path, scenario)
+
+
 def test_leases_that_nothing_hangs_on_are_released(tmp_path: Path) -> None:
     async def body() -> None:
         async with world(tmp_path / "net", nodes=0) as net, fake_nodes(net, 4) as fakes:

@@ -78,13 +78,13 @@ class ComputeNode:
     """A node under a lease of this client. Every method raises Unavailable, Refused or what the node answered; whoever
     waits may be cancelled at any time: the job goes on."""
 
-    def __init__(self, leases: NodeLeases, operator: Address, means: Means) -> None:
+    def __init__(self, leases: NodeLeases, operator: Address, means: Means, funds: Funds | None = None) -> None:
         self.leases = leases
         self.node = leases.node
         self.operator = operator
         self.lease = leases.stream_id
         self.price = leases.stream.price
-        self.funds = Funds()
+        self.funds = funds or Funds()
         self.amount = 0  # credits that whoever asked for this session wants to have at hand
         self.is_stale = False  # it answered in a way that a new session may mend
         self._means = means

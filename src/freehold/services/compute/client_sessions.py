@@ -102,10 +102,12 @@ class Sessions:
             node.amount = 0  # until somebody asks for this session again
 
     def restore(self, record: NodeRecord, leases: NodeLeases) -> ComputeNode:
-        """The one session under a lease that is there; nothing is known of its lock yet."""
+        """The one session under a lease that is there, where its node listens now; a new one knows nothing of its
+        lock yet."""
         key = leases.stream_id
-        if key not in self._nodes:
-            self._nodes[key] = ComputeNode(leases, record.operator, self._means)
+        known = self._nodes.get(key)
+        if known is None or known.leases.endpoint != leases.endpoint:
+            self._nodes[key] = ComputeNode(leases, record.operator, self._means, known.funds if known else None)
         return self._nodes[key]
 
     async def release(self, view: ClientView, nodes: Sequence[ComputeNode]) -> list[Hash]:
@@ -123,7 +125,8 @@ class Sessions:
 
     def _covering(self, offered: Offered, amount: int) -> ComputeNode | None:
         fit = [n for n in self._nodes.values() if n.node == offered.node and n.price <= offered.price]
-        fit = [node for node in fit if not node.is_stale and node.free >= max(amount, 1)]
+        fit = [node for node in fit if node.leases.endpoint == offered.record.endpoint and not node.is_stale]
+        fit = [node for node in fit if node.free >= max(amount, 1)]
         return min(fit, key=lambda node: node.price) if fit else None
 
     # The slow way
