@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from freehold.protocol.errors import Unavailable
+from freehold.services.compute.executors import sandbox_command
 from freehold.services.compute.executors.cgroups import find_cgroups
 from freehold.services.compute.executors.sandbox import SandboxExecutor
 from freehold.services.compute.executors.seam import Outcome
@@ -31,6 +33,46 @@ def executor() -> SandboxExecutor:
     assert capability.works, capability.reason
     assert capability.properties["executor.sandbox.bounds"] in ("cgroup", "rlimit")
     return found
+
+
+def without(*words: str) -> Callable[[list[str]], list[str]]:
+    """Bubblewrap's command line without these words, where they stand beside each other."""
+
+    def change(line: list[str]) -> list[str]:
+        at = next(at for at in range(len(line)) if tuple(line[at : at + len(words)]) == words)
+        return line[:at] + line[at + len(words) :]
+
+    return change
+
+
+def instead(*words: str) -> Callable[[list[str]], list[str]]:
+    """The command line with these words for those before them that begin alike."""
+
+    def change(line: list[str]) -> list[str]:
+        at = line.index(words[-1])
+        return [*line[: at - len(words) + 1], *words, *line[at + 1 :]]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (without("--unshare-net"), "there is a network"),
+        (without("--unshare-pid"), "processes of the host can be seen"),
+        (instead("--bind", "/etc/passwd", "/etc/passwd"), "the host's passwords can be read"),
+        (instead("--size", "100000000", "--tmpfs", "/box"), "its disk has no bound"),
+    ],
+    ids=["network", "processes", "passwords", "disk"],
+)
+def test_sandbox_that_does_not_hold_is_not_offered(
+    change: Callable[[list[str]], list[str]], reason: str, executor: SandboxExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = sandbox_command._box
+    monkeypatch.setattr(sandbox_command, "_box", lambda *given: change(whole(*given)))
+    found = asyncio.run(SandboxExecutor().probe())
+    assert not found.works
+    assert reason in found.reason
 
 
 def test_program_of_the_root_gets_its_arguments_input_and_environment(
