@@ -402,9 +402,14 @@ def test_a_receipt_that_counts_no_more_is_let_go(tmp_path: Path) -> None:
             assert await collected(world) == []
             assert await world.provider.describe(world.id) == {"outstanding": "0"}
             assert (await world.wait(str(receipt.order().struct_hash())))["receipt"] is not None
+            key = str(receipt.order().struct_hash())
             await world.commit(200, [])
-            with pytest.raises(FreeholdError):
-                await world.wait(str(receipt.order().struct_hash()))
+            assert (await world.wait(key))["receipt"] is not None  # for a week
+            world.now += 8 * 86400
+            await world.commit(201, [])
+            world.provider._closer.recent.clear()
+            with pytest.raises(NotFound):
+                await world.wait(key)
 
     asyncio.run(scenario())
 

@@ -16,7 +16,7 @@ from freehold.protocol.errors import Conflict
 from freehold.protocol.units import Address, Hash
 from freehold.services.compute.provider_blobs import MIGRATION as BLOBS
 from freehold.services.compute.provider_blobs import add_small, missing_of, name_all, unname
-from freehold.services.compute.terms import HELD, PAID, UPHELD, WRONG, Order, Receipt
+from freehold.services.compute.terms import HELD, KEPT_EPOCHS, PAID, UPHELD, WRONG, Order, Receipt
 from freehold.services.seam import Sql
 
 QUEUED, RUNNING, FINISHED = "queued", "running", "finished"
@@ -30,7 +30,8 @@ MIGRATIONS = [
     CREATE TABLE jobs (
         sequence INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, client BLOB NOT NULL, lease BLOB NOT NULL,
         task BLOB NOT NULL, until INTEGER NOT NULL, body BLOB NOT NULL, access BLOB, is_over INTEGER NOT NULL DEFAULT 0,
-        ending BLOB, receipt BLOB, stand INTEGER NOT NULL DEFAULT 0, log BLOB, log_end INTEGER NOT NULL DEFAULT 0
+        ended INTEGER, ending BLOB, receipt BLOB, measure INTEGER NOT NULL DEFAULT 0, stand INTEGER NOT NULL DEFAULT 0,
+        log BLOB, log_end INTEGER NOT NULL DEFAULT 0
     );
     CREATE INDEX jobs_client ON jobs (client, sequence);
     CREATE INDEX jobs_task ON jobs (task);
@@ -128,12 +129,13 @@ class Orders:
     ) -> int:
         """Write what came of an order, once, with its small outputs; the secret that it came with goes. How many bytes
         of blobs are new. Conflict where it has ended before."""
+        written = msgspec.json.encode(ending)
 
         def work(c: Any) -> int:
             done = c.execute(
-                "UPDATE jobs SET is_over = 1, access = NULL, ending = ?, receipt = ?, log = ?, log_end = ? "
-                "WHERE id = ? AND is_over = 0",
-                (msgspec.json.encode(ending), receipt.to_bytes() if receipt else None, *log, entry.id),
+                "UPDATE jobs SET is_over = 1, access = NULL, ended = ?, ending = ?, receipt = ?, measure = ?, log = ?, "
+                "log_end = ? WHERE id = ? AND is_over = 0",
+                (now, written, receipt.to_bytes() if receipt else None, ending.measure, *log, entry.id),
             )
             if not done.rowcount:
                 raise Conflict(f"the order {entry.id} has ended before")
@@ -156,9 +158,11 @@ class Orders:
         return [_parse(row) for row in await self._sql.read(lambda c: c.execute(query).fetchall())]
 
     async def page(self, client: Address, after: Hash | None) -> list[Entry]:
-        """A client's orders behind `after` (from the first), PAGE at the most, in the order in which they came."""
+        """A client's orders behind `after` (from the first), PAGE at the most, in the order in which they came; without
+        their logs."""
+        columns = _COLUMNS.replace(" log,", " NULL,")
         query = (
-            f"SELECT {_COLUMNS} FROM jobs WHERE client = ? AND sequence > "
+            f"SELECT {columns} FROM jobs WHERE client = ? AND sequence > "
             f"coalesce((SELECT sequence FROM jobs WHERE id = ? AND client = ?), 0) ORDER BY sequence LIMIT {PAGE}"
         )
         at = (client, after or b"", client)
@@ -176,15 +180,20 @@ class Orders:
             raise KeyError(key)
         return bytes(row[0])
 
-    async def unsettled(self, committed: int) -> list[tuple[Receipt, int]]:
-        """Receipts that the state after `committed` has not decided on and may still come to pay, in the order in which
-        they were given; with how they stand there."""
+    async def unsent(self, committed: int) -> list[Receipt]:
+        """Receipts that the state after `committed` lacks and that may still come into one, in the order in which they
+        were given."""
+        query = "SELECT receipt FROM jobs WHERE receipt IS NOT NULL AND stand = 0 AND until > ? ORDER BY sequence"
+        return await self._sql.read(lambda c: [Receipt.from_bytes(row[0]) for row in c.execute(query, (committed,))])
+
+    async def owed(self, committed: int) -> list[tuple[Hash, Hash, int]]:
+        """Lease, order and measure of receipts that the state after `committed` has not decided on and may still come
+        to pay."""
         query = (
-            f"SELECT receipt, stand FROM jobs WHERE is_over = 1 AND receipt IS NOT NULL AND stand NOT IN {_DECIDED} "
-            f"AND (until > ? OR stand != 0) ORDER BY sequence"
+            f"SELECT lease, id, measure FROM jobs WHERE receipt IS NOT NULL AND stand NOT IN {_DECIDED} "
+            "AND (until > ? OR stand != 0)"
         )
-        rows = await self._sql.read(lambda c: c.execute(query, (committed,)).fetchall())
-        return [(Receipt.from_bytes(row[0]), row[1]) for row in rows]
+        return await self._sql.read(lambda c: [(Hash(r[0]), Hash(r[1]), r[2]) for r in c.execute(query, (committed,))])
 
     async def settle(self, stands: Mapping[Hash, int]) -> None:
         """What a committed state says of receipts, by order. One that stood there and does not any more has been
@@ -198,19 +207,17 @@ class Orders:
 
         await self._sql.write(work)
 
-    async def forget(self, committed: int, keep: int) -> int:
-        """Let go of orders whose `until` lies more than `keep` epochs back and that nobody disputes; how many."""
+    async def forget(self, committed: int, before: int) -> None:
+        """Let go of what orders need that have run out KEPT_EPOCHS ago and that nobody disputes; and of the orders, if
+        they ended `before` (unix time)."""
+        over = f"is_over = 1 AND until + {KEPT_EPOCHS} < ? AND stand != {HELD}"
 
-        def work(c: Any) -> int:
-            over = f"is_over = 1 AND until + ? < ? AND stand != {HELD}"
-            rows = c.execute(f"SELECT id FROM jobs WHERE {over}", (keep, committed)).fetchall()
-            for row in rows:
-                unname(c, row[0])
-            c.execute(f"DELETE FROM jobs WHERE {over}", (keep, committed))
+        def work(c: Any) -> None:
+            c.execute(f"DELETE FROM names WHERE holder IN (SELECT id FROM jobs WHERE {over})", (committed,))
+            c.execute(f"DELETE FROM jobs WHERE {over} AND ended < ?", (committed, before))
             c.execute("DELETE FROM tasks WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.task = tasks.hash)")
-            return len(rows)
 
-        return await self._sql.write(work)
+        await self._sql.write(work)
 
     async def fact(self, name: str) -> tuple[bytes, int] | None:
         """Something that the node has found out about itself, and when."""

@@ -76,6 +76,7 @@ class Desk:
         self._orders, self._blobs = shop.orders, shop.blobs
         self._credits, self._closer = shop.credits, shop.closer
         self._tasks: dict[Hash, asyncio.Task[None]] = {}
+        self._endless: set[asyncio.Task[None]] = set()  # those that go on until they are ended
         settings = shop.settings
         self.queue = Queue(settings.slots, settings.memory, settings.queue, self._start)
 
@@ -88,10 +89,12 @@ class Desk:
         self.queue.open()
 
     async def stop(self) -> None:
-        """Start nothing more, give what runs a moment, then end it: it is run again after the next start."""
+        """Start nothing more, give what runs a moment, then end it: it is run again after the next start. What goes on
+        anyway gets none."""
         self.queue.close()
-        if self._tasks:
-            await asyncio.wait(self._tasks.values(), timeout=GRACE_SECONDS)
+        ending = set(self._tasks.values()) - self._endless
+        if ending:
+            await asyncio.wait(ending, timeout=GRACE_SECONDS)
         for task in list(self._tasks.values()):
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
@@ -106,6 +109,9 @@ class Desk:
         task = asyncio.create_task(self._crew.perform(job), name=f"order {job.id}")
         self._tasks[job.id] = task
         task.add_done_callback(lambda _: self._tasks.pop(job.id, None))
+        if job.task.service is not None:
+            self._endless.add(task)
+            task.add_done_callback(self._endless.discard)
 
     async def take(self, asked: Asked, standing: Standing) -> Job | Entry:
         """The job of an order, which is written down now, or was before. Refused and InvalidInput say why not;
@@ -131,6 +137,7 @@ class Desk:
             job = self._closer.live[key] = Job(entry, asked.task)
             # A client that hangs up now leaves the order taken or not taken, never half.
             job.written = asyncio.create_task(self._write(job, asked.text, needed, small))
+            job.written.add_done_callback(lambda done: done.cancelled() or done.exception())
         found = await self.find(key)
         assert found is not None
         return found

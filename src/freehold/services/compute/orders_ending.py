@@ -28,7 +28,7 @@ from freehold.services.seam import ProviderContext
 log = logging.getLogger(__name__)
 
 INLINE_LIMIT = 64 * 2**10  # bytes of outputs that are answered with a standing
-RECENT = 1024  # endings that are kept in memory, with what is answered with them
+RECENT = 256  # endings that are kept in memory, with what is answered with them
 
 
 class Closer:

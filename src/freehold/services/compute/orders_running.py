@@ -10,13 +10,14 @@ whatever is left of it after a kill goes at the next start.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from shutil import rmtree
 from typing import BinaryIO, NamedTuple
 
 from freehold.protocol.errors import DiskFull, FreeholdError, Unavailable
-from freehold.services.compute.executors.outputs import close_all, collect
+from freehold.services.compute.executors.outputs import Found, collect
 from freehold.services.compute.executors.seam import Executor, Outcome, Work
 from freehold.services.compute.provider_blobs import PIECE, SMALL, in_thread
 from freehold.services.compute.tasks import OutputFile, Result, Task
@@ -25,11 +26,20 @@ STDOUT = "stdout"  # the path that a result gives to what was written to the sta
 
 
 class File(NamedTuple):
-    """A file that came out: in memory where it is small, else open."""
+    """A file that came out: in memory where it is small, else below `folder` as long as the run's folder is there."""
 
     listed: OutputFile
     body: bytes | None
-    file: BinaryIO | None
+    folder: Path
+
+    @contextmanager
+    def open(self) -> Iterator[BinaryIO]:
+        """One that is not in memory, for reading. Blocks."""
+        found = Found(self.folder, self.listed.path, self.listed.size)
+        try:
+            yield found.file
+        finally:
+            found.close()
 
 
 class ExecutorFailed(Unavailable):
@@ -60,12 +70,6 @@ class Produced(NamedTuple):
         """What is in memory, by SHA-256: standard output, states, small files."""
         found = {sha256_of(body): body for body in (self.outcome.stdout, *self.outcome.states)}
         return found | {one.listed.sha256: one.body for one in self.files if one.body is not None}
-
-    def close(self) -> None:
-        """Close what is open."""
-        for one in self.files:
-            if one.file is not None:
-                one.file.close()
 
 
 class Given(NamedTuple):
@@ -133,26 +137,26 @@ def sha256_of(body: bytes) -> str:
 
 def _take_files(folder: Path, patterns: Sequence[str], limit: int) -> list[File]:
     """What came out, hashed; small files in memory. DiskFull where it is too much."""
-    found = collect(folder, patterns, size=limit)
-    try:
-        return [_take_file(one.path, one.file, limit) for one in found]
-    except BaseException:
-        close_all(found)
-        raise
+    taken = []
+    for one in collect(folder, patterns, size=limit):
+        try:
+            taken.append(_take_file(folder, one, limit))
+        finally:
+            one.close()
+    return taken
 
 
-def _take_file(path: str, file: BinaryIO, limit: int) -> File:
-    head = file.read(SMALL + 1)
+def _take_file(folder: Path, found: Found, limit: int) -> File:
+    head = found.file.read(SMALL + 1)
     if len(head) <= SMALL:
-        file.close()
-        return File(OutputFile(path, hashlib.sha256(head).hexdigest(), len(head)), head, None)
+        return File(OutputFile(found.path, sha256_of(head), len(head)), head, folder)
     digest, size = hashlib.sha256(head), len(head)
-    while piece := file.read(PIECE):
+    while piece := found.file.read(PIECE):
         digest.update(piece)
         size += len(piece)
         if size > limit:
-            raise DiskFull(f"{path} has more than {limit} bytes")
-    return File(OutputFile(path, digest.hexdigest(), size), None, file)
+            raise DiskFull(f"{found.path} has more than {limit} bytes")
+    return File(OutputFile(found.path, digest.hexdigest(), size), None, folder)
 
 
 def inline_of(bodies: Mapping[str, bytes], result: Result, limit: int) -> dict[str, bytes]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,7 +92,6 @@ class Worker:
                 run.stop()
             given = Given(program, engine, stdin, write_inputs)
             produced = await run.run(given, job.entry.order.most)
-            stack.callback(produced.close)
             self._bounds.release(job)
             await self._finish(job, produced, gateway, inputs)
 
@@ -122,8 +121,9 @@ class Worker:
         inputs: list[tuple[str, str]],
     ) -> None:
         for one in produced.files:
-            if one.file is not None:
-                await self._blobs.keep_file(one.file, job.entry.client, one.listed.sha256, one.listed.size, job.id)
+            if one.body is None:
+                with one.open() as file:
+                    await self._blobs.keep_file(file, job.entry.client, one.listed.sha256, one.listed.size, job.id)
         small = await self._keep_large(job, produced.bodies())
         delivered = await self._deliver(job, produced, gateway)
         ending = Ending(
@@ -160,10 +160,9 @@ class Worker:
         try:
             for one in produced.files:
                 key = delivery.prefix + one.listed.path
-                data = one.body if one.file is None else one.file
-                assert data is not None
-                digest, size = one.listed.sha256, one.listed.size
-                await gateway.deliver(delivery.bucket, key, data, digest, size, may_go_on)
+                with one.open() if one.body is None else nullcontext(one.body) as data:
+                    digest, size = one.listed.sha256, one.listed.size
+                    await gateway.deliver(delivery.bucket, key, data, digest, size, may_go_on)
         except FreeholdError as error:
             job.add_log(f"not delivered: {error.message}\n".encode())
             return False

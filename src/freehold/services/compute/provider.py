@@ -63,13 +63,14 @@ def make_executors(settings: Settings, folder: Path) -> Sequence[Executor]:
     """Those that the operator enabled."""
     bounds = {"network": settings.network, "container_pull": settings.container_pull}
     cache = Path(settings.module_cache) if settings.module_cache else folder / "modules"
-    made: dict[str, Callable[[], Executor]] = {
-        "wasm": lambda: WasmExecutor(cache, settings.slots),
-        "sandbox": lambda: SandboxExecutor(bounds),
-        "container": lambda: ContainerExecutor(bounds),
-        "service": lambda: ServiceExecutor(bounds),
+    sandbox, container = SandboxExecutor(bounds), ContainerExecutor(bounds)
+    made: dict[str, Executor] = {
+        "wasm": WasmExecutor(cache, settings.slots),
+        "sandbox": sandbox,
+        "container": container,
+        "service": ServiceExecutor(bounds, sandbox, container),
     }
-    return [made[name]() for name in settings.executors]
+    return [made[name] for name in settings.executors]
 
 
 class ComputeProvider:
@@ -88,7 +89,7 @@ class ComputeProvider:
         self._blobs = Blobs(self._sql, context.files, context.clock)
         self._executors = Executors(make(self._settings, folder))
         self._credits = Credits()
-        self._evidence = Evidence(context.key.address, self._orders, self._credits)
+        self._evidence = Evidence(context.key.address, self._orders, self._credits, context.clock)
         self._closer = Closer(context, self._orders, self._blobs, self._credits, self._evidence)
         programs = self._programs = Programs(folder / "programs", self._blobs)
         bounds = Bounds(self._runs, lambda: self._evidence.committed, self._release, self._again)

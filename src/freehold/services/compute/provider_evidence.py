@@ -11,7 +11,7 @@ than where the last `collect` ended.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from freehold.protocol.state import LeaseState
@@ -19,14 +19,16 @@ from freehold.protocol.tables import Table
 from freehold.protocol.units import Address, Hash
 from freehold.services.compute.orders import Orders
 from freehold.services.compute.orders_credits import Credits
-from freehold.services.compute.terms import JOB, KEPT_EPOCHS, OPINION, RECEIPT, Opinion, Receipt, WorkState
+from freehold.services.compute.terms import JOB, OPINION, RECEIPT, Opinion, Receipt, WorkState
+
+REMEMBERED_SECONDS = 7 * 86400  # for which a client can look up an order that has run out
 
 
 class Evidence:
     """What one node has to show."""
 
-    def __init__(self, address: Address, orders: Orders, credits: Credits) -> None:
-        self._address, self._orders, self._credits = address, orders, credits
+    def __init__(self, address: Address, orders: Orders, credits: Credits, clock: Callable[[], int]) -> None:
+        self._address, self._orders, self._credits, self._clock = address, orders, credits, clock
         self._receipts: list[Receipt] = []  # in the order in which they came; the first ones of past epochs go
         self._collected: int | None = None  # where the last `collect` since the last `commit` stood
         self._given: dict[Hash, Receipt] = {}  # while SQL is read, so that none is missed
@@ -64,9 +66,9 @@ class Evidence:
     async def collect(self) -> Mapping[str, Table[Any]]:
         """Receipts that the committed state lacks."""
         at = len(self._receipts)
-        rows = await self._orders.unsettled(self.committed)
+        rows = await self._orders.unsent(self.committed)
         self._collected = at
-        return {RECEIPT: Table.of(Receipt, [receipt for receipt, stand in rows if not stand])}
+        return {RECEIPT: Table.of(Receipt, rows)}
 
     def gather(self, already: Mapping[str, int]) -> Mapping[str, Table[Any]]:
         """What follows the first `already` rows of this epoch."""
@@ -82,10 +84,10 @@ class Evidence:
         self.committed = max(self.committed, epoch)
         self._collected = None
         await self._read_owed(leases)
-        await self._orders.forget(epoch, KEPT_EPOCHS)
+        await self._orders.forget(epoch, self._clock() - REMEMBERED_SECONDS)
 
     async def _read_owed(self, leases: Mapping[Hash, LeaseState]) -> None:
         self._given.clear()
-        unsettled = await self._orders.unsettled(self.committed)
-        owed = {receipt.order().struct_hash(): receipt for receipt, _ in unsettled} | self._given
-        self._credits.settle([(receipt.lease, key, receipt.measure) for key, receipt in owed.items()], leases)
+        owed = {key: (lease, measure) for lease, key, measure in await self._orders.owed(self.committed)}
+        owed |= {key: (receipt.lease, receipt.measure) for key, receipt in self._given.items()}
+        self._credits.settle([(lease, key, measure) for key, (lease, measure) in owed.items()], leases)

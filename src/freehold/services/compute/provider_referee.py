@@ -131,7 +131,6 @@ class Referee:
             run = await stack.enter_async_context(Run(folder, task, executor, lambda _: None))
             given = await files.give(first, seat.step)
             produced = await run.run(given, max(one.receipt.most for one in shown.values()))
-            stack.callback(produced.close)
             if produced.outcome.ended in ("stopped", "failed", "refused"):
                 raise Unavailable(f"it does not run here: {produced.outcome.reason}")
             return await self._compare(seat, produced, shown, files)

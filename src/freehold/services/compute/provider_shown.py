@@ -178,7 +178,7 @@ def read_produced(produced: Produced) -> dict[str, bytes]:
     """All that came out of a run, by SHA-256."""
     bodies = produced.bodies()
     for one in produced.files:
-        if one.file is not None:
-            one.file.seek(0)
-            bodies[one.listed.sha256] = one.file.read()
+        if one.body is None:
+            with one.open() as file:
+                bodies[one.listed.sha256] = file.read()
     return bodies
