@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from freehold.services.compute import toolchain
+from tests.conftest import SLOW
 from tests.services.compute.wasm_world import Machine, Ran
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +27,7 @@ def runner() -> Path:
 def machine(tmp_path_factory: pytest.TempPathFactory, runner: Path) -> Iterator[Machine]:
     machine = Machine(CACHE / "modules", tmp_path_factory.mktemp("runs"))
     try:
-        machine.run("print()", runner=runner, within=250)  # compiles the runner
+        machine.run("print()", runner=runner, within=250 * SLOW)  # compiles the runner
         yield machine
     finally:
         machine.close()
