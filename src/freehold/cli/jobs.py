@@ -125,12 +125,16 @@ async def _agree(program: Program, client: Freehold, spec: Job, base: Path, gate
     if not quote.known:
         raise click.UsageError("What this job comes to is known only as it goes on: say --most CREDITS.")
     program.note(
-        f"{sum(step.tasks or 0 for step in quote.steps)} tasks: at most {format_amount(quote.most)} credits "
+        f"{_count(sum(step.tasks or 0 for step in quote.steps))}: at most {format_amount(quote.most)} credits "
         f"(work {format_amount(quote.work)}, assurance {format_amount(quote.assurance)}, "
         f"storage {format_amount(quote.stored)})"
     )
     confirm(program, "Run it?", yes=yes)
     return quote.most
+
+
+def _count(tasks: int) -> str:
+    return "1 task" if tasks == 1 else f"{tasks} tasks"
 
 
 def _touches_storage(spec: Job) -> bool:
@@ -179,7 +183,7 @@ async def _fail(program: Program, client: Freehold, row: JobRow) -> None:
     ends = [event for event in (await client.jobs.why(row.id))["events"] if event["kind"] == "end"]
     code = ends[-1]["code"] if ends else row.phase
     hint = ends[-1]["hint"] if ends else f"`freehold job why {row.id}` has each order."
-    error = error_json(code, f"job {row.id}: {row.reason}", hint)
+    error = error_json(code, f"job {row.id}: {row.reason}", hint.replace("JOB", row.id))
     error["details"] = {"job": row.id, "phase": row.phase, "status": row.status}
     program.fail(error)
     if row.status:

@@ -109,14 +109,14 @@ def show_job(data: dict[str, Any]) -> None:
 
 
 def show_cost(data: dict[str, Any]) -> None:
-    click.echo(f"spent      {amount(data['spent'])} credits for {data['orders']} orders")
+    click.echo(f"spent        {amount(data['spent'])} credits for {data['orders']} orders")
     for name in ("work", "assurance", "delivery"):
-        click.echo(f"  {name:<9}{amount(data[name])}")
+        click.echo(f"  {name:<10} {amount(data[name])}")
     if int(data["running"]):
-        click.echo(f"running    {amount(data['running'])} at most")
+        click.echo(f"running      {amount(data['running'])} at most")
     if int(data["silent"]):
-        click.echo(f"silent     {amount(data['silent'])} at most, of orders that nodes refused or did not answer")
-    click.echo(f"at most    {amount(data['most'])}")
+        click.echo(f"silent       {amount(data['silent'])} at most, of orders that nodes refused or did not answer")
+    click.echo(f"at most      {amount(data['most'])}")
     for node, cost in data["nodes"].items():
         click.echo(f"  {short(node)}  {amount(cost)}")
 
