@@ -539,7 +539,9 @@ def test_rows_and_files_are_brought_together(tmp_path: Path) -> None:
             world.files.put("f" * 64, [b"nobody's"])
             await world.start()
             assert set(world.files.list_keys()) == {sha256(kept)}
-            assert await world.provider._blobs.missing(CLIENT.address, [sha256(kept), sha256(lost)]) == [sha256(lost)]
+            assert await world.get(f"/blobs/{sha256(kept)}") == kept
+            with pytest.raises(NotFound):
+                await world.get(f"/blobs/{sha256(lost)}")
 
     asyncio.run(scenario())
 

@@ -12,9 +12,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from freehold.protocol.errors import FreeholdError, InvalidInput, Refused
+from freehold.protocol.errors import FreeholdError, InvalidInput, Refused, Unavailable
 from freehold.protocol.messages import VOUCHER
 from freehold.protocol.units import UNSIGNED, Hash
+from freehold.services.compute import orders_desk
 from freehold.services.compute.provider_settings import read_settings
 from freehold.services.compute.tasks import Blob, Delivery, Input, Resources
 from freehold.services.compute.terms import KEPT_EPOCHS
@@ -315,3 +316,20 @@ def test_settings_have_sensible_defaults() -> None:
     assert found.memory > 2**20
     assert (found.disk, found.network, found.container_pull) == (12345, False, False)
     assert set(found.executors) == {"wasm", "sandbox", "container", "service"}
+
+
+def test_an_order_does_not_wait_for_ever_for_a_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stuck(FakeExecutor):
+        async def probe(self) -> Any:
+            await self.gate("probe").wait()
+
+    monkeypatch.setattr(orders_desk, "PROBE_PATIENCE", 0.01)
+
+    async def scenario() -> None:
+        async with World(tmp_path, executors=[Stuck()]) as world:
+            with pytest.raises(Unavailable) as error:
+                await world.submit(world.task("echo x"))
+            assert "is being probed" in error.value.message
+            assert error.value.details["retry_after"] == 5
+
+    asyncio.run(scenario())

@@ -39,6 +39,7 @@ from freehold.services.seam import ProviderContext, Standing
 
 log = logging.getLogger(__name__)
 
+PROBE_PATIENCE = 8.0  # seconds that an order waits for the probe of its executor before its client is told
 GRACE_SECONDS = 5.0  # for what runs to end by itself when the node stops
 
 
@@ -125,7 +126,7 @@ class Desk:
         check_when(asked.order, standing, now)
         check_resources(asked.task, shop.settings, shop.properties())
         check_rules(asked, client, shop.rules)
-        await shop.executors.find(asked.task)
+        await shop.executors.find(asked.task, PROBE_PATIENCE)
         access = parse_access(asked.access, asked.task, shop.settings.access_hosts)
         needed = needed_of(asked.task)
         small = await self._keep_inline(asked, client, needed)
@@ -213,6 +214,7 @@ class Desk:
             "most": str(order.most),
             "until": order.until,
             "receipt": entry.receipt.to_json() if entry.receipt is not None else None,
+            "stand": entry.stand,
             "measure": ending.measure if ending is not None else job.measure() if job is not None else 0,
             "reason": ending.reason if ending is not None else "",
             "position": self.queue.position(job) if job is not None and ending is None else 0,

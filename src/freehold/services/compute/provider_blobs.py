@@ -102,11 +102,6 @@ class Blobs:
             raise NotFound(f"there is no blob {sha256} here", sha256=sha256)
         return kept
 
-    async def missing(self, client: Address, wanted: Iterable[str]) -> list[str]:
-        """Which of these are not here for this client."""
-        keys = sorted(set(wanted))
-        return await self._sql.read(lambda c: missing_of(c, client, keys))
-
     async def own(self, client: Address, sha256: str) -> bool:
         """Whether the client may read the blob; it counts as used now."""
         key, now = bytes.fromhex(sha256), self._clock()

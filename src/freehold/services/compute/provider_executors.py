@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
-from freehold.protocol.errors import FreeholdError, Refused
+from freehold.protocol.errors import FreeholdError, Refused, Unavailable
 from freehold.services.compute.executors.seam import Capability, Executor
 from freehold.services.compute.tasks import Task
 
@@ -86,13 +87,17 @@ class Executors:
         """Why executors do not work, by name."""
         return {name: capability.reason for name, capability in self._found.items() if not capability.works}
 
-    async def find(self, task: Task) -> Executor:
-        """The executor of a task. Refused, saying what there is, where none runs exactly what it names."""
+    async def find(self, task: Task, patience: float = PROBE_SECONDS) -> Executor:
+        """The executor of a task. Refused, saying what there is, where none runs exactly what it names; Unavailable
+        where it is being probed for `patience` seconds more."""
         name = task.executor
         if name not in self._executors:
             there = ", ".join(sorted(self._executors)) or "none"
             raise Refused(f"this node offers no executor {name!r}", hint=f"It offers: {there}.", executors=there)
-        await self._probed[name].wait()
+        try:
+            await asyncio.wait_for(self._probed[name].wait(), patience)
+        except TimeoutError:
+            raise Unavailable(f"executor {name!r} is being probed", retry_after=math.ceil(FIRST_PAUSE)) from None
         capability = self._found[name]
         if not capability.works:
             raise Refused(f"executor {name!r} does not work here: {capability.reason}")
