@@ -106,6 +106,8 @@ def test_image_that_is_not_here_is_refused(images: Images, tmp_path: Path) -> No
     ran = run(images.executor, make_work(tmp_path, task))
     assert ran.outcome.ended == "refused"
     assert "no-such-program" in ran.outcome.reason
+    task = msgspec.structs.replace(images.task("true"), arguments=("a" * 200_000,))
+    assert run(images.executor, make_work(tmp_path, task)).outcome.ended == "refused"
     task = msgspec.structs.replace(images.task("true"), network=True)
     assert run(images.executor, make_work(tmp_path, task)).outcome.ended == "refused"
 

@@ -20,6 +20,7 @@ from freehold.services.compute.executors import sandbox_command
 from freehold.services.compute.executors.cgroups import find_cgroups
 from freehold.services.compute.executors.sandbox import SandboxExecutor
 from freehold.services.compute.executors.seam import Outcome
+from freehold.services.compute.tasks import Resources
 from tests.servers.boxes import LIMIT, MARK, MISSING, MOST, Ran, Traces, has_logged, make_work, native, run, wait_for
 
 
@@ -102,6 +103,29 @@ def test_program_that_is_not_there_says_so(executor: SandboxExecutor, tmp_path: 
     ran = run(executor, make_work(tmp_path, native("no-such-program")))
     assert (ran.outcome.ended, ran.outcome.status) == ("exited", 127)
     assert b"no-such-program" in ran.log
+
+
+def test_least_resources_start_a_program_and_hold_it(executor: SandboxExecutor, tmp_path: Path) -> None:
+    least = Resources(processors=1, memory=1, disk=1, seconds=1, processes=1)
+    ran = run(executor, make_work(tmp_path, native("sh", "-c", "sleep 60", resources=least)))
+    assert ran.outcome.ended in ("memory", "processes"), ran.outcome
+    ran = run(executor, make_work(tmp_path, native("true", resources=msgspec.structs.replace(least, memory=2**20))))
+    assert ran.outcome.ended in ("exited", "memory"), ran.outcome
+
+
+@pytest.mark.parametrize("name", ["processors", "memory", "disk", "seconds", "processes"])
+def test_resources_that_no_kernel_takes_are_refused(name: str, executor: SandboxExecutor, tmp_path: Path) -> None:
+    for value in (10**30, sandbox_command.LARGEST[name] + 1):
+        resources = msgspec.structs.replace(native("true").resources, **{name: value})
+        assert run(executor, make_work(tmp_path, native("true", resources=resources))).outcome.ended == "refused"
+    largest = msgspec.structs.replace(native("true").resources, **{name: sandbox_command.LARGEST[name]})
+    assert run(executor, make_work(tmp_path, native("true", resources=largest))).outcome.ended == "exited"
+
+
+def test_many_arguments_and_variables_reach_the_program(executor: SandboxExecutor, tmp_path: Path) -> None:
+    variables = {f"V{number}": "" for number in range(1000)}
+    task = native("sh", "-c", "echo $#; env | grep -c ^V", "sh", *["a"] * 1000, environment=variables)
+    assert run(executor, make_work(tmp_path, task)).text == "1000\n1000\n"
 
 
 def test_measure_is_time_by_processors(executor: SandboxExecutor, tmp_path: Path) -> None:
@@ -236,6 +260,7 @@ NODE = """
 import asyncio, sys
 from pathlib import Path
 from freehold.services.compute.executors.sandbox import SandboxExecutor
+from freehold.services.compute.tasks import Resources
 from tests.servers.boxes import MARK, make_work, native
 
 async def main():

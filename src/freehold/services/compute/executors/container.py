@@ -19,8 +19,8 @@ from typing import Any
 from freehold.protocol.errors import InvalidInput, Unavailable
 from freehold.services.compute.executors.cgroups import LEAST_MEMORY, is_running
 from freehold.services.compute.executors.container_process import Container, Podman
-from freehold.services.compute.executors.runs import Runs
-from freehold.services.compute.executors.sandbox_command import ENVIRONMENT, OPEN_FILES, check_words
+from freehold.services.compute.executors.runs import Runs, refusal
+from freehold.services.compute.executors.sandbox_command import ENVIRONMENT, OPEN_FILES, check_resources, check_words
 from freehold.services.compute.executors.sandbox_filter import build_profile
 from freehold.services.compute.executors.sandbox_probe import probe_container
 from freehold.services.compute.executors.seam import Capability, Outcome, Work
@@ -72,6 +72,7 @@ class ContainerExecutor(Runs):
 
     async def open_box(self, work: Work, echo: bool = False) -> Container:
         """See `runs.BoxOpener`. `echo`: its standard output goes to the log too."""
+        check_resources(work.task.resources)
         podman = self._podman
         if podman is None:
             raise Unavailable("podman was not seen to work here")
@@ -84,8 +85,10 @@ class ContainerExecutor(Runs):
         try:
             await box.launch(self._options(work.task, inputs, profile, work.stdin is not None), work.stdin)
             self.is_counted = box.is_counted
-        except BaseException:
+        except BaseException as error:
             await asyncio.shield(asyncio.ensure_future(box.close()))
+            if isinstance(error, OSError):
+                raise refusal(error) from None
             raise
         return box
 

@@ -97,7 +97,12 @@ class Container(Box):
         """Set everything up. Unavailable, with podman's own words, where that fails; InvalidInput where the
         image has no such program."""
         self._stdin = stdin
-        self._identity = await self._podman.ask("create", "--quiet", *options)
+        try:
+            self._identity = await self._podman.ask("create", "--quiet", *options)
+        except Unavailable as error:
+            if await self._podman.tells("version"):  # it works: what it was asked for is wrong
+                raise InvalidInput(f"podman does not take this: {error.message}") from None
+            raise
         try:
             await self._podman.ask("init", self._identity)
         except Unavailable as error:

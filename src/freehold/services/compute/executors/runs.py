@@ -9,11 +9,12 @@ Invariant: a run is in `_runs` from its call to its end, and its box is closed h
 from __future__ import annotations
 
 import asyncio
+import errno
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Protocol
 
-from freehold.protocol.errors import DiskFull, InvalidInput
+from freehold.protocol.errors import DiskFull, InvalidInput, Unavailable
 from freehold.services.compute.executors.bounds import Over
 from freehold.services.compute.executors.process import GRACE, Box
 from freehold.services.compute.executors.seam import Capability, Outcome, Work
@@ -55,6 +56,13 @@ class Run:
         if allowed <= bought:
             return allowed, f"it took longer than {resources.seconds} s"
         return bought, "it used up what was ordered"
+
+
+def refusal(error: OSError) -> InvalidInput | Unavailable:
+    """What it means that a box could not be set up: the task's fault, or the executor's."""
+    if error.errno == errno.E2BIG:
+        return InvalidInput("its arguments and its environment are longer than a process may have")
+    return Unavailable(f"the box could not be set up: {error}")
 
 
 class BoxOpener(Protocol):

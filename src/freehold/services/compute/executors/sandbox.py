@@ -10,7 +10,6 @@ are still that user: a node is better run by a user of its own. What lies below 
 from __future__ import annotations
 
 import asyncio
-import errno
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,8 +17,8 @@ from typing import Any
 
 from freehold.protocol.errors import InvalidInput, Unavailable
 from freehold.services.compute.executors.cgroups import Cgroups, Group, find_cgroups
-from freehold.services.compute.executors.runs import Runs
-from freehold.services.compute.executors.sandbox_command import Layout, build_command
+from freehold.services.compute.executors.runs import Runs, refusal
+from freehold.services.compute.executors.sandbox_command import Layout, build_command, check_resources
 from freehold.services.compute.executors.sandbox_filter import build_filter, is_known_machine
 from freehold.services.compute.executors.sandbox_probe import probe_sandbox
 from freehold.services.compute.executors.sandbox_process import Sandbox
@@ -64,6 +63,7 @@ class SandboxExecutor(Runs):
             await asyncio.to_thread(_copy_program, work.program, program)
         inputs = work.folder / "in"
         inputs.mkdir(exist_ok=True)
+        check_resources(task.resources)
         layout = Layout(self._bubblewrap, inputs, program, task.network, self._guards)
         group: Group | None = None
         box: Sandbox | None = None
@@ -80,7 +80,7 @@ class SandboxExecutor(Runs):
             elif group is not None:
                 await group.remove()
             if isinstance(error, OSError):
-                raise _refusal(error) from None
+                raise refusal(error) from None
             raise
 
     async def _find(self) -> None:
@@ -100,9 +100,3 @@ def _copy_program(source: Path, target: Path) -> None:
     target.unlink(missing_ok=True)
     shutil.copyfile(source, target)
     target.chmod(0o755)
-
-
-def _refusal(error: OSError) -> InvalidInput | Unavailable:
-    if error.errno == errno.E2BIG:
-        return InvalidInput("its arguments and its environment are longer than a process may have")
-    return Unavailable(f"the sandbox could not be set up: {error}")

@@ -29,6 +29,8 @@ SCRATCH, SHARED = "/tmp", "/dev/shm"  # noqa: S108 - in the sandbox, where both 
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": SCRATCH, "LANG": "C.UTF-8", "TZ": "UTC"}
 NOBODY = "65534"
 OPEN_FILES = 1024
+WORDS_LIMIT = 2048  # bubblewrap takes 9000 words, of which a variable takes three
+LARGEST = {"processors": 4096, "memory": 2**48, "disk": 2**48, "seconds": 2**31, "processes": 2**20}
 _SPARE_ADDRESSES = 2**30  # beyond memory: programs reserve addresses that they never touch
 _FILE_BLOCK = 512  # what the shell counts RLIMIT_FSIZE in
 _ETC = Path(__file__).parent / "etc"
@@ -72,12 +74,24 @@ def build_command(task: Task, layout: Layout, doors: Sequence[Path]) -> list[str
     ]
 
 
+def check_resources(resources: Resources) -> None:
+    """InvalidInput for more than any machine's kernel takes as a bound."""
+    for name, most in LARGEST.items():
+        if getattr(resources, name) > most:
+            raise InvalidInput(f"a task has at most {most} {name}")
+
+
 def check_words(words: Sequence[str], environment: Mapping[str, str]) -> None:
     """InvalidInput unless a process can have these arguments and this environment."""
     if not all(_NAME.fullmatch(name) for name in environment):
         raise InvalidInput("a variable of the environment has a name, without '='")
-    if any("\x00" in text for text in (*words, *environment.values())):
-        raise InvalidInput("arguments and environment hold no zero bytes")
+    if len(words) + len(environment) > WORDS_LIMIT:
+        raise InvalidInput(f"a program has at most {WORDS_LIMIT} arguments and variables")
+    try:
+        if any(b"\x00" in text.encode() for text in (*words, *environment, *environment.values())):
+            raise InvalidInput("arguments and environment hold no zero bytes")
+    except UnicodeEncodeError:
+        raise InvalidInput("arguments and environment are text") from None
 
 
 def _box(resources: Resources, layout: Layout) -> list[str]:
