@@ -14,6 +14,7 @@ from freehold.protocol.errors import Conflict, FreeholdError, InsufficientCredit
 from freehold.protocol.keys import is_signed_by
 from freehold.protocol.merkle import row_root
 from freehold.protocol.messages import Lock, Reservation
+from freehold.protocol.tables import Table
 from freehold.protocol.units import ZERO_HASH
 from freehold.services.compute.orders_live import LOG_LIMIT, LogTail
 from freehold.services.compute.provider_blobs import SMALL
@@ -27,6 +28,7 @@ from tests.services.compute.provider_world import (
     STRANGER,
     FakeExecutor,
     World,
+    lease_state,
     make_lease,
     receipt_of,
     until,
@@ -191,6 +193,22 @@ def test_stopped_while_it_waits_and_while_it_runs(tmp_path: Path) -> None:
             assert decode_result(ended["result"].encode()).ended == "stopped"
             assert await world.call("DELETE", f"/orders/{running['job']}") == ended
             assert world.executor.runs == ["wait gate 9"]
+
+    asyncio.run(scenario())
+
+
+def test_a_lease_that_is_closed_ends_what_runs_under_it(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with World(tmp_path, settings={"slots": 1}) as world:
+            jobs = [(await world.submit(world.task("wait gate 9"), wait=0))["job"] for _ in range(2)]
+            await until(lambda: len(world.executor.runs) == 1)
+            state = lease_state(world.lease)
+            await world.provider.commit(1, Table.of(WorkState), {world.id: state})
+            assert world.provider.metrics()["running"] == 1
+            closed = msgspec.structs.replace(state, closed=2)
+            await world.provider.commit(2, Table.of(WorkState), {world.id: closed})
+            assert [(await world.wait(job))["measure"] for job in jobs] == [9, 0]
+            assert len(world.executor.runs) == 1
 
     asyncio.run(scenario())
 

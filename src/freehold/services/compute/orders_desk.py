@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from freehold.market.constraints import Constraint
@@ -192,12 +192,20 @@ class Desk:
 
     async def stop_job(self, job: Job) -> None:
         """Ask a job to end, and wait until it has."""
+        self._ask_to_end(job)
+        await job.ended.wait()
+
+    def end_leases(self, closed: Collection[Hash]) -> None:
+        """Leases were closed: nothing more is done under them than was done."""
+        for job in [job for job in self._closer.live.values() if job.entry.lease in closed and job.entry.sequence]:
+            self._ask_to_end(job)
+
+    def _ask_to_end(self, job: Job) -> None:
         job.is_stopping = True
         if self.queue.remove(job):
             self._start(job)
         else:
             job.stop()
-        await job.ended.wait()
 
     async def standing(self, found: Job | Entry, *, is_short: bool = False) -> dict[str, Any]:
         """How an order stands, as JSON; `is_short`: without what came of it."""

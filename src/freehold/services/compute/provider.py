@@ -181,6 +181,7 @@ class ComputeProvider:
         """What the state says of receipts; who sits over them."""
         self._cases.learn(rows)
         await self._evidence.commit(epoch, rows, leases)
+        self._desk.end_leases({key for key, state in leases.items() if state.closed})
         await self._orders.keep_fact("committed", b"", epoch)
         await self.tidy()
 
