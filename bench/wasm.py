@@ -41,7 +41,7 @@ SIEVE = """(module (memory (export "memory") 129)
       (local.set $n (i32.add (local.get $n) (i32.const 1)))
       (br_if $numbers (i32.lt_u (local.get $n) (i32.const 2896))))
     (local.set $round (i32.add (local.get $round) (i32.const 1)))
-    (br_if $rounds (i32.lt_u (local.get $round) (i32.const 12))))))"""
+    (br_if $rounds (i32.lt_u (local.get $round) (i32.const 36))))))"""
 # Points of the Mandelbrot set: doubles, each of which could be a NaN.
 FLOATS = """(module (memory (export "memory") 1)
   (func (export "_start") (local $p i32) (local $n i32) (local $r f64) (local $i f64) (local $s f64) (local $c f64)
