@@ -9,7 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
-from freehold.client.bucket_types import Deleted, DeleteWhat, ObjectInfo, Page, PutOptions
+from freehold.client.bucket_types import Deleted, DeleteWhat, Digests, ObjectInfo, Page, PutOptions
 from freehold.client.errors import BucketNotFound, KeyNotFound, PreconditionFailed
 from freehold.client.grants import GrantKey, Grants
 from freehold.gateway import share
@@ -69,7 +69,9 @@ class Objects:
             raise KeyNotFound(f"there is no object {key}")
         return Reading(self, bucket, key)
 
-    async def put(self, bucket: str, key: str, source: Any, options: PutOptions) -> ObjectInfo:
+    async def put(
+        self, bucket: str, key: str, source: Any, options: PutOptions, digests: Callable[[], Digests] | None = None
+    ) -> ObjectInfo:
         self.asked.append(f"put {key}")
         if options.if_none_match == "*" and (bucket, key) in self.kept:
             raise PreconditionFailed("there is such an object")
@@ -77,6 +79,7 @@ class Objects:
         while count := await source.read(memoryview(buffer)):
             data += buffer[:count]
         await source.finish()
+        self.digests = digests() if digests is not None else Digests()
         return self.add(bucket, key, data, options.headers.get("content-type", ""))
 
     async def delete(self, bucket: str, keys: Sequence[DeleteWhat]) -> list[Deleted | FreeholdError]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
+from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from functools import partial
 from html.parser import HTMLParser
@@ -251,6 +253,22 @@ def test_putting_and_deleting_where_granted() -> None:
         assert (await fetch(session, at(world, token, "out"), "PUT", data=b"z"))[0] == 403
         assert (await fetch(session, url, "DELETE"))[0] == 204
         assert world.objects.kept == {}
+
+    play(scene)
+
+
+def test_a_body_is_held_to_the_sha256_that_its_sender_names() -> None:
+    """A node that delivers a job's files names it; the object keeps it, so the client need not read what was stored."""
+
+    async def scene(world: World, session: ClientSession) -> None:
+        token = world.issue("write", prefix="p/")
+        right, wrong = (b64encode(hashlib.sha256(data).digest()).decode() for data in (b"data", b"other"))
+        for named, status in ((right, 201), (wrong, 400), ("short", 400)):
+            url = at(world, token, f"p/{status}")
+            headers = {"x-amz-checksum-sha256": named}
+            assert (await fetch(session, url, "PUT", data=b"data", headers=headers))[0] == status
+        assert world.objects.digests.checksums == {"SHA256": right}
+        assert list(world.objects.kept) == [("b-1", "p/201")]
 
     play(scene)
 

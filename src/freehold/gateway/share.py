@@ -32,9 +32,10 @@ from freehold.client.bucket_types import DeleteWhat, ObjectInfo, PutOptions
 from freehold.client.errors import AccessDenied, KeyNotFound
 from freehold.client.grants import Grant, Grants, root_key_of
 from freehold.client.shares import URL_PATH, landing, link_to
-from freehold.gateway.bodies import GRACE_SECONDS, LEAST_RATE, Turns, send_continue
+from freehold.gateway.bodies import GRACE_SECONDS, LEAST_RATE, Turns, digests_of, send_continue
 from freehold.gateway.conditions import Span, check_read, holds_range, parse_range, unquote_tag
 from freehold.gateway.share_page import STYLE, Row, write_error, write_folder
+from freehold.gateway.wire.checksums import BodyDigests, header_name
 from freehold.gateway.wire.errors import S3Error
 from freehold.gateway.wire.headers import read_text
 from freehold.net.limits import Waste, address_of
@@ -276,6 +277,39 @@ async def _send(
     return response
 
 
+class _Digested(IterSource):
+    """A body, and the checksum that its sender names, if any: InvalidInput where it comes to another."""
+
+    def __init__(self, chunks: AsyncIterator[bytes], size: int | None, digests: BodyDigests | None) -> None:
+        super().__init__(chunks if digests is None else _feed(chunks, digests), size)
+        self._digests = digests
+
+    async def finish(self) -> None:
+        """See `Source`."""
+        await super().finish()
+        if self._digests is not None:
+            try:
+                self._digests.finish()
+            except S3Error as error:
+                raise InvalidInput(error.message) from None
+
+
+async def _feed(chunks: AsyncIterator[bytes], digests: BodyDigests) -> AsyncIterator[bytes]:
+    async for data in chunks:
+        digests.update(data)
+        yield data
+
+
+def _digests_named(headers: Mapping[str, str]) -> BodyDigests | None:
+    """What a body is held to, and is kept with the object: a node that delivers a job's files names their SHA-256."""
+    if header_name("SHA256") not in headers:
+        return None
+    try:
+        return BodyDigests(headers)
+    except S3Error as error:
+        raise InvalidInput(error.message) from None
+
+
 async def _put(visit: _Visit) -> web.StreamResponse:
     """Store the body as the object."""
     await visit.check("write")
@@ -288,9 +322,12 @@ async def _put(visit: _Visit) -> web.StreamResponse:
         if_none_match=_tag(request, "If-None-Match"),
     )
     await _expect(request)
-    source = IterSource(_receive(request.content.readany), request.content_length)
+    digests = _digests_named(request.headers)
+    source = _Digested(_receive(request.content.readany), request.content_length, digests)
     async with visit.turns.take(request.content_length):
-        info = await visit.tenant.objects.put(visit.bucket, visit.key, source, options)
+        info = await visit.tenant.objects.put(
+            visit.bucket, visit.key, source, options, (lambda: digests_of(digests)) if digests else None
+        )
     made = {"bucket": info.bucket, "key": info.key, "size": info.size, "etag": info.etag}
     return web.json_response(made, status=201, headers={**_COMMON, "ETag": f'"{info.etag}"'})
 
