@@ -198,6 +198,8 @@ class Blobs:
 
     async def write_out(self, wanted: Sequence[tuple[str, Path]]) -> int:
         """Write blobs to files that are not there yet; how many bytes. NotFound, Corrupt."""
+        if not wanted:
+            return 0
         keys = sorted({bytes.fromhex(sha256) for sha256, _ in wanted})
         kept = await self._sql.read(lambda c: {key.hex(): _find(c, None, key) for key in keys})
         for sha256, _ in wanted:
