@@ -20,7 +20,7 @@ export ETH_HASH_BACKEND := pysha3
 $(shell if [ -e $(VENV) ]; then $(PY) -c '' 2>/dev/null && [ "$$(cat $(VENV)/.stamp-python 2>/dev/null)" = "$(CURDIR)" ] \
 	|| rm -f $(VENV)/.stamp-*; fi)
 
-.PHONY: help up install dev lint test test-unit test-client test-quorum test-chain test-contracts test-end-to-end test-members test-gateway test-faults test-servers check format
+.PHONY: help up install dev lint test test-unit test-client test-quorum test-chain test-contracts test-end-to-end test-members test-compute test-gateway test-faults test-servers check format
 .PHONY: testnet fuzz soak bench docs lock clean
 
 help: ## this list
@@ -66,7 +66,7 @@ lint: dev ## format, lint, types, layering, generated files
 	@$(PY) scripts/suites.py lint
 
 test: dev ## every test, suite by suite, each within its budget
-	@$(PY) scripts/suites.py unit client quorum chain contracts end-to-end members gateway faults
+	@$(PY) scripts/suites.py unit client quorum chain contracts end-to-end members compute gateway faults
 
 test-unit: dev ## unit and property tests only
 	@$(PY) scripts/suites.py unit
@@ -88,6 +88,9 @@ test-end-to-end: dev ## tests with real processes only
 
 test-members: dev ## end to end with members that stop, lie and come back only
 	@$(PY) scripts/suites.py members
+
+test-compute: dev ## jobs over real networks: moved, paid, lied about; only
+	@$(PY) scripts/suites.py compute
 
 test-gateway: dev ## S3 gateways over real networks, among kills and losses; and a network over https only
 	@$(PY) scripts/suites.py gateway

@@ -1,6 +1,6 @@
 """Runs the project's suites one after another, each within its time budget.
 
-    python scripts/suites.py lint | unit | client | quorum | chain | contracts | end-to-end | members | gateway ...
+    python scripts/suites.py lint | unit | client | quorum | chain | contracts | end-to-end | members | compute ...
 
 A suite is a few commands that share one budget: lint's tools, or pytest over the directories named in SUITES. Tests
 that touch nothing but memory and their own temporary directory (PURE, SIMULATED, contracts) run in parallel; all
@@ -8,7 +8,7 @@ others run one at a time. A suite fails if a command fails or if it took longer 
 is stopped. FREEHOLD_TEST_SLOW multiplies every budget and deadline (3 on a machine three times slower).
 
 Invariant: a test file under tests/ belongs to exactly one of unit, client, quorum, chain, contracts, end-to-end,
-members, gateway, faults and servers; `fuzz` and `soak` run what is marked so, wherever it is.
+members, compute, gateway, faults and servers; `fuzz` and `soak` run what is marked so, wherever it is.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ FAULTS = tuple(
 )
 # S3 gateways over real networks, among kills and losses; and a network over https.
 GATEWAY = tuple(f"end_to_end/test_{name}.py" for name in ("gateway", "gateway_losses", "tls", "two_devices"))
+# Compute over a real network: jobs that move, are paid, are lied about.
+COMPUTE = ("end_to_end/test_compute.py", "end_to_end/test_jobs_storage.py")
 # Members that come up, fall silent, lie and come back.
 MEMBERS = tuple(f"end_to_end/test_{name}.py" for name in ("members", "quorum"))
 # Clients over real nodes in one process, by real HTTP: one at a time. All other tests of clients are over memory.
@@ -107,7 +109,7 @@ def get_contract_commands() -> Iterator[Command]:
 
 
 def get_end_to_end_commands() -> Iterator[Command]:
-    others = FAULTS + GATEWAY + MEMBERS
+    others = COMPUTE + FAULTS + GATEWAY + MEMBERS
     yield build_pytest(["end_to_end"], *(f"--ignore=tests/{name}" for name in others), *WITHOUT_COMPILER)
 
 
@@ -144,6 +146,7 @@ SUITES = {
     "contracts": Suite(120, get_contract_commands),
     "end-to-end": Suite(300, get_end_to_end_commands),
     "members": Suite(300, lambda: iter([build_pytest(list(MEMBERS), *WITHOUT_COMPILER)])),
+    "compute": Suite(300, lambda: iter([build_pytest(list(COMPUTE), *WITHOUT_COMPILER)])),
     "gateway": Suite(300, lambda: iter([build_pytest(list(GATEWAY), *WITHOUT_COMPILER)])),
     "faults": Suite(300, lambda: iter([build_pytest(list(FAULTS), *WITHOUT_COMPILER)])),
     "servers": Suite(300, lambda: get_directory_commands("servers", *WITHOUT_COMPILER)),

@@ -89,6 +89,7 @@ class LocalFiles:
         compute = {
             "stream_price": str(settings.compute_price),
             "allowance": min(settings.compute_allowance, settings.allowance // 2),
+            "executors": ["wasm", "sandbox", "service"],  # to try podman out takes each node seconds
             "slots": settings.slots,
             "module_cache": settings.module_cache or str(self.root / "modules"),  # eight nodes compile a module once
             "benchmark": False,  # and would measure each other
