@@ -43,6 +43,7 @@ import json as _json, sys as _sys
 _out, _sys.stdout = _sys.stdout, _sys.stderr
 for _line in _sys.stdin:
     _out.write(_json.dumps({name}(_json.loads(_line))) + "\\n")
+_out.flush()
 """
 
 
@@ -86,7 +87,10 @@ async def map(
     if not count:
         return []
     done = await run(freehold, spec, most=most)
-    return [json.loads(line) for one in done.results["map"] for line in one.stdout.splitlines()]
+    found = [json.loads(line) for one in done.results["map"] for line in one.stdout.splitlines()]
+    if len(found) != count:
+        raise JobFailed(f"job {done.job} came to {len(found)} results for {count} items", job=done.job)
+    return found
 
 
 def build_map(function: Callable[[Any], Any], items: Iterable[Any], each: int, job: dict[str, Any]) -> tuple[Job, int]:

@@ -199,7 +199,7 @@ def _drive_in_background(program: Program, client: Freehold, row: JobRow) -> Non
     environment = os.environ | {name: value for name, value in values.items() if value}
     with (client.folder / "jobs" / f"{row.id}.log").open("ab") as log:
         subprocess.Popen(
-            [sys.executable, "-m", "freehold", "job", "wait", row.id, "--json"],
+            [sys.executable, "-m", "freehold.cli.main", "job", "wait", row.id, "--json"],
             env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
 
