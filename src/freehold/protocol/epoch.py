@@ -354,17 +354,19 @@ def make_context(
 ) -> Context:
     """What a judge may know of the epoch: a stream pays for at most one nominal length."""
     seconds = max(0, anchor.anchor_time - previous.epoch.anchor_time)
+    own = {key: row for key, row in leases.items() if row.service == judge.name}
     return Context(
         epoch=anchor.epoch,
         seconds=min(seconds, anchor.parameters.epoch_length),
         beacon=compute_beacon(anchor.beacon_hash, previous.epoch.reveals),
         parameters=anchor.parameters,
         domain=domain,
-        leases={k: v for k, v in leases.items() if v.service == judge.name and not v.closed},
+        leases={key: row for key, row in own.items() if not row.closed},
         state=previous.services.get(judge.name, Table.of(judge.state_kind)),
         fleets=anchor.fleets,
         changes=anchor.changes,
         nodes=anchor.nodes,
+        ended={key: row for key, row in own.items() if row.closed},
     )
 
 

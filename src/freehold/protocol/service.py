@@ -17,6 +17,7 @@ An epoch asks a judge three things, in this order:
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from freehold.protocol.parameters import Parameters
@@ -31,8 +32,9 @@ Rows = Mapping[str, Any]  # by kind: a Table, or Parts for a kind that the judge
 
 class Context(NamedTuple):
     """What a judge may know of an epoch. `state` is the service's own table after the epoch before; `leases` are
-    all that are open in this epoch; `seconds` is the time that a stream may be paid for; `nodes`, `fleets` and
-    `changes` are what the chain says at the anchor (a node, which only answers obligations, has none)."""
+    all that are open in this epoch, `ended` those that were closed and whose rows are still there; `seconds` is the
+    time that a stream may be paid for; `nodes`, `fleets` and `changes` are what the chain says at the anchor. A node,
+    which only answers obligations, has neither these nor `ended`."""
 
     epoch: int
     seconds: int
@@ -44,6 +46,7 @@ class Context(NamedTuple):
     fleets: tuple[FleetRecord, ...] = ()
     changes: tuple[DeviceChange, ...] = ()
     nodes: tuple[NodeRecord, ...] = ()
+    ended: Mapping[Hash, LeaseState] = MappingProxyType({})
 
 
 class Folded(NamedTuple):

@@ -70,11 +70,16 @@ def by_role(context: Context, role: int) -> list[WorkState]:
     return [row for row in ordered(list(context.state)) if row.role == role]
 
 
+def lease_of_receipt(row: Receipt, context: Context) -> Any:
+    """Open or ended: what was ordered before its end is paid."""
+    return context.leases.get(row.lease) or context.ended.get(row.lease)
+
+
 def judge_terms(row: Receipt, job: WorkState | None, context: Context) -> str:
     """A receipt for an order that the state has was good once: only its node may have changed."""
     if job is not None:
         return GOOD if job.node == row.node else UNORDERED
-    lease = context.leases.get(row.lease)
+    lease = lease_of_receipt(row, context)
     if lease is None:
         return UNKNOWN_LEASE
     if lease.mode != STREAM:
@@ -89,7 +94,7 @@ def judge_terms(row: Receipt, job: WorkState | None, context: Context) -> str:
 
 
 def client_of(row: Receipt, job: WorkState | None, context: Context) -> Address:
-    return job.first if job is not None else context.leases[row.lease].client
+    return job.first if job is not None else lease_of_receipt(row, context).client
 
 
 def judge_signatures(row: Receipt, client: Address, context: Context) -> str:
@@ -381,7 +386,7 @@ def fold(
             fresh[order] = min(best, receipt, key=lambda r: (r.measure, r.row_hash()))
     for order, receipt in fresh.items():
         job = job_of(receipt, HELD if order in held else WAITING, epoch=context.epoch)
-        kept.append(msgspec.structs.replace(job, first=context.leases[receipt.lease].client))
+        kept.append(msgspec.structs.replace(job, first=lease_of_receipt(receipt, context).client))
     cases = [*court.cases, *(opened_case(row, context.epoch) for row in opened)]
     contributions = [
         Contribution(service=NAME, lease=lease, account=node, measure=min(measure, 2**63 - 1))

@@ -260,6 +260,16 @@ def test_a_closed_lease_keeps_no_receipt_of_the_state_from_being_disputed() -> N
     assert reasons(context_of([job_of(first)], open_leases), stolen, DISPUTE) == [UNORDERED]
 
 
+def test_what_was_ordered_before_the_lease_ended_is_paid() -> None:
+    """A client that closes its lease while a job runs does not get it for nothing."""
+    first, _ = pair()
+    lease = lease_of(FIRST)
+    ended = msgspec.structs.replace(lease, closed=EPOCH - 1)
+    context = context_of((), [lease_of(SECOND)], ended={lease.lease: ended})
+    assert reasons(context, rows_of(receipts=[first]), RECEIPT) == [GOOD]
+    assert reasons(context_of((), [lease_of(SECOND)]), rows_of(receipts=[first]), RECEIPT) == [UNKNOWN_LEASE]
+
+
 @pytest.mark.parametrize("stand", [HELD, WRONG, UPHELD])
 def test_a_receipt_is_disputed_once(stand: int) -> None:
     first, second = pair()

@@ -118,7 +118,8 @@ def read_receipts(receipts: Table[Receipt], context: Context, work: Work) -> Rea
     orders = Table.from_columns(Order, {name: receipts.column(name) for name in Order.__struct_fields__}, count)
     places = work.find(orders.struct_hashes)
     values, lease = distinct_cells(receipts.column("lease"))
-    leases = [context.leases.get(Hash(value)) for value in values]
+    # What was ordered before its lease was closed is paid from what the lock still covers.
+    leases = [context.leases.get(Hash(value)) or context.ended.get(Hash(value)) for value in values]
     nodes = _addresses(row.node if row else ZERO_ADDRESS for row in leases)[lease]
     clients = _addresses(row.client if row else ZERO_ADDRESS for row in leases)[lease]
     streams = np.array([row is not None and row.mode == STREAM for row in leases], bool)[lease]
