@@ -269,13 +269,14 @@ class Jobs:
         house = await self._open()
         row = await house.journal.job(job)
         orders = await house.journal.orders(row.id)
-        accepted = {piece.accepted for piece in await house.journal.pieces(row.id)}
         done = [one for one in orders if one.phase == DONE]
+        ids = {piece.accepted for piece in await house.journal.pieces(row.id)}
+        accepted = {(one.step, one.number): one for one in done if one.id in ids}
         parts = {"work": 0, "assurance": 0, "delivery": 0}
         by_node: dict[str, int] = {}
         for one in done:
             by_node[str(one.node)] = by_node.get(str(one.node), 0) + one.cost
-            parts[_part(one, accepted=one.id in accepted)] += one.cost
+            parts[_part(one, accepted.get((one.step, one.number)))] += one.cost
         return {
             **_cost(row, orders), **{name: str(value) for name, value in parts.items()},
             "nodes": {node: str(value) for node, value in sorted(by_node.items())},
@@ -363,11 +364,14 @@ class Jobs:
         return str(found[-1])
 
 
-def _part(one: OrderRow, *, accepted: bool) -> str:
-    """What an order was for, in a bill."""
+def _part(one: OrderRow, accepted: OrderRow | None) -> str:
+    """What an order was for, in a bill. `accepted` is the one whose result its task came to: any other that came to a
+    result was there to check it, whichever of them was ordered first."""
     if one.purpose == "delivery":
         return "delivery"
-    return "work" if accepted or one.purpose != "check" else "assurance"
+    if accepted is None:
+        return "assurance" if one.purpose == "check" else "work"
+    return "assurance" if one.id != accepted.id and result_of(one).ended == "exited" else "work"
 
 
 def _cost(row: JobRow, orders: list[OrderRow]) -> dict[str, Any]:
