@@ -10,6 +10,7 @@ Ctrl-C while waiting stops waiting: orders that run go on, and `freehold job wai
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import subprocess
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 FAILED, REFUSED, STOPPED = 3, 4, 5
+SHOWN_LOG = 4096  # bytes
 INTERRUPTED = 130
 REFUSALS = ("nobody_matches", "insufficient_operators", "nobody_left", "cap_reached", "insufficient_credits")
 
@@ -156,10 +158,28 @@ async def _wait(program: Program, client: Freehold, row: JobRow) -> dict[str, An
         raise click.exceptions.Exit(INTERRUPTED) from None
     follower.clear()
     data: dict[str, Any] = {"job": done.id, "phase": done.phase, "reason": done.reason, "status": done.status}
-    data["output"] = await _read_output(client, done) if done.phase == "done" else []
+    data["output"] = await _read_output(client, done)
     if done.phase != "done":
+        if not program.as_json:
+            await _show_end(client, done, data)
         await _fail(program, client, done)
     return data
+
+
+async def _show_end(client: Freehold, row: JobRow, data: dict[str, Any]) -> None:
+    """What a program that failed had printed, and the end of what it wrote to its standard error."""
+    from freehold.protocol.errors import FreeholdError
+
+    ends = [event for event in (await client.jobs.why(row.id))["events"] if event["kind"] == "end"]
+    show_results(data)
+    said = b""
+    if ends and ends[-1].get("order"):
+        with contextlib.suppress(FreeholdError):
+            click.echo(await client.jobs.printed(row.id, ends[-1]["order"]), nl=False)
+    with contextlib.suppress(FreeholdError):
+        async for _, piece in client.jobs.logs(row.id, follow=False):
+            said = (said + piece)[-SHOWN_LOG:]
+    click.echo(said.decode(errors="replace"), err=True, nl=False)
 
 
 async def _read_output(client: Freehold, row: JobRow) -> list[str]:

@@ -313,6 +313,13 @@ class Jobs:
             ]  # fmt: skip
         return found
 
+    async def printed(self, job: str, order: str) -> bytes:
+        """What one order's run wrote to its standard output; nothing where no receipt came."""
+        house = await self._open()
+        row = await house.journal.job(job)
+        rows = [one for one in await house.journal.orders(row.id) if str(one.id) == order and one.phase == DONE]
+        return await self._stdout(Driver(house, row, lambda _: None), rows[0]) if rows else b""
+
     async def _stdout(self, driver: Driver, order: OrderRow) -> bytes:
         stdout = result_of(order).stdout
         data = await driver.desk.fetch(order, stdout.sha256, stdout.size)

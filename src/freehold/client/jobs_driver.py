@@ -107,7 +107,6 @@ class Driver:
         self._came: dict[str, list[Came]] = {}
         self._running: dict[str, StepRun] = {}
         self._consumed = {need for step in self.job.steps for need in step.before}
-        self._services: dict[str, str] = {}
 
     async def drive(self) -> JobRow:
         """Until it has ended; the job as it then is. Cancelled: orders go on at their nodes, and `drive` finds them."""
@@ -145,7 +144,8 @@ class Driver:
             if not isinstance(error, FreeholdError):
                 raise error
             status = error.details.get("status")
-            await self._note("", "end", {"code": error.code, "reason": error.message, "hint": error.advice})
+            said = {"code": error.code, "reason": error.message, "hint": error.advice}
+            await self._note("", "end", said | {"order": error.details.get("order", "")})
             return FAILED, error.message, status if isinstance(error, PieceFailed) and isinstance(status, int) else 0
         if watching.done():
             return STOPPED, "stopped by its owner", 0
@@ -158,7 +158,8 @@ class Driver:
         with suppress(TimeoutError):
             async with asyncio.timeout(GRACE_SECONDS + self._house.patience):
                 await self.desk.stop_all()
-        for service in self._services.values():
+        events = await self._house.journal.events(self._row.id)
+        for service in {str(one.data["service"]) for one in events if one.kind == "service"}:
             if self._house.root is not None:
                 await withdraw(self._house.root, service)
 
@@ -278,22 +279,23 @@ class Driver:
         self._watch(Progress("say", step, text=text))
 
     async def _on_standing(self, endpoint: str, row: OrderRow, standing: Standing) -> None:
-        """A service's place is published once it is healthy, and again where it has moved."""
+        """A service's place is published once it is healthy, and again where it was started anew: that is what its
+        token tells, while one order after another pays for it."""
         place = standing.service
         if place is None or self._house.root is None or not place.get("healthy"):
             return
         events = await self._house.journal.events(self._row.id)
-        last = next((one for one in reversed(events) if one.kind == "service"), None)
-        if last is not None and last.data.get("order") == str(row.id):
-            self._services[row.step] = last.data["service"]
+        last = next((one for one in reversed(events) if one.kind == "service" and one.step == row.step), None)
+        token = str(place.get("token", ""))
+        if last is not None and last.data["token"] == token:
             return
-        service = self._services.setdefault(row.step, last.data["service"] if last else new_service_id())
+        service = str(last.data["service"]) if last else new_service_id()
         found = ServicePlace(
             node=str(row.node), endpoint=endpoint, lease=str(row.order.lease),
-            order=str(row.id), token=str(place.get("token", "")), job=self._row.id, since=int(self._house.clock()),
+            order=str(row.id), token=token, job=self._row.id, since=int(self._house.clock()),
         )  # fmt: skip
         await publish(self._house.root, service, found)
-        await self._note(row.step, "service", {"service": service, "order": str(row.id), "node": str(row.node)})
+        await self._note(row.step, "service", {"service": service, "node": str(row.node), "token": token})
         self._say(row.step, f"the service runs at {row.node}")
 
 

@@ -34,9 +34,9 @@ from freehold.client.jobs_spec import Step
 from freehold.protocol.errors import FreeholdError, Refused
 from freehold.services.compute.client_checks import most_cost
 from freehold.services.compute.client_survey import Offered
-from freehold.services.compute.terms import WRONG
+from freehold.services.compute.terms import HELD, PAID, UPHELD, WRONG
 from freehold.services.compute.verification.classes import dispute_kind
-from freehold.services.compute.verification.decision import Accept, Dispute, NeedMore
+from freehold.services.compute.verification.decision import Accept, Dispute, NeedMore, confirms
 from freehold.services.compute.verification.plan import Plan
 from freehold.services.compute.verification.reliability import Evidence
 from freehold.services.compute.verification.sampling import draw_items, receipts_hash
@@ -275,6 +275,8 @@ class StepRun:
         """More runs would not settle it: wait for what referees say."""
         await self._dispute(piece, rows, decision.pairs)
         disputed = [row for row in rows if row.id in piece.disputed]
+        undecided = {row.id for row in disputed}
+        held: set[bytes] = set()
         while True:
             for row in disputed:
                 stand = (await self.means.client.standings(row.node, [row.id])).get(row.id)
@@ -282,6 +284,15 @@ class StepRun:
                     piece.wrong.add(row.id)
                     self.means.evidence.invalid(row.node, row.operator, int(self.means.clock()))
                     return
+                if stand is not None and stand.stand == HELD:
+                    held.add(row.id)
+                elif stand is not None and (stand.stand == UPHELD or (stand.stand == PAID and row.id in held)):
+                    undecided.discard(row.id)
+            if not undecided:
+                raise PieceFailed(
+                    f"{self._name(piece)}: its results contradict each other, and no referee could say which is wrong",
+                    hint="Is the program the same at every run? `freehold job why JOB` shows each result.",
+                )
             await asyncio.sleep(self.means.desk.epoch_seconds)
 
     async def _accept(self, piece: Piece, rows: Sequence[OrderRow], decision: Accept) -> bool:
@@ -291,7 +302,7 @@ class StepRun:
         if ran_out(result, chosen) and piece.grow():
             return False
         evidence = self.means.evidence
-        if len({rows[at].operator for at in decision.votes}) > 1:
+        if confirms(self.plan, (rows[at].operator for at in decision.votes)):
             for at in decision.votes:
                 evidence.valid(rows[at].node, rows[at].operator, now)
         for at in decision.against:
