@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,6 +107,8 @@ class Driver:
         self._done = {step.name: asyncio.Event() for step in self.job.steps}
         self._came: dict[str, list[Came]] = {}
         self._running: dict[str, StepRun] = {}
+        self._published: dict[str, str] = {}  # by step: the token of the instance that its service's id leads to
+        self._publishing = asyncio.Lock()
         self._consumed = {need for step in self.job.steps for need in step.before}
 
     async def drive(self) -> JobRow:
@@ -284,19 +287,28 @@ class Driver:
         place = standing.service
         if place is None or self._house.root is None or not place.get("healthy"):
             return
+        token = str(place.get("token", ""))
+        async with self._publishing:
+            if self._published.get(row.step) == token:
+                return
+            service = await self._note_place(row, sha256(token.encode()).hexdigest()[:16])
+            found = ServicePlace(
+                node=str(row.node), endpoint=endpoint, lease=str(row.order.lease),
+                order=str(row.id), token=token, job=self._row.id, since=int(self._house.clock()),
+            )  # fmt: skip
+            await publish(self._house.root, service, found)
+            self._published[row.step] = token
+
+    async def _note_place(self, row: OrderRow, instance: str) -> str:
+        """Write down where a service runs, before anybody is told; the id under which it is reached, which stays."""
         events = await self._house.journal.events(self._row.id)
         last = next((one for one in reversed(events) if one.kind == "service" and one.step == row.step), None)
-        token = str(place.get("token", ""))
-        if last is not None and last.data["token"] == token:
-            return
         service = str(last.data["service"]) if last else new_service_id()
-        found = ServicePlace(
-            node=str(row.node), endpoint=endpoint, lease=str(row.order.lease),
-            order=str(row.id), token=token, job=self._row.id, since=int(self._house.clock()),
-        )  # fmt: skip
-        await publish(self._house.root, service, found)
-        await self._note(row.step, "service", {"service": service, "node": str(row.node), "token": token})
-        self._say(row.step, f"the service runs at {row.node}")
+        if last is None or last.data["instance"] != instance:
+            data = {"service": service, "node": str(row.node), "instance": instance}
+            await self._note(row.step, "service", data)
+            self._say(row.step, f"the service runs at {row.node}")
+        return service
 
 
 def _first(error: BaseException | None) -> BaseException | None:

@@ -22,7 +22,7 @@ import msgspec
 from freehold.protocol.errors import FreeholdError, NotFound, Refused
 from freehold.protocol.units import Hash
 from freehold.services.compute.executors.seam import Executor, Outcome, Work
-from freehold.services.compute.orders import RUNNING, Ending
+from freehold.services.compute.orders import RUNNING, Ending, Entry
 from freehold.services.compute.orders_ending import Closer
 from freehold.services.compute.orders_live import Job
 from freehold.services.compute.orders_running import Run
@@ -140,13 +140,13 @@ class Services:
     async def _end_unpaid(self, job: Job) -> None:
         await self._closer.close(job, empty_result("stopped"), Ending(reason="it was stopped"), EMPTY)
 
-    def find(self, job: Job) -> Instance | None:
-        """The instance that a job pays for."""
-        return self._instances.get(_key(job))
+    def find(self, entry: Entry) -> Instance | None:
+        """The instance that an order pays for, or has paid for: it stays the same from slice to slice."""
+        return self._instances.get((entry.lease, entry.order.task))
 
     def describe(self, job: Job) -> dict[str, Any] | None:
         """How the instance is, and how its client reaches it."""
-        instance = self.find(job)
+        instance = self.find(job.entry)
         if instance is None or instance.executor is None:
             return None
         try:

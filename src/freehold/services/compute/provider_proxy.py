@@ -70,15 +70,16 @@ class Proxy:
             raise Unavailable(f"the service does not answer: {type(error).__name__}") from None
 
     async def _find(self, request: web.Request) -> Instance:
-        """The instance that an order pays for. NotFound, WrongSignature."""
+        """The instance that an order pays for, or has paid for. NotFound, WrongSignature."""
         standing = await self._context.leases.find(parse_key(request.match_info["lease"], "a lease"))
         found = await self._desk.find(parse_key(request.match_info["order"]))
-        instance = self._services.find(found) if isinstance(found, Job) else None
+        entry = found.entry if isinstance(found, Job) else found
+        instance = None if entry is None else self._services.find(entry)
         token = request.headers.get(TOKEN_HEADER, "").encode()
         if not (instance is not None and hmac.compare_digest(token, instance.token.encode())):
             client = standing.lease.client
             self._context.authenticate(client, request.headers, request.method, request.raw_path, ZERO_HASH)
-        if instance is None or not isinstance(found, Job) or found.entry.lease != standing.lease.struct_hash():
+        if instance is None or entry is None or entry.lease != standing.lease.struct_hash():
             raise NotFound("no such service runs here")
         return instance
 
