@@ -11,10 +11,10 @@ import pytest
 from freehold.chain.contracts import Registry, Staking
 from freehold.chain.rpc import Rpc
 from freehold.chain.transactor import Sender
-from freehold.market.directory import ChainDirectory
 from freehold.client.money import Money
 from freehold.local.deployment import Plan, deploy_network
 from freehold.local.parameters import LocalSettings
+from freehold.market.directory import ChainDirectory
 from freehold.market.network import MemberRecord
 from freehold.node.registration import ChainRegistrar
 from freehold.node.registration import Plan as NodePlan

@@ -52,7 +52,9 @@ def _parse(text: str, units: dict[str, int], bare: str, most: int) -> int:
     places = found["places"] or ""
     if scale is None:
         raise ValueError(text)
-    value, rest = divmod(int(found["whole"] + places) * scale, 10 ** len(places))
+    digits: int = int(found["whole"] + places)
+    tens: int = 10 ** len(places)
+    value, rest = divmod(digits * scale, tens)
     if rest or value > most:
         raise ValueError(text)
     return value

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from operator import ge, gt, le, lt
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 Properties = Mapping[str, object]
 Truth = bool | None  # None: unknown
@@ -35,7 +35,7 @@ UNITS: dict[str, Fraction] = {
 }
 NEGATED = {"=": "!=", "!=": "=", "<": ">=", ">=": "<", ">": "<=", "<=": ">", "in": "not in", "not in": "in"}
 NEGATED |= {"has": "without", "without": "has"}
-_ORDERED: dict[str, Callable[[object, object], bool]] = {"<": lt, "<=": le, ">": gt, ">=": ge}
+_ORDERED: dict[str, Callable[[Any, Any], bool]] = {"<": lt, "<=": le, ">": gt, ">=": ge}
 SHOWN_TEXT, SHOWN_ITEMS = 120, 8  # characters of a text, and items of a list, that a reason quotes
 
 
@@ -72,6 +72,11 @@ class Literal(NamedTuple):
     parts: tuple[str, ...] = ()
 
 
+def _fraction(value: Any) -> Fraction:
+    """A value that is known to be a number."""
+    return Fraction(value)
+
+
 def get_kind(value: object) -> str | None:
     """Which of the types that rules speak of this is; None for anything else, floats among them: they are not exact."""
     if isinstance(value, str):
@@ -106,7 +111,7 @@ def show(value: object, unit: str = "") -> str:
         return f"[{', '.join(show(one) for one in value[:SHOWN_ITEMS])}{f', … {more} more' if more > 0 else ''}]"
     if get_kind(value) != NUMBER:
         return f"{value!r:.{SHOWN_TEXT}}"
-    exact = Fraction(value)  # type: ignore[arg-type]
+    exact = _fraction(value)
     hundredths = exact * 100 / UNITS[unit] if unit else exact * 100
     if unit and (abs(hundredths) >= 1 or not exact):
         return f"{_decimal(hundredths)} {unit}"
@@ -239,7 +244,7 @@ class Rule(Term):
             return Fraction(0)
         if found is None or self.sign not in _ORDERED:
             return Fraction(1)
-        bound, value = Fraction(self.wanted[0].value), Fraction(properties[self.name])  # type: ignore[arg-type]
+        bound, value = _fraction(self.wanted[0].value), _fraction(properties[self.name])
         return abs(bound - value) / max(abs(bound), abs(value)) if bound * value > 0 else Fraction(1)
 
 
@@ -307,6 +312,7 @@ class Joined(Term):
     true for `or`. Nested joins of one kind are one."""
 
     __slots__ = ("decides", "parts")
+    parts: tuple[Term, ...]
 
     def __init__(self, decides: bool, parts: Sequence[Term]) -> None:
         self.decides = decides

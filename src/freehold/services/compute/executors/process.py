@@ -18,6 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from freehold.services.compute.executors.bounds import Over, Watch, most_files
 from freehold.services.compute.executors.outputs import copy_out
@@ -97,8 +98,9 @@ class Box(ABC):
             if over is not None:
                 self.kill()
                 break
+            ends: list[asyncio.Future[Any]] = [self._status, self._over]
             await asyncio.wait(
-                [self._status, self._over],
+                ends,
                 timeout=min(self._watch.tick, left / 1e9),
                 return_when=asyncio.FIRST_COMPLETED,
             )
@@ -217,7 +219,7 @@ def spawn(command: Sequence[str], files: Mapping[int, int], variables: Mapping[s
     try:
         return os.posix_spawn(
             command[0],
-            command,
+            list(command),
             variables,
             file_actions=[*closed, *((os.POSIX_SPAWN_DUP2, source, target) for target, source in high.items())],
             setpgroup=0,

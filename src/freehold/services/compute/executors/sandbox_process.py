@@ -14,6 +14,7 @@ import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from freehold.protocol.errors import Unavailable
 from freehold.services.compute.executors.bounds import Watch
@@ -45,14 +46,16 @@ class Sandbox(Box):
         log, self._log = self._log, said.extend
         info = self._start(command, stdin, rules)
         ready = asyncio.ensure_future(self._loop.sock_recv(self._control, 1))
+        either: list[asyncio.Future[Any]] = [ready, self._status]
         try:
-            await asyncio.wait([ready, self._status], timeout=START_LIMIT, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(either, timeout=START_LIMIT, return_when=asyncio.FIRST_COMPLETED)
             is_ready = ready.done() and ready.exception() is None and ready.result() != b""
         finally:
             ready.cancel()
         if not is_ready:
             self.kill()
-            await asyncio.wait([self._status, *self._drained])
+            ends: list[asyncio.Future[Any]] = [self._status, *self._drained]
+            await asyncio.wait(ends)
             words = bytes(said[:_MESSAGE]).decode(errors="replace").strip()
             raise Unavailable(f"the sandbox could not be set up: {words or 'it did not say why'}")
         self._first = int(json.loads(os.read(info, _MESSAGE))["child-pid"])
