@@ -122,6 +122,7 @@ bench: dev ## one benchmark: make bench NAME=storage
 
 docs: dev ## write what is generated into docs/: the command reference, the picture, the gas table, the calibration
 	@$(PY) scripts/command_reference.py
+	@$(PY) scripts/job_fields.py
 	@$(PY) scripts/s3_table.py
 	@$(PY) scripts/terminal_picture.py
 	@$(PY) scripts/gas_table.py

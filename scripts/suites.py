@@ -59,6 +59,7 @@ GENERATED = {
     "scripts/compile_contracts.py": "contracts",
     "scripts/generate_wrappers.py": "src/freehold/chain",
     "scripts/command_reference.py": "docs/commands.md",
+    "scripts/job_fields.py": "docs/jobs.md",
     "scripts/terminal_picture.py": "docs/terminal.svg",
 }
 

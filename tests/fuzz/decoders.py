@@ -23,7 +23,7 @@ import msgspec
 import freehold
 from freehold.chain import abi, reverts, transactor, wire
 from freehold.chain.endpoint import parse_retry_after
-from freehold.client import collect, grants, keystore, money, object_records, root
+from freehold.client import collect, grants, jobs_spec, keystore, money, object_records, root
 from freehold.client import table_records as table
 from freehold.market import constraints, view
 from freehold.market.network import CONTRACTS, MemberRecord, Network
@@ -519,6 +519,17 @@ def others() -> Iterator[Decoder]:
         "market.constraints.parse",
         "market.constraints._Parser.parse",
         encode=lambda constraint: str(constraint).encode("latin-1"),
+    )
+    yield entry(
+        "job_spec",
+        lambda data: jobs_spec.parse(data, "job.yaml"),
+        lambda: [b"python: a.py\narguments: [1]\ndeadline: 10 min\nmost: 0.05 credits\nresources: {memory: 64 MiB}\n"],
+        "client.jobs_spec.parse",
+        "client.jobs_units.parse_size",
+        "client.jobs_units.parse_duration",
+        "client.jobs_units.parse_credits",
+        "client.jobs_units._parse",
+        "client.jobs_contents.decode_base64",
     )
     request = bidding.BidRequest(client=str(key(1).address), executor="wasm", kind="module", constraint="cpu.cores > 1")
     yield entry(

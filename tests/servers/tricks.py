@@ -74,7 +74,7 @@ TRICKS = [
     # What it can read
     Trick("reads the host's users", "grep -s -e ^daemon: /etc/passwd && echo escaped"),
     Trick("reads the host's passwords", "cat /etc/shadow /etc/gshadow /etc/sudoers && echo escaped"),
-    Trick("reads the host's folders", "ls /root /home /var /srv /opt /mnt /run /boot && echo escaped"),
+    Trick("reads the host's folders", "ls ~root /home /var /srv /opt /mnt /run /boot && echo escaped"),
     Trick("reads the node's data", "cat $HOST_DATA/wallet.json && echo escaped"),
     Trick("reads the node's data by its root", "for p in /proc/[0-9]*; do cat $p/root$HOST_DATA/wallet.json; done 2>/dev/null"),
     Trick("reads the node's data by its first process", "cat /proc/1/cwd$HOST_DATA/wallet.json; ls -la /proc/1/fd/ | grep wallet && echo escaped"),

@@ -232,7 +232,7 @@ class Step(Part):
     arguments: tuple[str, ...] = one_of(many(TEXT, "argument"), "its arguments; {item} and {index} are a map's", ())
     environment: dict[str, str] = one_of(named(TEXT), "its environment variables", {})
     stdin: File | None = one_of(FILE, "its standard input", None)
-    inputs: dict[str, File] = one_of(named(FILE), "files below /in, by path; `path/` takes many", {})
+    inputs: dict[str, File] = one_of(named(FILE), "files below /in, by path; one that ends with a slash takes many", {})
     files: tuple[str, ...] = one_of(many(TEXT, "pattern"), "which files below /out are taken", ("**",))
     output: str | None = one_of(TEXT, "where they go: a local folder or fh://bucket/prefix/", None)
     map: Map | None = one_of(MAP, "run it for each of many items", None)

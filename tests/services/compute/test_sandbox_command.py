@@ -11,7 +11,7 @@ from freehold.protocol.errors import InvalidInput
 from freehold.services.compute.executors.sandbox_command import HOST_ENVIRONMENT, Layout, build_command
 from freehold.services.compute.tasks import Resources, Task
 
-LAYOUT = Layout("/usr/bin/bwrap", Path("/work/in"), None)
+LAYOUT = Layout("/usr/bin/bwrap", Path("/job/in"), None)
 TASK = Task(
     executor="sandbox",
     kind="native",
@@ -42,7 +42,7 @@ def test_command_of_a_counted_run() -> None:
     assert {"--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-net", "--die-with-parent"} <= set(box)
     assert "--clearenv" in box
     assert has(box, "--cap-drop", "ALL")
-    assert has(box, "--ro-bind", "/work/in", "/in")
+    assert has(box, "--ro-bind", "/job/in", "/in")
     assert has(box, "--size", "5000", "--tmpfs", "/box")
     assert has(box, "--remount-ro", "/proc")
     assert "/etc/shadow" not in box
@@ -68,12 +68,12 @@ def test_run_that_is_not_counted_has_rlimits() -> None:
 
 
 def test_network_and_program_are_shown_where_they_are_given() -> None:
-    layout = LAYOUT._replace(program=Path("/work/program"), network=True, guards=("--disable-userns",))
+    layout = LAYOUT._replace(program=Path("/job/program"), network=True, guards=("--disable-userns",))
     _, box, inside = split(build_command(TASK, layout, ()))
     assert "--unshare-net" not in box
     assert "/etc/resolv.conf" in box
     assert "--disable-userns" in box
-    assert has(box, "--ro-bind", "/work/program", "/program")
+    assert has(box, "--ro-bind", "/job/program", "/program")
     assert has(inside, "/program", "sort")
     assert "/etc/resolv.conf" not in split(build_command(TASK, LAYOUT, ()))[1]
 
