@@ -21,7 +21,9 @@ from pathlib import Path
 
 from wasmtime import wat2wasm
 
+from bench.pool_map import count_primes
 from bench.wasm import NOTHING
+from freehold import job
 from freehold.client.account import Wallets
 from freehold.client.sdk import Freehold
 from freehold.local.accounts import PASSPHRASE
@@ -138,12 +140,27 @@ async def measure_sleeping(client: Freehold) -> dict[str, float]:
     return {"sleeping_seconds": time.perf_counter() - began}
 
 
+async def measure_map(client: Freehold) -> dict[str, float]:
+    """Seconds for MAPPED small functions: a task each, in `job.map`'s own batches, and these with assurance."""
+    items = [LIMIT + i % 7 for i in range(MAPPED)]
+    await job.map(client, count_primes, items[:32], each=1, most=50 * ONE)  # leases, and the interpreter at the nodes
+    found, sums = {}, set()
+    for name, each, assurance in (("each", 1, None), ("batched", 0, None), ("batched_assured", 0, "0.99")):
+        began = time.perf_counter()
+        results = await job.map(client, count_primes, items, each=each, most=500 * ONE, assurance=assurance)
+        found[f"map_{name}_seconds"] = time.perf_counter() - began
+        sums.add(sum(results))
+    if len(sums) != 1:
+        raise RuntimeError(f"the same map came to different sums: {sums}")
+    return found | {"map_sum": float(sums.pop())}
+
+
 async def measure(home: Path) -> dict[str, float]:
-    cache = Path(__file__).parent / ".cache" / "toolchain"
-    runner = await asyncio.to_thread(python_runner, cache)
+    runner = await asyncio.to_thread(python_runner, home / "tools")
     async with connected(home) as client:
         found = await measure_warm(client, runner)
         found |= await measure_sleeping(client)
+        found |= await measure_map(client)
     return found
 
 

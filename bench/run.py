@@ -21,6 +21,7 @@ CACHE = HERE / ".cache"
 
 BENCHES = {
     "calibration": "bench.calibration",
+    "compute": "bench.compute",
     "epoch": "bench.epoch",
     "load": "bench.load",
     "matching": "bench.matching",
