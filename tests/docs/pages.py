@@ -42,8 +42,11 @@ def get_block_lines(text: str) -> list[str]:
     return [*fenced, *(line.strip() for line in indented)]
 
 
-def get_command_lines(page: Path) -> Iterator[CommandLine]:
+def get_command_lines(page: Path, section: str = "") -> Iterator[CommandLine]:
+    """Those of a whole page, or of one section of it."""
     text = page.read_text(encoding="utf-8")
+    if section:
+        text = text.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
     mentions = SPAN.findall(FENCED.sub("", text))
     for lines, is_whole in ((get_block_lines(text), True), (mentions, False)):
         for line in lines:
@@ -54,7 +57,7 @@ def get_command_lines(page: Path) -> Iterator[CommandLine]:
 
 def get_story() -> list[list[str]]:
     """The arguments of the commands that README.md has newcomers type into their second terminal, in order."""
-    return [list(line.arguments) for line in get_command_lines(ROOT / "README.md") if line.is_whole]
+    return [list(line.arguments) for line in get_command_lines(ROOT / "README.md", "Start") if line.is_whole]
 
 
 def get_paths(page: Path) -> Iterator[tuple[str, list[Path]]]:
