@@ -134,6 +134,20 @@ def test_each_refusal_says_why(tmp_path: Path, change: Change, code: str, text: 
     asyncio.run(scenario())
 
 
+def test_one_blob_as_many_inputs_does_not_fill_the_disk(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with World(tmp_path, settings={"disk": 2**20}) as world:
+            blob = world.contents.add(b"x" * 2**16)
+            inputs = tuple(Input(path=str(number), blob=blob) for number in range(17))
+            task = world.task("echo x", inputs=inputs, resources=resources())
+            answer = await world.submit(task)
+            assert "more than the 1048576" in answer["reason"]
+            assert answer["receipt"] is None
+            assert world.executor.runs == []
+
+    asyncio.run(scenario())
+
+
 ACCESS: list[tuple[str, Any, str]] = [
     ("no object", "x", "access"),
     ("no url", {"read": {}}, "access"),

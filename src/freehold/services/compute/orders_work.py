@@ -38,6 +38,7 @@ class Bounds(NamedTuple):
     committed: Callable[[], int]  # the last committed epoch
     release: Callable[[Job], None]  # it computes no more: others may
     again: Callable[[Job], None]  # it has to wait for its turn once more
+    disk: int  # bytes of one task's inputs
 
 
 class Worker:
@@ -99,7 +100,7 @@ class Worker:
         """Write the task's inputs; (path, SHA-256) of each as it was read. Those from storage stay as blobs, so that
         they can be shown to a referee."""
         found = [(one.path, one.blob.sha256) for one in job.task.inputs if one.blob is not None]
-        await self._blobs.write_out([(sha256, folder / path) for path, sha256 in found])
+        await self._blobs.write_out([(sha256, folder / path) for path, sha256 in found], self._bounds.disk)
         left = job.task.resources.disk
         for one in job.task.inputs:
             if one.blob is not None or gateway is None:

@@ -92,7 +92,7 @@ class ComputeProvider:
         self._evidence = Evidence(context.key.address, self._orders, self._credits, context.clock)
         self._closer = Closer(context, self._orders, self._blobs, self._credits, self._evidence)
         programs = self._programs = Programs(folder / "programs", self._blobs)
-        bounds = Bounds(self._runs, lambda: self._evidence.committed, self._release, self._again)
+        bounds = Bounds(self._runs, lambda: self._evidence.committed, self._release, self._again, self._settings.disk)
         worker = self._worker = Worker(bounds, self._executors, self._blobs, programs, self._closer)
         services = Services(bounds, self._executors, programs, worker, self._closer)
         self._bids = Bids(context, self._settings, self._executors, self._orders, self._blobs)

@@ -196,8 +196,9 @@ class Blobs:
         """At most PIECE bytes of a blob that is a file."""
         return await in_thread(self._files.read, sha256, offset, PIECE)
 
-    async def write_out(self, wanted: Sequence[tuple[str, Path]]) -> int:
-        """Write blobs to files that are not there yet; how many bytes. NotFound, Corrupt."""
+    async def write_out(self, wanted: Sequence[tuple[str, Path]], limit: int | None = None) -> int:
+        """Write blobs to files that are not there yet; how many bytes. NotFound, Corrupt; DiskFull, and nothing is
+        written, where the files come to more than `limit` bytes (one blob may be many files)."""
         if not wanted:
             return 0
         keys = sorted({bytes.fromhex(sha256) for sha256, _ in wanted})
@@ -205,6 +206,9 @@ class Blobs:
         for sha256, _ in wanted:
             if kept[sha256] is None:
                 raise NotFound(f"there is no blob {sha256} here", sha256=sha256)
+        need = sum(one.size for sha256, _ in wanted if (one := kept[sha256]) is not None)
+        if limit is not None and need > limit:
+            raise DiskFull(f"the inputs have {need} bytes, more than the {limit} that a task may have here", need=need)
         return await in_thread(self._write_out, [(sha256, path, kept[sha256]) for sha256, path in wanted])
 
     def _write_out(self, wanted: Sequence[tuple[str, Path, Kept]]) -> int:
