@@ -96,6 +96,11 @@ REFUSALS: list[tuple[str, Change, str, str]] = [
     ("too many processors", lambda w: changed(w, resources=resources(processors=9)), "refused", "offers 4"),
     ("too much memory", lambda w: changed(w, resources=resources(memory=2**30 + 1)), "refused", "offers 1073741824"),
     ("too much disk", lambda w: changed(w, resources=resources(disk=2**40)), "refused", "disk"),
+    (
+        "files in memory that is not there",
+        lambda w: changed(w, executor="sandbox", kind="native", engine="", resources=resources(memory=2**30)),
+        "refused", "files, which are in memory",
+    ),
     ("too long", lambda w: changed(w, resources=resources(seconds=601)), "refused", "offers 600"),
     ("a GPU", lambda w: changed(w, resources=resources(gpus=1)), "refused", "has 0"),
     ("a GPU's memory", lambda w: changed(w, resources=resources(gpu_memory=1)), "refused", "GPU memory"),

@@ -23,7 +23,7 @@ from freehold.protocol.units import MEASURE_LIMIT, Address, Hash
 from freehold.services.compute.bidding import BidRequest, get_order_party
 from freehold.services.compute.provider_executors import runner_of
 from freehold.services.compute.provider_settings import Settings
-from freehold.services.compute.tasks import Input, Task, decode_task
+from freehold.services.compute.tasks import Input, Task, decode_task, memory_of
 from freehold.services.compute.terms import KEPT_EPOCHS, Order
 from freehold.services.seam import Standing
 
@@ -128,12 +128,17 @@ def check_resources(task: Task, settings: Settings, properties: Mapping[str, obj
     for name, most in offered.items():
         if getattr(wanted, name) > most:
             raise Refused(f"the task asks for {name} {getattr(wanted, name)}, this node offers {most}", **{name: most})
+    if (memory := memory_of(task)) > settings.memory:
+        raise Refused(
+            f"the task asks for {memory} bytes of memory with its files, which are in memory too, this node offers "
+            f"{settings.memory}", memory=settings.memory,
+        )  # fmt: skip
     gpus = properties.get("gpu.count", 0)
     if wanted.gpus and (not isinstance(gpus, int) or wanted.gpus > gpus):
         raise Refused(f"the task asks for {wanted.gpus} GPUs, this node has {gpus}")
-    memory = properties.get("gpu.memory", 0)
-    if wanted.gpu_memory and (not isinstance(memory, int) or wanted.gpu_memory > memory):
-        raise Refused(f"the task asks for {wanted.gpu_memory} bytes of GPU memory, this node has {memory}")
+    own = properties.get("gpu.memory", 0)
+    if wanted.gpu_memory and (not isinstance(own, int) or wanted.gpu_memory > own):
+        raise Refused(f"the task asks for {wanted.gpu_memory} bytes of GPU memory, this node has {own}")
     if wanted.gpu_model and wanted.gpu_model != properties.get("gpu.model"):
         raise Refused(f"the task asks for the GPU {wanted.gpu_model!r}, this node has {properties.get('gpu.model')!r}")
     if task.network and not settings.network:

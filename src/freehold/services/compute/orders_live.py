@@ -14,7 +14,7 @@ from collections.abc import Callable
 from freehold.protocol.errors import Overloaded
 from freehold.protocol.units import Address, Hash
 from freehold.services.compute.orders import QUEUED, RUNNING, Entry
-from freehold.services.compute.tasks import Task
+from freehold.services.compute.tasks import Task, memory_of
 
 LOG_LIMIT = 2**20  # bytes of a log's end that are kept while its job runs
 RETRY_SECONDS = 1  # after which a client may ask again whether there is room
@@ -190,8 +190,8 @@ class Queue:
         while self._is_open and self._waiting:
             client, own = next(iter(self._waiting.items()))
             job = own[0]
-            memory = sum(other.task.resources.memory for other in self.running.values())
-            if self._width(job) > self.free_slots or (memory and memory + job.task.resources.memory > self._memory):
+            memory = sum(memory_of(other.task) for other in self.running.values())
+            if self._width(job) > self.free_slots or (memory and memory + memory_of(job.task) > self._memory):
                 return
             own.popleft()
             self._count -= 1

@@ -208,6 +208,12 @@ def check_task(task: Task) -> None:
         raise InvalidInput("a threshold is for a metric")
 
 
+def memory_of(task: Task) -> int:
+    """Bytes of its node's memory that it may come to have: its files too, but for WebAssembly's, which are on disk."""
+    limits = task.resources
+    return limits.memory if task.executor == "wasm" else limits.memory + limits.disk
+
+
 def check_path(path: str) -> None:
     """InvalidInput unless this is a relative path that stays below where it starts."""
     if len(path) > PATH_LIMIT or not _PATH.fullmatch(path):
