@@ -12,12 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from freehold.client.jobs_journal import JobJournal
+from freehold.client.jobs_journal import OPEN, JobJournal, OrderRow
 from freehold.client.jobs_money import CapReached, Held, Purse
+from freehold.client.jobs_orders import LATEST, Desk
 from freehold.client.jobs_pool import NobodyLeft, Pool, Seat, Without
 from freehold.client.jobs_spec import Job, Resources, Step
 from freehold.protocol.errors import Conflict, Corrupt, InsufficientCredits, NotFound
-from freehold.services.compute.terms import WRONG
+from freehold.protocol.units import Address, Hash
+from freehold.services.compute.terms import UNITS_PER_PRICE, WAITING, WRONG, Order
 from tests.client.jobs_world import PRICE, Came, World, script_job
 
 SECOND = 10**9
@@ -107,6 +109,56 @@ def test_jobs_are_found_by_the_start_of_their_id_or_their_name(world: World) -> 
             await jobs.find("c")
         with pytest.raises(NotFound):
             await jobs.find("")
+
+    asyncio.run(run())
+
+
+# Lost orders
+
+
+@pytest.mark.parametrize(("stand", "cost"), [(WAITING, 30), (WRONG, 0), (None, 0)])
+def test_a_lost_order_that_ran_out_counts_what_its_node_showed_to_the_members(
+    tmp_path: Path, stand: int | None, cost: int
+) -> None:
+    """Its node knows nothing of it when its client asks: neither is it waited for for ever, nor is it forgotten."""
+
+    class Client:
+        epoch = 5
+
+        async def reopen(self, node: Any, lease: Any) -> Any:
+            async def stop(job: Any) -> Any:
+                raise NotFound("there is no such order")
+
+            return SimpleNamespace(stop=stop)
+
+        async def standings(self, node: Any, jobs: Any) -> Any:
+            there = stand is not None and self.epoch <= 8
+            return {job: SimpleNamespace(stand=stand, measure=30) for job in jobs} if there else {}
+
+        async def until(self, seconds: float) -> int:
+            return self.epoch + LATEST
+
+    async def run() -> None:
+        client, purse, journal = Client(), Purse(100), JobJournal(tmp_path)
+        order = Order(lease=Hash(b"l" * 32), number=1, task=Hash(b"t" * 32), most=50, until=8)
+        row = OrderRow(
+            order.struct_hash(), "job", "step", 0, Address(b"n" * 20), Address(b"o" * 20), UNITS_PER_PRICE, 50, "run",
+            order, OPEN, 0, 0, None, None, (), "",
+        )  # fmt: skip
+        await journal.add_order(row)
+        await journal.mark_lost(row.id, "it is silent")
+        job: Any = SimpleNamespace(id="job", deadline=0)
+        nothing: Any = None
+        desk = Desk(job, journal, client, purse, nothing, nothing, lambda: 0.0, nothing, 1.0)  # type: ignore[arg-type]
+        desk.load(await journal.orders("job"))
+        for client.epoch in (7, 8):
+            assert await desk.look_after(row) is None
+            assert (purse.spent, purse.held) == (0, 50)
+        client.epoch = 9
+        assert await desk.look_after(row) is None
+        assert (purse.spent, purse.held, await journal.lost()) == (cost, 0, [])
+        assert [one.cost for one in await journal.orders("job")] == [cost]
+        journal.close()
 
     asyncio.run(run())
 

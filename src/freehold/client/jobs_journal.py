@@ -8,9 +8,9 @@
     events   what `freehold job why` tells: who was asked, matched or not, bid, and how each result was checked
 
 An order is `open` until its receipt is here (`done`), or its node fell silent or refused it (`lost`). Who has a signed
-order can show a receipt for it until its last epoch is over, so it counts in full until then (`expired`: it counts
-nothing). Invariants: no order leaves this machine before it stands here, so a client that was killed asks the same node
-for the same order again; a receipt is counted once.
+order can show a receipt for it until its last epoch is over, so it counts in full until then (`expired`: what the
+members were shown a receipt for). Invariants: no order leaves this machine before it stands here, so a client that was
+killed asks the same node for the same order again; a receipt is counted once.
 """
 
 from __future__ import annotations

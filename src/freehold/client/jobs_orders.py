@@ -29,7 +29,7 @@ from freehold.services.compute.client_checks import Standing, WrongReceipt, most
 from freehold.services.compute.client_node import ComputeNode
 from freehold.services.compute.client_survey import Found
 from freehold.services.compute.tasks import Task
-from freehold.services.compute.terms import Receipt, Step
+from freehold.services.compute.terms import WRONG, Receipt, Step
 
 WAIT = 30.0  # seconds of one long poll
 SERVICE_WAIT = 2.0  # of a service, whose health changes while it runs
@@ -103,6 +103,7 @@ class Desk:
         self._nodes: dict[Hash, ComputeNode] = {}  # by lease
 
     @property
+        self._billed: dict[Hash, int] = {}  # of lost orders: what the state has receipts for, by their ids
     def free(self) -> int:
         """Credits that new orders of the job may come to."""
         return self._purse.free
@@ -238,21 +239,25 @@ class Desk:
     async def look_after(self, row: OrderRow) -> OrderRow | None:
         """One look at a lost order: its receipt, if there is one by now; work that still runs is stopped.
 
-        None while nothing is known, and for good once its last epoch is over.
+        None while nothing is known, and for good once its last epoch is over. A node may have shown its receipt to the
+        members and not here: then it counts what it was paid for.
         """
         with suppress(FreeholdError):
             node = await self._client.reopen(row.node, row.order.lease)
-            try:
+            with suppress(NotFound):
                 standing = await node.stop(row.id)
-            except NotFound:
-                return None
-            if standing.is_over and standing.receipt is not None:
-                return await self._settle(row, standing)
+                if standing.is_over and standing.receipt is not None:
+                    return await self._settle(row, standing)
         with suppress(FreeholdError):
             if await self._client.until(0) - LATEST > row.order.until:
-                await self._journal.end_order(row.id, EXPIRED, int(self._clock()), reason=row.reason)
+                cost = self._billed.pop(row.id, 0)
+                await self._journal.end_order(row.id, EXPIRED, int(self._clock()), cost=cost, reason=row.reason)
+            stand = (await self._client.standings(row.node, [row.id])).get(row.id)
+            if stand is not None:
+                measure = 0 if stand.stand == WRONG else min(stand.measure, row.order.most)
+                self._billed[row.id] = most_cost(measure, row.price)
                 if (held := self._held.pop(row.id, None)) is not None:
-                    self._purse.settle(held, 0)
+                    self._purse.settle(held, cost)
         return None
 
     async def fetch(self, row: OrderRow, sha256: str, size: int) -> bytes | Path:
