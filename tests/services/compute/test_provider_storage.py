@@ -16,6 +16,7 @@ from urllib.parse import unquote
 import pytest
 from aiohttp import web
 
+from freehold.net import server
 from freehold.net.server import Server, make_app, serve
 from freehold.services.compute import provider_gateway
 from freehold.services.compute.provider_blobs import SMALL
@@ -50,6 +51,10 @@ class Storage:
                 assert request.transport is not None
                 request.transport.abort()
                 return web.Response()
+            if fault == "hang":
+                response = web.StreamResponse(headers={"Content-Length": "9"})
+                await response.prepare(request)
+                await asyncio.Event().wait()
             if fault == "half":
                 response = web.StreamResponse(headers={"Content-Length": str(len(self.objects[name]))})
                 await response.prepare(request)
@@ -215,5 +220,34 @@ def test_a_kill_in_mid_delivery_delivers_again_and_bills_once(tmp_path: Path) ->
             answer = await world.wait(job)
             assert (answer["delivered"], storage.objects) == (True, {"o/a": b"aaa"})
             assert len((await world.provider.collect())["compute.receipt"]) == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_job_whose_input_does_not_come_can_be_stopped(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with both(tmp_path) as (world, storage):
+            storage.faults = ["hang"]
+            task = reading(world)
+            body = world.body(world.order(task), task, access=access(storage, "photos/x y/ä"), wait=0)
+            job = (await world.call("POST", "/orders", body))["job"]
+            await until(lambda: len(storage.asked) == 1)
+            answer = await asyncio.wait_for(world.call("DELETE", f"/orders/{job}"), 20)
+            assert (answer["phase"], answer["measure"]) == ("finished", 0)
+            assert world.executor.runs == []
+
+    asyncio.run(scenario())
+
+
+def test_a_gateway_that_sends_nothing_holds_no_slot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "GRACE_SECONDS", 0.05)
+
+    async def scenario() -> None:
+        async with both(tmp_path) as (world, storage):
+            storage.faults = ["hang"]
+            task = reading(world)
+            answer = await world.submit(task, access=access(storage, "photos/x y/ä"))
+            assert "too slowly" in answer["reason"]
+            assert answer["receipt"] is None
 
     asyncio.run(scenario())

@@ -9,6 +9,7 @@ whatever is left of it after a kill goes at the next start.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -87,7 +88,7 @@ class Run:
     def __init__(self, folder: Path, task: Task, executor: Executor, log: Callable[[bytes], None]) -> None:
         self._task, self._executor, self._log = task, executor, log
         self.folder = folder
-        self._is_stopped = False
+        self._stopping = asyncio.Event()
 
     async def __aenter__(self) -> Run:
         await in_thread(_prepare, self.folder)
@@ -103,13 +104,12 @@ class Run:
 
     def stop(self) -> None:
         """Ask it to end: it returns what it has, ended "stopped"."""
-        self._is_stopped = True
+        self._stopping.set()
         self._executor.end(self.folder)
 
     async def run(self, given: Given, most: int) -> Produced:
         """Run the task within `most`. ExecutorFailed where it was not the program that failed."""
-        await given.write_inputs(self.folder / "in")
-        if self._is_stopped:
+        if not await self._write_inputs(given):
             return Produced(Outcome("stopped", 0, b"", 0, "it was stopped before it began"))
         work = Work(self._task, given.program, given.stdin, self.folder, most, self._log, given.engine)
         try:
@@ -122,6 +122,20 @@ class Run:
         except DiskFull as error:
             return Produced(outcome._replace(ended="output", status=0, reason=error.message))
         return Produced(outcome, files)
+
+    async def _write_inputs(self, given: Given) -> bool:
+        """Whether they are there: False where it was stopped meanwhile, which whoever sends them need not notice."""
+        writing = asyncio.ensure_future(given.write_inputs(self.folder / "in"))
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait((writing, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if writing.done():
+                await writing
+            return not self._stopping.is_set()
+        finally:
+            writing.cancel()
+            stopping.cancel()
+            await asyncio.wait((writing, stopping))
 
 
 def _prepare(folder: Path) -> None:

@@ -24,6 +24,7 @@ import aiohttp
 import msgspec
 import yarl
 
+from freehold.net.server import LEAST_RATE, Pace
 from freehold.protocol.errors import (
     Conflict,
     DiskFull,
@@ -43,7 +44,8 @@ CONNECT_SECONDS, READ_SECONDS = 10.0, 60.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 30.0  # between attempts
 READ_ATTEMPTS = 5
 ACCESS_LIMIT = 512 * 2**10  # bytes of an order's access
-_TOKEN = re.compile(r"[A-Za-z0-9_\-=.]{1,65536}")
+_TOKEN = re.compile(r"(?!\.)[A-Za-z0-9_\-=.]{1,65536}")
+_URL = re.compile(r"https?://[A-Za-z0-9._\-\[\]:]+/?")
 _AGAIN = {408, 409, 429, 500, 502, 503, 504, 507}  # statuses after which the same may work
 
 
@@ -78,6 +80,9 @@ def parse_access(value: Any, task: Task, hosts: str) -> bytes | None:
             raise InvalidInput(f"the order's access has no token for the input {one.path!r}")
     if task.delivery is not None and not access.write:
         raise InvalidInput("the order's access has no token for its delivery")
+    named = [part for one in task.inputs for part in (one.bucket, one.key)]
+    if {".", ".."} & {*named, task.delivery.bucket if task.delivery is not None else ""}:
+        raise InvalidInput("no bucket or object is called '.' or '..'")
     if access.fingerprint:
         Hash(access.fingerprint)
     if not all(_TOKEN.fullmatch(token) for token in (*access.read.values(), access.write or "-")):
@@ -94,7 +99,8 @@ def _check_url(url: str, hosts: str) -> None:
         port = parts.port
     except ValueError:
         raise InvalidInput("the access's gateway is no URL") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
+    # Without path, query and fragment: whatever host it is, nothing but shared links is asked of it.
+    if not _URL.fullmatch(url) or not parts.hostname:
         raise InvalidInput("the access's gateway is an http or https URL of a host, and nothing else")
     place = parts.hostname if port is None else f"{parts.hostname}:{port}"
     if hosts and not re.fullmatch(hosts, place):
@@ -133,7 +139,8 @@ class Gateway:
 
     async def read(self, one: Input, target: Path, limit: int) -> tuple[str, int]:
         """An input's bytes, at most `limit`, into a new file; their SHA-256 and how many. Conflict where its ETag is
-        not the one that the task pins, DiskFull, Refused, Unavailable."""
+        not the one that the task pins, DiskFull, Refused, Unavailable; DeadlineExpired where it comes too slowly: its
+        job holds a slot, and is not billed for this."""
         failure: FreeholdError = Unavailable("the gateway was not asked")
         for attempt in range(READ_ATTEMPTS):
             if attempt:
@@ -162,14 +169,16 @@ class Gateway:
 
     async def _write(self, response: aiohttp.ClientResponse, target: Path, name: str, limit: int) -> tuple[str, int]:
         digest, size = hashlib.sha256(), 0
-        with target.open("wb") as file:
-            async for chunk in response.content.iter_chunked(PIECE):
-                size += len(chunk)
-                self.read_bytes += len(chunk)
-                if size > limit:
-                    raise DiskFull(f"{name} has more than the {limit} bytes that the task may use", limit=limit)
-                digest.update(chunk)
-                await in_thread(file.write, chunk)
+        async with Pace() as pace:
+            with target.open("wb") as file:
+                async for chunk in response.content.iter_chunked(PIECE):
+                    size += len(chunk)
+                    pace.count(len(chunk))
+                    self.read_bytes += len(chunk)
+                    if size > limit:
+                        raise DiskFull(f"{name} has more than the {limit} bytes that the task may use", limit=limit)
+                    digest.update(chunk)
+                    await in_thread(file.write, chunk)
         return digest.hexdigest(), size
 
     async def deliver(
@@ -198,11 +207,11 @@ class Gateway:
         url = self._target(self._access.write, bucket, key)
         try:
             data = file if isinstance(file, bytes) else _pieces(file)
-            async with self._session.put(
-                url, data=data, headers=headers, allow_redirects=False, ssl=self._check
-            ) as response:
+            async with (
+                asyncio.timeout(READ_SECONDS + size / LEAST_RATE),
+                self._session.put(url, data=data, headers=headers, allow_redirects=False, ssl=self._check) as response,
+            ):
                 _check_answer(response.status, name)
-                await response.read()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise Unavailable(f"{name} cannot be written: {_why(error)}") from None
         self.written_bytes += size
