@@ -17,7 +17,7 @@ from freehold.cli import client as cli_client
 from freehold.cli import jobs as cli_jobs
 from freehold.protocol.errors import InsufficientCredits
 from tests.cli.runner import Outcome, invoke
-from tests.client.jobs_world import Came, World, script_job
+from tests.client.jobs_world import Came, FakeClient, World, script_job
 
 
 class Bench:
@@ -46,7 +46,8 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     @asynccontextmanager
     async def open_client(*_: object) -> AsyncIterator[Any]:
         jobs = made.world.open()
-        yield SimpleNamespace(jobs=jobs, folder=tmp_path)
+        network = SimpleNamespace(parameters=SimpleNamespace(lock_release=2))
+        yield SimpleNamespace(jobs=jobs, compute=FakeClient(made.world), network=network, folder=tmp_path)
         jobs.close()
 
     async def wait_for_credits(*_: object) -> None:
@@ -233,3 +234,36 @@ def test_other_files_and_missing_ones_are_named(bench: Bench) -> None:
     assert "its name ends with one of" in bench.run("run", bench.write("a.txt", "x")).stderr
     assert "there is no file" in bench.run("run", str(bench.folder / "none.py")).stderr
     assert "no such job" in bench.run("describe", "none").stderr
+
+
+def test_nodes_are_shown_and_measured_for_a_price_that_is_said_first(bench: Bench) -> None:
+    honest, silent = bench.world.add(2)
+    silent.silent = True
+    shown = bench.run("nodes")
+    assert shown.code == 0
+    assert "it did not answer" in shown.stdout
+    assert "not yet" in shown.stdout
+    assert "1 not measured for a day" in shown.stdout
+    asked = bench.run("nodes", "--measure")
+    assert (asked.code, honest.ran) == (2, [])
+    assert "1 node to be measured: at most <0.000001 credits" in asked.stderr
+    assert "say --yes" in asked.stderr
+    (first, second) = bench.data("nodes", "--measure", "--yes")
+    assert [row["node"] for row in (first, second)] == [str(honest.address), str(silent.address)]
+    assert int(first["cost"]) == bench.world.billed > 0
+    assert bench.data("nodes")[0]["figures"] == first["figures"]  # they are kept
+    runs = len(honest.ran)
+    assert "no node that runs WebAssembly is due" in bench.run("nodes", "--measure").stderr
+    assert len(honest.ran) == runs
+    assert "measuring cost" in bench.run("nodes", "--measure", "--again", "--yes").stdout
+    assert len(honest.ran) == 2 * runs
+    assert "it needs --measure" in bench.run("nodes", "--again").stderr
+
+
+def test_leases_under_which_nothing_hangs_are_released(bench: Bench) -> None:
+    bench.world.add(1)
+    assert bench.data("release") == {"leases": [], "lock_release": 2}
+    bench.run("run", bench.write("a.py", "x"), "--most", "1")
+    shown = bench.run("release")
+    assert shown.stdout.splitlines()[0] == "closed 1 leases for compute"
+    assert "2 reports later" in shown.stdout

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +28,7 @@ from freehold.protocol.keys import Key
 from freehold.protocol.state import NodeRecord
 from freehold.protocol.typed import Domain, keccak
 from freehold.protocol.units import ONE, ZERO_HASH, Address, Hash
+from freehold.services.compute.benchmarks import Benchmark
 from freehold.services.compute.bidding import encode_properties
 from freehold.services.compute.client_checks import Standing, WrongReceipt, most_cost
 from freehold.services.compute.client_survey import Found, Offered
@@ -97,6 +99,7 @@ class FakeNode:
         self.refuses = ""
         self.lies: Callable[[Came], Came] = lambda came: came
         self.overbills = False
+        self.takes = 10**9  # nanoseconds, for any module
         self.gate: asyncio.Event | None = None  # work waits for it
 
     async def _alive(self) -> None:
@@ -228,7 +231,9 @@ class World:
         self.objects: dict[str, bytes] = {}
         self.checksums = True  # whether delivered objects say what they hash to
         self.buckets: set[str] = set()
+        self.module: Callable[[bytes], bytes] = lambda stdin: stdin  # what every WebAssembly module does
         self.now = 1_000_000.0
+        self.nanoseconds = 0  # of modules' runs
         self.epoch = 10
         self.disputes: list[tuple[Receipt, Receipt]] = []
         self.verdicts: dict[Hash, Any] = {}
@@ -252,7 +257,7 @@ class World:
         objects: Any = FakeObjects(self)
         jobs = Jobs(
             CLIENT.address, b"\x05" * 32, PARAMETERS, FakeClient(self), objects, None, self.folder / "jobs",  # type: ignore[arg-type]
-            FakeTools(self._runner), lambda: self.now, patience=0.05,
+            FakeTools(self, self._runner), lambda: self.now, patience=0.05,
         )  # fmt: skip
         self._jobs.append(jobs)
         return jobs
@@ -277,8 +282,11 @@ class World:
     def run(self, node: FakeNode, task: Task) -> Came:
         if task.program is None:
             return Came()
-        text = node.blobs[task.program.sha256].decode()
         stdin = node.blobs[task.stdin.sha256] if task.stdin is not None else b""
+        if task.kind == "module":
+            self.nanoseconds += node.takes
+            return Came(self.module(stdin))
+        text = node.blobs[task.program.sha256].decode()
         inputs = {one.path: self.input(node, one) for one in task.inputs}
         if "/in/" in text and "/out/" in text and text not in self.programs:  # the copy task of a delivery
             return Came(files={path: inputs[path] for path in task.arguments})
@@ -306,7 +314,8 @@ class World:
 class FakeTools:
     engine = ENGINE
 
-    def __init__(self, runner: Path) -> None:
+    def __init__(self, world: World, runner: Path) -> None:
+        self._world = world
         self._runner = runner
 
     async def python_runner(self) -> Path:
@@ -314,6 +323,14 @@ class FakeTools:
 
     async def compile_c(self, source: Path) -> Path:
         return source
+
+    @asynccontextmanager
+    async def rerunning(self) -> AsyncIterator[Callable[[Benchmark], Awaitable[bytes]]]:
+        async def rerun(benchmark: Benchmark) -> bytes:
+            assert benchmark.task.stdin is not None
+            return self._world.module(benchmark.blobs[benchmark.task.stdin.sha256])
+
+        yield rerun
 
 
 class FakeObjects:
@@ -401,6 +418,15 @@ class FakeClient:
             else:
                 ready.append(FakeSession(node))
         return ready, failures
+
+    async def session(self, offered: Offered, amount: int) -> Any:
+        ready, failures = await self.sessions([(offered, amount)])
+        if not ready:
+            raise failures[offered.node]
+        return ready[0]
+
+    async def release(self) -> list[Hash]:
+        return [node.lease for node in self._world.nodes if node.jobs]
 
     async def reopen(self, node: Address, lease: Hash) -> Any:
         return FakeSession(next(one for one in self._world.nodes if one.address == node))

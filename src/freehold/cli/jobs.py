@@ -22,7 +22,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from freehold.cli.amounts import AMOUNT, DURATION
-from freehold.cli.jobs_output import Follower, show_cost, show_job, show_jobs, show_quote, show_results, show_why
+from freehold.cli.jobs_output import (
+    Follower,
+    show_cost,
+    show_job,
+    show_jobs,
+    show_nodes,
+    show_quote,
+    show_released,
+    show_results,
+    show_why,
+)
 from freehold.cli.output import Group, Program, confirm
 
 if TYPE_CHECKING:
@@ -365,6 +375,59 @@ def open_service(program: Program, name: str) -> dict[str, Any]:
         return {"url": f"{gateway.rstrip('/')}{URL_PATH}{await client.jobs.service(name)}/"}
 
     return _with_client(program, find)
+
+
+@job.command("nodes", show=show_nodes)
+@click.option(
+    "--measure", is_flag=True, help="Run benchmarks at nodes that were not measured for a day; it says what it costs."
+)
+@click.option("--again", is_flag=True, help="With --measure: also at those that were.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def nodes(program: Program, /, measure: bool, again: bool, yes: bool) -> list[dict[str, Any]]:
+    """Every node that offers compute: price, speed as advertised and as measured, what counts; or why it does not."""
+    if again and not measure:
+        raise click.UsageError("--again says what to measure: it needs --measure.")
+
+    async def look(client: Freehold) -> list[dict[str, Any]]:
+        if not measure:
+            return await client.jobs.nodes()
+        return await _measure(program, client, again=again, yes=yes)
+
+    return _with_client(program, look)
+
+
+async def _measure(program: Program, client: Freehold, *, again: bool, yes: bool) -> list[dict[str, Any]]:
+    """Say what measuring costs, ask, and measure for no more than that."""
+    from freehold.cli.amounts import format_amount
+    from freehold.cli.client import wait_for_credits
+
+    rows = await client.jobs.nodes(again=again)
+    costs = [int(row["measuring"]) for row in rows if int(row.get("measuring", 0))]
+    if not costs:
+        program.note("no node that runs WebAssembly is due to be measured; --again measures all of them")
+        return rows
+    most = sum(costs)
+    program.note(f"{_count_nodes(len(costs))} to be measured: at most {format_amount(most)} credits")
+    confirm(program, "Measure?", yes=yes)
+    await wait_for_credits(program, client, most)
+    return await client.jobs.nodes(measure=True, again=again, most=most)
+
+
+def _count_nodes(nodes: int) -> str:
+    return "1 node" if nodes == 1 else f"{nodes} nodes"
+
+
+@job.command("release", show=show_released)
+@click.pass_obj
+def release(program: Program) -> dict[str, Any]:
+    """Close the leases for compute under which nothing runs and nothing is owed, so that locked credits come back."""
+
+    async def end(client: Freehold) -> dict[str, Any]:
+        leases = [str(lease) for lease in await client.compute.release()]
+        return {"leases": leases, "lock_release": client.network.parameters.lock_release}
+
+    return _with_client(program, end)
 
 
 def _with_client(program: Program, work: Callable[[Freehold], Awaitable[T]]) -> T:

@@ -172,6 +172,53 @@ def _show_event(event: dict[str, Any]) -> None:
         click.echo(f"ended: {event['reason']}")
 
 
+def show_nodes(data: list[dict[str, Any]]) -> None:
+    rows = [
+        [
+            row["place"] or "", short(row["node"]), amount(row["price"]) if "price" in row else "",
+            " ".join(row.get("executors", [])), _percent(row["reliability_ppm"] // 100) if "price" in row else "",
+            "; ".join([row["reason"] or "offers", *row.get("problems", [])]),
+        ]
+        for row in data
+    ]  # fmt: skip
+    print_table(["RANK", "NODE", "PRICE", "EXECUTORS", "RELIABLE", "WHY"], rows)
+    offering = [row for row in data if "price" in row]
+    if offering:
+        click.echo()
+        figures = [_figure_row(row["node"], figure) for row in offering for figure in row["figures"]]
+        print_table(["NODE", "FIGURE", "ADVERTISED", "MEASURED", "SHORT BY", "COUNTS AS"], figures)
+    if cost := sum(int(row["cost"]) for row in offering):
+        click.echo(f"\nmeasuring cost {format_amount(cost)} credits")
+    if due := [int(row["measuring"]) for row in offering if int(row["measuring"])]:
+        click.echo(
+            f"\n{len(due)} not measured for a day: `freehold job nodes --measure` does, "
+            f"for at most {format_amount(sum(due))} credits"
+        )
+
+
+def _figure_row(node: str, figure: dict[str, Any]) -> list[object]:
+    name, measured = figure["name"], figure["measured"]
+    shown = "not yet" if measured is None else _rate(name, measured) if measured else "failed"
+    short_by = _percent(figure["deviation"]) if figure["deviation"] else ""
+    return [short(node), name, _rate(name, figure["advertised"]), shown, short_by, _rate(name, figure["counts"])]
+
+
+def _rate(name: str, rate: int) -> str:
+    if not rate:
+        return ""
+    return f"{rate // 10**6:,} M/s" if name == "speed.fuel" else f"{format_size(rate)}/s"
+
+
+def _percent(basis_points: int) -> str:
+    return f"{basis_points // 100} %"
+
+
+def show_released(data: dict[str, Any]) -> None:
+    click.echo(f"closed {len(data['leases'])} leases for compute")
+    if data["leases"]:
+        click.echo(f"  their credits can be reserved again {data['lock_release']} reports later")
+
+
 def show_results(data: dict[str, Any]) -> None:
     """What the last steps printed, as it is: on stdout, and nothing besides."""
     for text in data["output"]:

@@ -22,9 +22,10 @@ import msgspec
 from freehold.client.jobs_checks import result_of
 from freehold.client.jobs_contents import Contents, Objects
 from freehold.client.jobs_delivery import accepted_rows, came_of, to_folder
-from freehold.client.jobs_driver import EVIDENCE, SPEEDS, Driver, House, Progress
+from freehold.client.jobs_driver import EVIDENCE, Driver, House, Progress
 from freehold.client.jobs_journal import DONE, LOST, OPEN, RUNNING, STOPPING, JobJournal, JobRow, OrderRow
 from freehold.client.jobs_market import build_request, refuse, survey
+from freehold.client.jobs_nodes import list_nodes, load_speeds
 from freehold.client.jobs_orders import PATIENCE, Compute, program_of
 from freehold.client.jobs_pieces import Planner, Tools, name_outputs
 from freehold.client.jobs_quote import Quote, StepQuote, bound_of, check_classes, first_most, plan_checks, quote_step
@@ -33,10 +34,7 @@ from freehold.client.root import AccountRoot
 from freehold.protocol.errors import Conflict, FreeholdError, Refused
 from freehold.protocol.parameters import Parameters
 from freehold.protocol.units import Address
-from freehold.services.compute.client_measuring import Speeds
-from freehold.services.compute.executors.wasm_terms import ENGINE
 from freehold.services.compute.tasks import Task
-from freehold.services.compute.toolchain import compile_c, python_runner
 from freehold.services.compute.verification.reliability import Evidence
 from freehold.services.storage.terms import UNITS_PER_VOUCHER_PRICE
 
@@ -52,28 +50,6 @@ class PieceResult(NamedTuple):
     node: Address
     stdout: bytes
     files: tuple[str, ...]
-
-
-class LocalTools:
-    """The compilers of this machine, and what they built."""
-
-    engine = ENGINE
-
-    def __init__(self, cache: Path) -> None:
-        self._cache = cache
-        self._runner: Path | None = None
-        self._building = asyncio.Lock()
-
-    async def python_runner(self) -> Path:
-        """See `Tools`."""
-        async with self._building:
-            if self._runner is None:
-                self._runner = await asyncio.to_thread(python_runner, self._cache)
-            return self._runner
-
-    async def compile_c(self, source: Path) -> Path:
-        """See `Tools`."""
-        return await asyncio.to_thread(compile_c, source, self._cache)
 
 
 class Jobs:
@@ -114,14 +90,13 @@ class Jobs:
         if self._house is None:
             journal = JobJournal(self._folder)
             self._stack.callback(journal.close)
-            kept, rates = await journal.record(EVIDENCE), await journal.record(SPEEDS)
+            kept = await journal.record(EVIDENCE)
             self._house = House(
                 account=self._account, seed=self._seed, parameters=self._parameters, journal=journal,
                 client=self._client, contents=Contents(journal, self._folder / "contents", self._objects),
                 objects=self._objects, tools=self._tools, root=self._root,
                 evidence=msgspec.json.decode(kept, type=Evidence) if kept else Evidence(),
-                speeds=msgspec.json.decode(rates, type=Speeds) if rates else Speeds(), clock=self._clock,
-                patience=self._patience,
+                speeds=await load_speeds(journal), clock=self._clock, patience=self._patience,
             )  # fmt: skip
         return self._house
 
@@ -312,6 +287,12 @@ class Jobs:
                 for number, order in rows.items()
             ]  # fmt: skip
         return found
+
+    async def nodes(self, measure: bool = False, again: bool = False, most: int | None = None) -> list[dict[str, Any]]:
+        """A row for each registered node: what it offers, what it says of its speed beside what was measured, and what
+        it is chosen by; or why it does not offer. `measure`: run benchmarks at those that were not measured for a day
+        (`again`: at all), which costs at most the sum of the rows' "measuring", and `most` where that is given."""
+        return await list_nodes(await self._open(), measure=measure, again=again, most=most)
 
     async def printed(self, job: str, order: str) -> bytes:
         """What one order's run wrote to its standard output; nothing where no receipt came."""

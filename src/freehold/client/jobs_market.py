@@ -75,11 +75,11 @@ async def survey(client: Surveys, request: BidRequest, evidence: Evidence, speed
     nodes = [_row(node, reason=why) for node, why in found.refusals.items()]
     offers = list[Offered]()
     for offered, matched in zip(found.bids, match_all(order, _parties(found.bids, evidence, speeds)), strict=True):
-        reason = "; ".join(one.text for one in matched.reasons) or _left_alone(offered, evidence, now)
+        reason = "; ".join(one.text for one in matched.reasons) or why_left_alone(offered, evidence, now)
         nodes.append(_row(offered.node, offered, reason, evidence, speeds))
         if not reason:
             offers.append(offered)
-    ranked = _rank(offers, evidence, speeds)
+    ranked = rank_offers(offers, evidence, speeds)
     help = [] if ranked else await _find_nearest(client, request, order, evidence, speeds)
     places = {offered.node: place for place, offered in enumerate(ranked, 1)}
     for row in nodes:
@@ -103,7 +103,8 @@ def _known(offered: Offered, evidence: Evidence, speeds: Speeds) -> dict[str, An
     return {"reliability": reliability_ppm(evidence.of_node(offered.node)), **speeds.properties(offered.node)}
 
 
-def _left_alone(offered: Offered, evidence: Evidence, now: int) -> str:
+def why_left_alone(offered: Offered, evidence: Evidence, now: int) -> str:
+    """Why it is not asked just now, although it bids; empty if it is."""
     if evidence.is_available(offered.node, offered.operator, now):
         return ""
     record, own = evidence.of_node(offered.node), evidence.of(offered.operator)
@@ -112,14 +113,15 @@ def _left_alone(offered: Offered, evidence: Evidence, now: int) -> str:
     return f"it failed this client lately ({wrong}{record.failures_in_row} in a row): asked again in {until - now} s"
 
 
-def _rank(offers: Sequence[Offered], evidence: Evidence, speeds: Speeds) -> list[Offered]:
+def rank_offers(offers: Sequence[Offered], evidence: Evidence, speeds: Speeds) -> list[Offered]:
+    """The best first, by price / (speed x reliability)."""
     by_address = {bytes(one.node): one for one in offers}
     rated = [
         Rated(
             bytes(one.node),
             bytes(one.operator),
             one.price,
-            _speed(one, speeds),
+            get_speed(one, speeds),
             reliability_ppm(evidence.of_node(one.node)),
         )
         for one in offers
@@ -127,7 +129,7 @@ def _rank(offers: Sequence[Offered], evidence: Evidence, speeds: Speeds) -> list
     return [by_address[one.address] for one in rank(rated)]
 
 
-def _speed(offered: Offered, speeds: Speeds) -> int:
+def get_speed(offered: Offered, speeds: Speeds) -> int:
     """Its processor's, as it was measured, or else as far as what it says is believed; 1 where it says nothing."""
     value = offered.properties.get(FUEL)
     claimed = value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < SPEED_LIMIT else 1
@@ -160,6 +162,6 @@ def _row(
 ) -> dict[str, Any]:
     row: dict[str, Any] = {"node": str(node), "reason": reason, "operator": "", "price": "", "place": 0}
     if offered is not None and evidence is not None and speeds is not None:
-        row |= {"operator": str(offered.operator), "price": str(offered.price), "speed": _speed(offered, speeds)}
+        row |= {"operator": str(offered.operator), "price": str(offered.price), "speed": get_speed(offered, speeds)}
         row["reliability_ppm"] = reliability_ppm(evidence.of_node(node))
     return row

@@ -9,7 +9,8 @@ Invariant: the tasks of a step are a function of the spec and of the contents th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -18,6 +19,7 @@ from freehold.client.jobs_spec import INDEX, ITEM, File, Map, Step
 from freehold.client.jobs_yaml import spec_error
 from freehold.client.paths import is_remote, parse_path
 from freehold.protocol.errors import InvalidInput
+from freehold.services.compute.benchmarks import Benchmark
 from freehold.services.compute.tasks import (
     Blob,
     Delivery,
@@ -44,6 +46,9 @@ class Tools(Protocol):
 
     async def compile_c(self, source: Path) -> Path:
         """A WebAssembly module. InvalidInput with what the compiler says."""
+
+    def rerunning(self) -> AbstractAsyncContextManager[Callable[[Benchmark], Awaitable[bytes]]]:
+        """What runs benchmarks on this machine, and gives their standard output; ended on the way out."""
 
 
 class Came(NamedTuple):

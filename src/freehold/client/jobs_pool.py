@@ -27,6 +27,8 @@ DEPTH = 2  # orders for each slot: one runs, one waits
 class Opens(Protocol):
     """Of a compute client, what opens sessions."""
 
+    async def session(self, offered: Offered, amount: int) -> ComputeNode: ...
+
     async def sessions(
         self, wants: Sequence[tuple[Offered, int]]
     ) -> tuple[list[ComputeNode], dict[Address, FreeholdError]]: ...

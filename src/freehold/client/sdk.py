@@ -29,7 +29,8 @@ from freehold.client.buckets import DEFAULT_CODE, Buckets
 from freehold.client.errors import BucketExists, BucketNotFound, KeyNotFound
 from freehold.client.evidence import EvidenceFolder
 from freehold.client.heads import Heads
-from freehold.client.jobs import Jobs, LocalTools
+from freehold.client.jobs import Jobs
+from freehold.client.jobs_tools import LocalTools
 from freehold.client.money import Balance, Claimed, Money
 from freehold.client.node_heads import NodeHeads
 from freehold.client.paths import ObjectPath, parse_path

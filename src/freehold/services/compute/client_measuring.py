@@ -102,10 +102,14 @@ async def measure_node(
             if await means.rerun(check.benchmark) != check.expected:
                 reason, rate = f"segment {check.segment} of {benchmark.name!r} came out otherwise elsewhere", 0
         name = PLANS[benchmark.name].property
-        advertised = properties.get(name)
-        stated = advertised if type(advertised) is int and advertised > 0 else 0
-        figures.append(Figure(name, stated, rate, reason, standing.receipt))
+        figures.append(Figure(name, get_advertised(properties, name), rate, reason, standing.receipt))
     return figures
+
+
+def get_advertised(properties: Mapping[str, Any], name: str) -> int:
+    """A figure that a node states of itself; 0 where it states none that can be."""
+    value = properties.get(name)
+    return value if type(value) is int and value > 0 else 0
 
 
 async def run_at(node: Node, benchmark: Benchmark, means: Means) -> Standing:
@@ -162,6 +166,11 @@ class Speeds(msgspec.Struct):
         return {MEASURED + name: one.rate for name, one in self.rates.get(str(node), {}).items()}
 
 
+def most_to_measure(price: int) -> int:
+    """Credits (base units) that measuring a node at this price costs at most: each benchmark runs twice."""
+    return sum(most_cost(2 * plan.most, price) for plan in PLANS.values())
+
+
 class Client(Protocol):
     """What is needed of a client of compute (`client.ComputeClient`)."""
 
@@ -176,9 +185,8 @@ async def measure_offers(
     """Measure every node that bids, one after another: figures, or why there are none. It is paid for as jobs are."""
     found: dict[Address, list[Figure] | str] = {}
     for offered in offers:
-        amount = sum(most_cost(2 * plan.most, offered.price) for plan in PLANS.values())
         try:
-            node = await client.session(offered, amount)
+            node = await client.session(offered, most_to_measure(offered.price))
             means = Means(await client.until(PATIENCE), time.monotonic_ns, lambda: secrets.token_bytes(32), rerun)
             seed = draw_seed(offered.bid, means.chance())
             found[offered.node] = await measure_node(node, offered.properties, seed, means)

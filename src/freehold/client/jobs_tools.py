@@ -1,0 +1,57 @@
+"""What this machine does itself for jobs: builds programs from sources, and runs benchmarks again that nodes ran.
+
+Invariant: nothing of a job's own runs here; a benchmark's program is this package's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import msgspec
+
+from freehold.services.compute.benchmarks import Benchmark, run_benchmark
+from freehold.services.compute.executors.wasm_terms import ENGINE
+from freehold.services.compute.toolchain import compile_c, python_runner
+
+
+class LocalTools:
+    """The compilers of this machine, and what they built."""
+
+    engine = ENGINE
+
+    def __init__(self, cache: Path) -> None:
+        self._cache = cache
+        self._runner: Path | None = None
+        self._building = asyncio.Lock()
+
+    async def python_runner(self) -> Path:
+        """See `Tools`."""
+        async with self._building:
+            if self._runner is None:
+                self._runner = await asyncio.to_thread(python_runner, self._cache)
+            return self._runner
+
+    async def compile_c(self, source: Path) -> Path:
+        """See `Tools`."""
+        return await asyncio.to_thread(compile_c, source, self._cache)
+
+    @asynccontextmanager
+    async def rerunning(self) -> AsyncGenerator[Callable[[Benchmark], Awaitable[bytes]]]:
+        """See `Tools`. By this machine's engine, whichever a node has: what benchmarks give does not depend on it."""
+        from freehold.services.compute.executors.wasm import WasmExecutor
+
+        executor = WasmExecutor(self._cache / "modules", 1)
+
+        async def rerun(benchmark: Benchmark) -> bytes:
+            here = benchmark._replace(task=msgspec.structs.replace(benchmark.task, engine=ENGINE))
+            with TemporaryDirectory(prefix="freehold-benchmark-") as folder:
+                return await run_benchmark(executor, here, Path(folder))
+
+        try:
+            yield rerun
+        finally:
+            await executor.stop()
