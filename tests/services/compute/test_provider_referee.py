@@ -15,6 +15,7 @@ import pytest
 from freehold.net.auth import authorize
 from freehold.protocol.errors import FreeholdError
 from freehold.protocol.units import ZERO_HASH, Hash
+from freehold.services.compute import provider_referee
 from freehold.services.compute.executors.seam import Outcome, Work
 from freehold.services.compute.tasks import Task, decode_result, state_leaf
 from freehold.services.compute.terms import (
@@ -53,10 +54,10 @@ class Liar(FakeExecutor):
 
 
 @asynccontextmanager
-async def worlds(directory: Path, liar: FakeExecutor | None = None) -> AsyncIterator[list[World]]:
+async def worlds(directory: Path, liar: FakeExecutor | None = None, name: str = "wasm") -> AsyncIterator[list[World]]:
     """An honest node, one that lies, and a referee that can reach both."""
     peers: dict[Any, World] = {}
-    kinds = [FakeExecutor(), liar or Liar(), FakeExecutor()]
+    kinds = [FakeExecutor(name), liar or Liar(name), FakeExecutor(name)]
     made = [
         World(directory / str(i), node=node, executors=[executor], peers=peers)
         for i, (node, executor) in enumerate(zip(ALL, kinds, strict=True))
@@ -202,7 +203,70 @@ def test_one_that_is_silent_does_not_keep_the_other_from_being_found_right(tmp_p
         async with worlds(tmp_path) as trio:
             receipts = await contradict(trio[0], trio[1], trio[0].task("echo right"))
             del trio[2].peers[OTHER.address]
-            assert (await judged(trio, seat_of(receipts))).good == 1
+            assert (await judged(trio, seat_of(receipts), epoch=7)).good == 1
+
+    asyncio.run(scenario())
+
+
+def test_one_that_is_away_for_a_moment_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An honest node that restarts must not be found wrong for it: a bond hangs on that."""
+    monkeypatch.setattr(provider_referee, "PATIENCE", 1)
+    monkeypatch.setattr(provider_referee, "LONGEST_PAUSE", 0.01)
+
+    async def scenario() -> None:
+        async with worlds(tmp_path) as trio:
+            receipts = await contradict(trio[0], trio[1], trio[0].task("echo right"))
+            referee, away = trio[2], trio[2].peers.pop(NODE.address)
+            asked = []
+            find = referee.provider._referee._find
+
+            async def count(seat: WorkState) -> Any:
+                asked.append(seat.id)
+                return await find(seat)
+
+            monkeypatch.setattr(referee.provider._referee, "_find", count)
+            seat = seat_of(receipts)
+            for accused in trio[:2]:
+                await accused.provider.prove(accused.context(4, [seat]))
+            await referee.provider.prove(referee.context(4, [seat]))
+            await until(lambda: len(asked) > 2)
+            assert await opinions(referee) == []
+            assert referee.executor.runs == []
+            referee.peers[NODE.address] = away
+            await until(lambda: bool(referee.provider._evidence._opinions))
+            assert [one.good for one in await opinions(referee)] == [1]
+
+    asyncio.run(scenario())
+
+
+def test_fuel_that_ran_out_says_nothing_of_a_receipt_that_nobody_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its order may have allowed more."""
+    monkeypatch.setattr(provider_referee, "PATIENCE", 1)
+
+    class Metered(FakeExecutor):
+        async def run(self, work: Work) -> Outcome:
+            outcome = await super().run(work)
+            return outcome if work.most >= 7 else Outcome("fuel", 0, b"", work.most)
+
+    async def scenario() -> None:
+        async with worlds(tmp_path, Metered()) as trio:
+            receipts = await contradict(trio[0], trio[1], trio[0].task("echo x"), (100, 3))
+            trio[2].executor.run = trio[1].executor.run  # type: ignore[method-assign]
+            del trio[2].peers[NODE.address]
+            assert (await judged(trio, seat_of(receipts), epoch=7)).good == BOTH
+
+    asyncio.run(scenario())
+
+
+def test_what_only_webassembly_can_decide_is_not_run_again(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with worlds(tmp_path, name="sandbox") as trio:
+            task = msgspec.structs.replace(trio[0].task("echo right"), executor="sandbox", kind="native", engine="")
+            receipts = await contradict(trio[0], trio[1], task)
+            assert (await judged(trio, seat_of(receipts))).good == BOTH
+            assert trio[2].executor.runs == []
 
     asyncio.run(scenario())
 

@@ -8,6 +8,8 @@ runs it, and says which receipt it found good, in every epoch while its seat sta
     NEAR    a result is right if its distance by the task's metric is within the threshold
     BOTH    where it cannot be sure: the task is not deterministic, or a receipt claims nothing of the result
 
+Who is silent is not found right; but a moment's silence proves nothing, so it is waited for as long as the seat allows.
+
 Invariant: an opinion rests on bytes that match the case's task and input; where nobody shows them there is none.
 """
 
@@ -102,8 +104,7 @@ class Referee:
         pause = FIRST_PAUSE
         while True:
             try:
-                async with self._turn:
-                    self._found[seat.id] = await self._find(seat)
+                self._found[seat.id] = await self._find(seat)
                 log.info("case %s: good is %d", seat.id, self._found[seat.id].good)
                 return self._say(seat.id)
             except (FreeholdError, OSError) as error:
@@ -119,6 +120,10 @@ class Referee:
         if not shown:
             raise Unavailable("neither of the accused shows what is needed")
         first = next(iter(shown.values()))
+        if seat.kind == EXACT and first.task.executor != "wasm":
+            return Finding(ZERO_HASH, BOTH)
+        if len(shown) < 2 and self._epoch < waits_until(seat):
+            raise Unavailable(f"one of the accused shows nothing: it has until epoch {waits_until(seat)}")
         executor = await self._executors.find(first.task)
         task = first.task if not seat.step else msgspec.structs.replace(first.task, steps=1)
         folder = self._folder / f"case-{seat.id.hex()}"
@@ -130,7 +135,8 @@ class Referee:
             files = await stack.enter_async_context(Fetched(folder.with_suffix(".files"), list(shown), fetch))
             run = await stack.enter_async_context(Run(folder, task, executor, lambda _: None))
             given = await files.give(first, seat.step)
-            produced = await run.run(given, max(one.receipt.most for one in shown.values()))
+            async with self._turn:
+                produced = await run.run(given, max(one.receipt.most for one in shown.values()))
             if produced.outcome.ended in ("stopped", "failed", "refused"):
                 raise Unavailable(f"it does not run here: {produced.outcome.reason}")
             return await self._compare(seat, produced, shown, files)
@@ -200,6 +206,12 @@ class Referee:
         nonce = Hash(secrets.token_bytes(32))
         key, domain, now = self._context.key, self._context.domain, self._context.clock()
         return authorize(key, "GET", path, ZERO_HASH, node, domain, now, nonce)
+
+
+def waits_until(seat: WorkState) -> int:
+    """The epoch from which an accused that shows nothing is not waited for: in time to run the work again, which the
+    seat has twice as long for as it took, and two epochs (`court.py`)."""
+    return seat.until - max(0, seat.until - seat.epoch - 2) // 2
 
 
 def output_of(produced: Produced, result: Result) -> Hash:
