@@ -81,8 +81,21 @@ class World:
             return web.Response(status=404)
         body = await request.read()
         self.seen.append(
-            {"method": request.method, "path": request.raw_path, "headers": dict(request.headers), "body": body}
+            {
+                "method": request.method,
+                "path": request.raw_path,
+                "headers": dict(request.headers),
+                "body": body,
+                "forwarded": request.headers.getall("X-Forwarded-For"),
+            }
         )
+        if body == b"break":
+            broken = web.StreamResponse(headers={ANSWER_HEADER: "1", "Content-Length": "500"})
+            await broken.prepare(request)
+            await broken.write(b"begun")
+            assert request.transport is not None
+            request.transport.abort()
+            return broken
         response = web.Response(status=418, body=b"x" * 100_000 if body == b"much" else b"hello " + body)
         response.headers.extend(
             [
@@ -90,6 +103,8 @@ class World:
                 ("Connection", "keep-alive, X-Between"),
                 ("X-Between", "1"),
                 ("X-Own", "2"),
+                ("Service-Worker-Allowed", "/"),
+                ("Clear-Site-Data", '"*"'),
                 ("Set-Cookie", "a=1; Domain=example.org; Path=/; HttpOnly"),
                 ("Set-Cookie", "b=2; Max-Age=5"),
             ]
@@ -122,7 +137,8 @@ def test_a_request_and_its_answer_pass_through() -> None:
         assert seen["headers"]["X-Forwarded-Prefix"] == f"{URL_PATH}{ID}"
         assert answer.headers["X-Own"] == "2"
         assert "X-Between" not in answer.headers
-        assert ANSWER_HEADER not in answer.headers
+        for name in (ANSWER_HEADER, "Service-Worker-Allowed", "Clear-Site-Data"):
+            assert name not in answer.headers
 
     run(scenario)
 
@@ -184,5 +200,21 @@ def test_a_node_that_is_gone_is_503() -> None:
     async def scenario(world: World) -> None:
         world.tenant.put("http://127.0.0.1:1")
         assert (await world.ask("POST", f"{URL_PATH}{ID}/", data=b"you"))[0] == 503
+
+    run(scenario)
+
+
+def test_an_answer_that_breaks_off_is_not_made_whole() -> None:
+    async def scenario(world: World) -> None:
+        with pytest.raises((aiohttp.ClientPayloadError, aiohttp.ClientConnectionError)):
+            await world.ask("PUT", f"{URL_PATH}{ID}/", data=b"break")
+
+    run(scenario)
+
+
+def test_nobody_says_where_another_request_came_from() -> None:
+    async def scenario(world: World) -> None:
+        await world.ask("GET", f"{URL_PATH}{ID}/", headers={"x-forwarded-for": "10.0.0.1"})
+        assert world.seen[0]["forwarded"] == ["127.0.0.1"]
 
     run(scenario)

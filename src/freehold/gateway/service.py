@@ -1,8 +1,9 @@
 """Ports of services that run on nodes: /-/service/ID/path leads to where the service of that id runs now.
 
 The id is the key: whoever knows it may use the service. Requests and answers pass through as they come, but for what is
-between two ends only (RFC 9110, section 7.6.1), and for cookies: a service's go to that service alone. A service that
-has moved is found at its new node; while it is nowhere, the answer is 503. WebSockets are not passed on.
+between two ends only (RFC 9110, section 7.6.1), for cookies, which go to that service alone, and for what speaks for
+the whole host. A service that has moved is found at its new node; while it is nowhere, the answer is 503. WebSockets
+are not passed on.
 
 Invariant: nothing is asked of a node but the path of the service, and nobody's credentials for the gateway reach it.
 """
@@ -13,6 +14,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from http.cookies import CookieError, SimpleCookie
 
+import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 
@@ -36,6 +38,12 @@ _BETWEEN = frozenset(
     }
 )
 _OWN = frozenset({TOKEN_HEADER.lower(), ANSWER_HEADER.lower()})
+_FORWARDED = ("X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Prefix")
+# What speaks for the whole host, of which a service is one path among others'.
+_OF_THE_HOST = frozenset(
+    {"service-worker-allowed", "clear-site-data", "strict-transport-security", "alt-svc", "public-key-pins", "nel"}
+    | {"report-to", "reporting-endpoints", "origin-agent-cluster", "server"}
+)
 
 
 class ServicePorts:
@@ -67,7 +75,7 @@ class ServicePorts:
                 place = newer
             try:
                 return await self._pass_on(request, service, place, rest)
-            except FreeholdError as error:
+            except FreeholdError as error:  # before anything was answered
                 failure = error
                 if request.can_read_body:  # it is spent
                     break
@@ -83,12 +91,10 @@ class ServicePorts:
     ) -> web.StreamResponse:
         peer = node_peer(self._dial, Address(place.node), place.endpoint, self._domain, self._clock)
         path = f"/v1/compute/{place.lease}/services/{place.order}/{rest}"
+        host = request.headers.get("Host", "")
         headers = _passed(request.headers) | {
             TOKEN_HEADER: place.token,
-            "X-Forwarded-For": request.remote or "",
-            "X-Forwarded-Host": request.headers.get("Host", ""),
-            "X-Forwarded-Proto": request.scheme,
-            "X-Forwarded-Prefix": f"{URL_PATH}{service}",
+            **dict(zip(_FORWARDED, (request.remote or "", host, request.scheme, f"{URL_PATH}{service}"), strict=True)),
         }
         body = request.content.iter_chunked(PIECE) if request.method in BODIES and request.can_read_body else None
         async with peer.exchange(request.method, path, headers=headers, data=body) as answer:
@@ -99,9 +105,13 @@ class ServicePorts:
             if answer.content_length is not None:
                 response.content_length = answer.content_length
             await response.prepare(request)
-            if request.method != "HEAD":
+            try:
                 async for piece in answer.content.iter_any():
                     await response.write(piece)
+            except (aiohttp.ClientError, OSError):
+                if request.transport is not None:
+                    request.transport.abort()  # it has begun: nothing that follows may be taken for a part of it
+                return response
             await response.write_eof()
             return response
 
@@ -113,12 +123,12 @@ def _between(headers: Mapping[str, str]) -> frozenset[str]:
 
 
 def _passed(headers: CIMultiDictProxy[str]) -> dict[str, str]:
-    dropped = _between(headers) | _OWN
+    dropped = _between(headers) | _OWN | {name.lower() for name in _FORWARDED}
     return {name: value for name, value in headers.items() if name.lower() not in dropped}
 
 
 def _answered(headers: CIMultiDictProxy[str], path: str) -> CIMultiDict[str]:
-    dropped = _between(headers) | _OWN
+    dropped = _between(headers) | _OWN | _OF_THE_HOST
     kept: CIMultiDict[str] = CIMultiDict()
     for name, value in headers.items():
         if name.lower() == "set-cookie":
