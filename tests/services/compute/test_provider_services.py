@@ -77,6 +77,13 @@ class FakeServices(FakeExecutor):
 
     async def _answer(self, request: web.Request) -> web.Response:
         body = await request.read()
+        if body in (b"break", b"babble"):
+            assert request.transport is not None
+            assert isinstance(request.transport, asyncio.WriteTransport)
+            begun = b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\nbegun"
+            request.transport.write(begun if body == b"break" else b"\x16\x03babble\r\n\r\n")
+            await asyncio.sleep(0)
+            request.transport.close()
         self.seen.append((request.raw_path, dict(request.headers)))
         headers = {"X-Own": "1", "Connection": "close"}
         return web.Response(status=418, body=request.method.encode() + b":" + body, headers=headers)
@@ -249,6 +256,22 @@ def test_what_is_asked_goes_through_as_it_is(tmp_path: Path) -> None:
             with pytest.raises(FreeholdError) as error:
                 await world.get(place["url"].removeprefix(f"/v1/compute/{world.id}"))
             assert error.value.details["status"] == 418
+
+    asyncio.run(scenario())
+
+
+def test_an_answer_that_breaks_off_or_is_none_is_not_taken_for_one(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path) as (world, executor):
+            job = await started(world, executor, service())
+            place = (await world.call("GET", f"/orders/{job}"))["service"]
+            url, headers = world.server.url + place["url"], {TOKEN_HEADER: place["token"]}
+            async with aiohttp.ClientSession() as session:
+                with pytest.raises((aiohttp.ClientPayloadError, aiohttp.ClientConnectionError)):
+                    async with session.post(url, headers=headers, data=b"break") as response:
+                        await response.read()
+                async with session.post(url, headers=headers, data=b"babble") as response:
+                    assert (response.status, ANSWER_HEADER in response.headers) == (503, False)
 
     asyncio.run(scenario())
 

@@ -66,7 +66,7 @@ class Proxy:
                 request.method, target, headers=_headers_of(request.headers), data=body, allow_redirects=False
             ) as answer:
                 return await _send(request, answer)
-        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
+        except aiohttp.ClientError as error:  # what it says may be no HTTP at all
             raise Unavailable(f"the service does not answer: {type(error).__name__}") from None
 
     async def _find(self, request: web.Request) -> Instance:
@@ -111,8 +111,13 @@ async def _send(request: web.Request, answer: aiohttp.ClientResponse) -> web.Str
     response = web.StreamResponse(status=answer.status, reason=answer.reason, headers=_headers_of(answer.headers))
     response.headers[ANSWER_HEADER] = "1"
     await response.prepare(request)
-    async for piece in answer.content.iter_any():
-        await response.write(piece)
+    try:
+        async for piece in answer.content.iter_any():
+            await response.write(piece)
+    except (aiohttp.ClientError, OSError):
+        if request.transport is not None:
+            request.transport.abort()  # it has begun: nothing that follows may be taken for a part of it
+        return response
     await response.write_eof()
     return response
 
