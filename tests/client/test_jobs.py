@@ -212,7 +212,7 @@ def test_a_cap_holds_to_the_unit_whatever_nodes_bill(world: World) -> None:
         spent = sum(list(world.signed.values())[signed:])
         assert spent <= cap
         assert world.billed - billed == int(cost["spent"]) <= cap
-        assert len(world.signed) - signed == min(30, cap // most)
+        assert len(world.signed) - signed == max(1, min(30, cap // most))  # one order may be for all that there is
         assert (done.phase == "done") == (cap >= 30 * most)
 
 

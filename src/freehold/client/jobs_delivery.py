@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from freehold.client.grants import GrantKey
+from freehold.client.grants import narrow
 from freehold.client.jobs_checks import result_of
 from freehold.client.jobs_contents import Contents, Objects
 from freehold.client.jobs_journal import DONE, OPEN, OrderRow
@@ -42,27 +42,27 @@ for path in sys.argv[1:]:
 
 
 class Access:
-    """What a job's nodes read and write objects by: a grant for each object, good until the deadline."""
+    """What a job's nodes read and write objects by: a grant for each object, narrowed from `grant`, which is the job's
+    and never leaves this account: to revoke it is to end them all."""
 
-    def __init__(self, account: Address, seed: bytes, gateway: str, until: int) -> None:
-        self._account = account
-        self._key = GrantKey(seed)
+    def __init__(self, gateway: str) -> None:
         self._gateway = gateway.rstrip("/")
-        self._until = until
+        self.grant = ""
 
     def of(self, task: Task) -> Mapping[str, Any] | None:
         """What goes along with an order for this task; None where it touches no object."""
         inputs = [one for one in task.inputs if one.bucket]
         if not inputs and task.delivery is None:
             return None
-        read = {f"{one.bucket}/{one.key}": self._issue("read", one.bucket, one.key, exact=True) for one in inputs}
-        write = self._issue("write", task.delivery.bucket, task.delivery.prefix) if task.delivery else ""
+        read = {
+            f"{one.bucket}/{one.key}": narrow(
+                self.grant, operations=["read"], bucket=one.bucket, prefix=one.key, exact=True
+            )
+            for one in inputs
+        }
+        where = task.delivery
+        write = narrow(self.grant, operations=["write"], bucket=where.bucket, prefix=where.prefix) if where else ""
         return {"url": self._gateway, "read": read, "write": write}
-
-    def _issue(self, operation: str, bucket: str, prefix: str, *, exact: bool = False) -> str:
-        return self._key.issue(
-            self._account, [operation], bucket=bucket, prefix=prefix, exact=exact, expires=self._until
-        )
 
 
 class Delivering(NamedTuple):

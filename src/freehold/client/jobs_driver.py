@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from freehold.client.errors import BucketExists
+from freehold.client.grants import GrantKey
 from freehold.client.jobs_checks import Piece
 from freehold.client.jobs_contents import Contents, Objects
 from freehold.client.jobs_delivery import (
@@ -36,12 +37,13 @@ from freehold.client.jobs_market import Market, build_request, refuse, survey
 from freehold.client.jobs_money import Purse
 from freehold.client.jobs_orders import LOST_PAUSES, PATIENCE, Compute, Desk, program_of
 from freehold.client.jobs_pieces import Came, Planner, Tools, delivery_to, name_outputs
-from freehold.client.jobs_quote import bound_of, first_most, plan_checks
+from freehold.client.jobs_quote import LEAST_MEASURE, affordable, bound_of, first_most, plan_checks
 from freehold.client.jobs_services import ServiceRun
 from freehold.client.jobs_spec import Job, Step
 from freehold.client.jobs_steps import Means, PieceFailed, StepRun, load_piece
 from freehold.client.root import AccountRoot, ServicePlace
 from freehold.client.service_places import new_service_id, publish, withdraw
+from freehold.client.shares import revoke
 from freehold.protocol.errors import FreeholdError
 from freehold.protocol.parameters import Parameters
 from freehold.protocol.units import Address
@@ -51,6 +53,7 @@ from freehold.services.compute.tasks import Task, decode_task
 from freehold.services.compute.verification.reliability import Evidence
 
 EVIDENCE, SPEEDS = "evidence", "speeds"  # records in the journal
+GRANT = "grant "  # and a job's id: a record, too
 LOOK_SECONDS = 1.0  # between looks whether another process has stopped the job
 GRACE_SECONDS = 5.0  # for telling nodes to stop
 
@@ -93,10 +96,10 @@ class Driver:
         self.job = Job.of(msgspec.json.decode(row.spec))
         self._direct = bool(row.gateway)
         self._purse = Purse(row.most)
-        access = Access(house.account, house.seed, row.gateway, row.deadline)
+        self._access = Access(row.gateway)
         self.desk = Desk(
-            row, house.journal, house.client, self._purse, house.contents, access.of, house.clock, self._on_standing,
-            float(house.parameters.epoch_length), house.patience,
+            row, house.journal, house.client, self._purse, house.contents, self._access.of, house.clock,
+            self._on_standing, float(house.parameters.epoch_length), house.patience,
         )  # fmt: skip
         self._planner = Planner(house.contents, house.objects, house.tools, Path(row.base), direct=self._direct)
         self.delivering = Delivering(self.desk, house.client, house.contents, house.objects, house.tools)
@@ -115,6 +118,7 @@ class Driver:
         """Until it has ended; the job as it then is. Cancelled: orders go on at their nodes, and `drive` finds them."""
         row, journal = self._row, self._house.journal
         self.desk.load(await journal.orders(row.id))
+        await self._open_storage()
         after = asyncio.create_task(self._look_after_lost())
         watching = asyncio.create_task(self._watch_for_stop())
         work = asyncio.create_task(self._run())
@@ -165,6 +169,24 @@ class Driver:
         for service in {str(one.data["service"]) for one in events if one.kind == "service"}:
             if self._house.root is not None:
                 await withdraw(self._house.root, service)
+        grant = await self._house.journal.record(GRANT + self._row.id)
+        if grant and self._house.root is not None:
+            with suppress(FreeholdError):  # else it ends with the job's deadline
+                await revoke(self._house.root, GrantKey(self._house.seed), grant.decode())
+            await self._house.journal.keep_record(GRANT + self._row.id, b"")
+
+    async def _open_storage(self) -> None:
+        """The grant that its nodes' are narrowed from: made once, for a job that reads or writes objects by itself."""
+        files = [(*step.inputs.values(), step.stdin, step.map.over if step.map else None) for step in self.job.steps]
+        touches = any(file is not None and file.remote for some in files for file in some)
+        if not self._direct or not (touches or any(delivery_to(step.output) for step in self.job.steps)):
+            return
+        kept = await self._house.journal.record(GRANT + self._row.id)
+        if not kept:
+            key = GrantKey(self._house.seed)
+            grant = key.issue(self._house.account, ["read", "write"], expires=self._row.deadline)
+            await self._house.journal.keep_record(GRANT + self._row.id, kept := grant.encode())
+        self._access.grant = kept.decode()
 
     async def _watch_for_stop(self) -> None:
         """Another process says so in the journal, which has no way to wake this one."""
@@ -235,6 +257,11 @@ class Driver:
         if step.service is not None:
             await ServiceRun(step.name, pieces[0], market, self._means).run()
             return
+        dearest = max(offered.price for offered in market.offers)
+        within = affordable(self._purse.free, dearest, max(checking.plan.replicas, checking.plan.audited))
+        for piece in pieces:
+            piece.most = min(piece.most, max(within, LEAST_MEASURE))
+            piece.bound = min(piece.bound, max(within, LEAST_MEASURE))
         run = self._running[step.name] = StepRun(step, pieces, market, checking.plan, checking.sample, self._means)
         await run.run()
 

@@ -101,8 +101,8 @@ def _request(house: House, executor: ExecutorName) -> BidRequest:
 
 
 def _is_due(house: House, offered: Offered, *, again: bool) -> bool:
-    """Whether it can be measured, and was not within a day."""
-    if offered.properties.get("executor.wasm") is not True:
+    """Whether it can be measured, and was not within a day. Who failed this client lately is left alone here too."""
+    if offered.properties.get("executor.wasm") is not True or _reason(house, offered):
         return False
     known = house.speeds.rates.get(str(offered.node), {})
     since = house.clock() - DAY

@@ -101,9 +101,9 @@ class Desk:
         self._patience = patience
         self._held: dict[Hash, Held] = {}
         self._nodes: dict[Hash, ComputeNode] = {}  # by lease
+        self._billed: dict[Hash, int] = {}  # of lost orders: what the state has receipts for, by their ids
 
     @property
-        self._billed: dict[Hash, int] = {}  # of lost orders: what the state has receipts for, by their ids
     def free(self) -> int:
         """Credits that new orders of the job may come to."""
         return self._purse.free
@@ -249,13 +249,13 @@ class Desk:
                 if standing.is_over and standing.receipt is not None:
                     return await self._settle(row, standing)
         with suppress(FreeholdError):
-            if await self._client.until(0) - LATEST > row.order.until:
-                cost = self._billed.pop(row.id, 0)
-                await self._journal.end_order(row.id, EXPIRED, int(self._clock()), cost=cost, reason=row.reason)
             stand = (await self._client.standings(row.node, [row.id])).get(row.id)
             if stand is not None:
                 measure = 0 if stand.stand == WRONG else min(stand.measure, row.order.most)
                 self._billed[row.id] = most_cost(measure, row.price)
+            if await self._client.until(0) - LATEST > row.order.until:
+                cost = self._billed.pop(row.id, 0)
+                await self._journal.end_order(row.id, EXPIRED, int(self._clock()), cost=cost, reason=row.reason)
                 if (held := self._held.pop(row.id, None)) is not None:
                     self._purse.settle(held, cost)
         return None

@@ -14,9 +14,10 @@ from freehold.client.jobs_market import Market
 from freehold.client.jobs_spec import Job, Step
 from freehold.protocol.errors import InvalidInput, Refused
 from freehold.protocol.parameters import Parameters
-from freehold.protocol.units import ONE
+from freehold.protocol.units import MEASURE_LIMIT, ONE
 from freehold.services.compute.client_checks import most_cost
 from freehold.services.compute.tasks import Task
+from freehold.services.compute.terms import UNITS_PER_PRICE
 from freehold.services.compute.verification.classes import check_class
 from freehold.services.compute.verification.plan import Candidate, Plan, Stake, for_item, make_plan, read_assurance
 from freehold.services.compute.verification.reliability import Evidence
@@ -93,6 +94,11 @@ class Quote(NamedTuple):
 def first_most(largest: int, bound: int) -> int:
     """The most of an order, from the largest measure that a receipt for its program had (0: there is none)."""
     return min(bound, max(LEAST_MEASURE, LEARNED_FACTOR * largest)) if largest else bound
+
+
+def affordable(credits: int, price: int, runs: int) -> int:
+    """The measure that each of `runs` orders at this price may be for, so that together they cost no more."""
+    return credits // runs * UNITS_PER_PRICE // price if price else MEASURE_LIMIT - 1
 
 
 def bound_of(step: Step) -> int:
