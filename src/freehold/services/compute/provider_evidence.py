@@ -59,7 +59,11 @@ class Evidence:
         """
         if epoch == self._epoch:
             return
-        del self._receipts[: len(self._receipts) if self._collected is None else self._collected]
+        if self._collected is None:
+            self._receipts.clear()
+        else:
+            del self._receipts[: self._collected]
+            self._collected = 0  # an epoch that is revoked comes again without being committed, nor collected for
         self._opinions = []
         self._epoch = epoch
 
