@@ -110,6 +110,11 @@ REFUSALS: list[tuple[str, Change, str, str]] = [
     ("other bytes", other_blob, "invalid_input", "other bytes"),
     ("bytes that nobody needs", needless_blob, "invalid_input", "does not need"),
     ("no base64", lambda w: changed(w) | {"blobs": {"a": "%%"}}, "malformed_message", "base64"),
+    (
+        "patterns without end",
+        lambda w: changed(w, outputs=("**/" * 2000,)),
+        "invalid_input", "letters",
+    ),
     ("an input below another", below, "invalid_input", "below another"),
     (
         "storage without access",

@@ -22,6 +22,7 @@ from freehold.protocol.units import Hash
 TASK_LIMIT = 256 * 2**10  # bytes of a task
 FILES_LIMIT = 4096  # inputs of a task, and files that come out
 PATH_LIMIT = 512
+PATTERNS_LIMIT = 4096  # letters of all patterns of the files that are taken: each is held against each file's path
 _HASH = re.compile(r"[0-9a-f]{64}")
 _PATH = re.compile(r"(?!/)(?!.*(^|/)\.{1,2}(/|$))(?!.*//)[^\x00-\x1f\x7f\\]+(?<!/)")
 
@@ -199,6 +200,8 @@ def check_task(task: Task) -> None:
     for one in task.inputs:
         if (one.blob is None) == (not one.bucket):
             raise InvalidInput(f"the input {one.path!r} is either a blob or an object of a bucket")
+    if sum(len(pattern) + 1 for pattern in task.outputs) > PATTERNS_LIMIT:
+        raise InvalidInput(f"the patterns of a task's outputs have at most {PATTERNS_LIMIT} letters")
     limits = task.resources
     if min(limits.processors, limits.memory, limits.disk, limits.seconds, limits.processes) < 1 or limits.gpus < 0:
         raise InvalidInput("a task's processors, memory, disk, seconds and processes are at least 1")

@@ -14,6 +14,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -95,11 +96,18 @@ def matches(path: str, patterns: Sequence[str]) -> bool:
     """Whether a pattern names this path. Component by component: `*`, `?` and `[]` stay within one, `**` is any number
     of them, none included."""
     parts = path.split("/")
-    return any(_match(parts, pattern.strip("/").split("/")) for pattern in patterns)
+    return any(_match(parts, _split(pattern)) for pattern in patterns)
+
+
+@lru_cache(maxsize=256)
+def _split(pattern: str) -> list[str]:
+    """Its components; of `**` after `**`, one."""
+    parts = pattern.strip("/").split("/")
+    return [part for at, part in enumerate(parts) if part != "**" or at == 0 or parts[at - 1] != "**"]
 
 
 def _match(parts: list[str], pattern: list[str]) -> bool:
-    # The set of places in `pattern` that may match what comes next, so that a pattern of many `**` costs no more.
+    # The set of places in `pattern` that may match what comes next, so that nothing is tried twice.
     places = _past_any(pattern, {0})
     for part in parts:
         following = {at for at in places if at < len(pattern) and pattern[at] == "**"}
