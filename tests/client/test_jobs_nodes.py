@@ -170,6 +170,23 @@ def test_who_does_not_offer_says_why_and_who_fails_is_no_obstacle(world: World) 
     assert figure(rows[str(world.nodes[0].address)])["measured"] == SPEED
 
 
+def test_who_failed_lately_is_not_paid_to_be_measured(world: World) -> None:
+    failing, other = world.add(2, **HONEST)
+    failing.refuses = "it is being repaired"
+    failing.price //= 2  # so that the job goes there first
+    assert run_script(world) is other
+    orders = len(failing.orders)
+    failing.refuses = ""
+    rows = {row["node"]: row for row in nodes(world, measure=True)}
+    row = rows[str(failing.address)]
+    assert "it failed this client lately" in row["reason"]
+    assert (row["place"], row["measuring"], len(failing.orders)) == (0, "0", orders)
+    assert figure(rows[str(other.address)])["measured"] == SPEED
+    world.now += 3600
+    nodes(world, measure=True)
+    assert len(failing.ran) == 2 * len(PLANS)
+
+
 def test_a_node_that_dies_while_it_is_measured_costs_what_it_may_still_bill(world: World) -> None:
     (node,) = world.add(1, **HONEST)
 

@@ -205,7 +205,7 @@ def _figure_row(node: str, figure: dict[str, Any]) -> list[object]:
 
 def _rate(name: str, rate: int) -> str:
     if not rate:
-        return ""
+        return "nothing"
     return f"{rate // 10**6:,} M/s" if name == "speed.fuel" else f"{format_size(rate)}/s"
 
 
