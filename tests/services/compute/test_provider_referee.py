@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from freehold.net.auth import authorize
-from freehold.protocol.errors import FreeholdError
+from freehold.protocol.errors import FreeholdError, Refused
 from freehold.protocol.units import ZERO_HASH, Hash
 from freehold.services.compute import provider_referee
 from freehold.services.compute.executors.seam import Outcome, Work
@@ -267,6 +267,35 @@ def test_what_only_webassembly_can_decide_is_not_run_again(tmp_path: Path) -> No
             receipts = await contradict(trio[0], trio[1], task)
             assert (await judged(trio, seat_of(receipts))).good == BOTH
             assert trio[2].executor.runs == []
+
+    asyncio.run(scenario())
+
+
+def test_a_referee_runs_nothing_beyond_what_its_operator_offers(tmp_path: Path) -> None:
+    """A client and its own nodes may name any resources, and contradict each other on purpose."""
+
+    async def scenario() -> None:
+        async with worlds(tmp_path) as trio:
+            receipts = await contradict(trio[0], trio[1], trio[0].task("echo right"))
+            referee, seat = trio[2].provider._referee, seat_of(receipts)
+            asked = trio[0].task("echo right").resources
+            referee._settings = msgspec.structs.replace(referee._settings, memory=asked.memory - 1)
+            for accused in trio[:2]:
+                await accused.provider.prove(accused.context(4, [seat]))
+            with pytest.raises(Refused):
+                await referee._find(seat)
+            assert trio[2].executor.runs == []
+            referee._settings = msgspec.structs.replace(referee._settings, memory=asked.memory, seconds=1)
+            ran = []
+            run = trio[2].executor.run
+
+            async def note(work: Work) -> Outcome:
+                ran.append(work.task.resources.seconds)
+                return await run(work)
+
+            trio[2].executor.run = note  # type: ignore[method-assign]
+            assert (await referee._find(seat)).good == 1
+            assert set(ran) == {1}
 
     asyncio.run(scenario())
 

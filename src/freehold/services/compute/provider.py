@@ -105,7 +105,7 @@ class ComputeProvider:
         self._api = ComputeApi(context, self._desk, self._orders, self._blobs, self._bids.worked)
         self._proxy = Proxy(context, self._desk, services)
         self._cases = Cases(context, self._orders, self._blobs, self._api)
-        self._referee = Referee(context, self._runs, self._executors, self._evidence)
+        self._referee = Referee(context, self._runs, self._settings, self._executors, self._evidence)
         self._figures: dict[str, int] = {}
 
     def _release(self, job: Job) -> None:

@@ -29,10 +29,12 @@ from freehold.net.auth import authorize
 from freehold.protocol.errors import FreeholdError, Unavailable
 from freehold.protocol.service import Context
 from freehold.protocol.units import ZERO_HASH, Address, Hash
+from freehold.services.compute.orders_checks import check_resources
 from freehold.services.compute.orders_running import Produced, Run, sha256_of
 from freehold.services.compute.provider_blobs import in_thread
 from freehold.services.compute.provider_evidence import Evidence
 from freehold.services.compute.provider_executors import Executors
+from freehold.services.compute.provider_settings import Settings
 from freehold.services.compute.provider_shown import (
     Fetched,
     Shown,
@@ -65,8 +67,11 @@ class Finding(NamedTuple):
 class Referee:
     """One node's seats."""
 
-    def __init__(self, context: ProviderContext, folder: Path, executors: Executors, evidence: Evidence) -> None:
-        self._context, self._folder, self._executors, self._evidence = context, folder, executors, evidence
+    def __init__(
+        self, context: ProviderContext, folder: Path, settings: Settings, executors: Executors, evidence: Evidence
+    ) -> None:
+        self._context, self._folder, self._settings = context, folder, settings
+        self._executors, self._evidence = executors, evidence
         self._found: dict[Hash, Finding] = {}
         self._tasks: dict[Hash, asyncio.Task[None]] = {}
         self._turn = asyncio.Semaphore(1)
@@ -125,7 +130,7 @@ class Referee:
         if len(shown) < 2 and self._epoch < waits_until(seat):
             raise Unavailable(f"one of the accused shows nothing: it has until epoch {waits_until(seat)}")
         executor = await self._executors.find(first.task)
-        task = first.task if not seat.step else msgspec.structs.replace(first.task, steps=1)
+        task = self._bounded(first.task if not seat.step else msgspec.structs.replace(first.task, steps=1))
         folder = self._folder / f"case-{seat.id.hex()}"
 
         async def fetch(node: Address, sha256: str, target: Path) -> None:
@@ -140,6 +145,14 @@ class Referee:
             if produced.outcome.ended in ("stopped", "failed", "refused"):
                 raise Unavailable(f"it does not run here: {produced.outcome.reason}")
             return await self._compare(seat, produced, shown, files)
+
+    def _bounded(self, task: Task) -> Task:
+        """What is run here: a client and its nodes may have named any resources. Refused where it needs more than an
+        order here could have; time is a guard, and says nothing of the result (`claims_nothing`)."""
+        seconds = min(task.resources.seconds, self._settings.seconds)
+        bounded = msgspec.structs.replace(task, resources=msgspec.structs.replace(task.resources, seconds=seconds))
+        check_resources(bounded, self._settings, self._executors.properties())
+        return bounded
 
     async def _compare(
         self, seat: WorkState, produced: Produced, shown: Mapping[Address, Shown], files: Fetched
