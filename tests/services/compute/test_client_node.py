@@ -17,7 +17,7 @@ from freehold.protocol.units import ONE, UNSIGNED, ZERO_ADDRESS, Hash
 from freehold.services.compute import client_link, client_node
 from freehold.services.compute.bidding import BidRequest
 from freehold.services.compute.client import ComputeClient, ComputeNode, WrongReceipt
-from freehold.services.compute.tasks import Input, decode_result
+from freehold.services.compute.tasks import Input, OutputFile, Result, decode_result
 from freehold.services.compute.terms import Receipt
 from tests.client.world import world
 from tests.services.compute.client_world import (
@@ -173,6 +173,17 @@ def shown(**changes: Any) -> Callable[[dict[str, Any], Receipt], None]:
     return lambda standing, _: standing.update(changes)
 
 
+def left(*files: OutputFile) -> Callable[[dict[str, Any], Receipt], None]:
+    """The result has these files, and the receipt commits to it."""
+
+    def lie(standing: dict[str, Any], receipt: Receipt) -> None:
+        result = msgspec.structs.replace(msgspec.json.decode(standing["result"], type=Result), files=files)
+        standing["result"] = result.encode().decode()
+        standing["receipt"] = msgspec.structs.replace(receipt, output=result.hash())
+
+    return lie
+
+
 OTHER = Hash(b"o" * 32)
 RESULT = '{"ended":"exited","files":[],"status":0,"stdout":{"path":"","sha256":"","size":0}}'
 LIES = {
@@ -193,6 +204,11 @@ LIES = {
     "other job": shown(job=str(OTHER)),
     "fewer steps": shown(steps=["00" * 32]),
     "early receipt": shown(phase="running"),
+    "a file not asked for": left(OutputFile(".git/config", blob(PROGRAM).sha256, 1)),
+    "a file elsewhere": left(OutputFile("../made", blob(PROGRAM).sha256, 1)),
+    "a file twice": left(OutputFile("made", blob(PROGRAM).sha256, 1), OutputFile("made", "0" * 64, 1)),
+    "a file too large": left(OutputFile("made", blob(PROGRAM).sha256, 2**50)),
+    "a hash that is a path": left(OutputFile("made", "../" * 8 + "tmp/x", 1)),
 }
 
 
@@ -200,7 +216,7 @@ LIES = {
 def test_a_node_that_lies_about_a_job_is_found_out(tmp_path: Path, lie: str) -> None:
     async def scenario(client: ComputeClient, node: ComputeNode, fake: FakeNode) -> None:
         fake.lie = LIES[lie]
-        task = make_task(PROGRAM, inputs=(Input("in", blob(PROGRAM)),), steps=3)
+        task = make_task(PROGRAM, inputs=(Input("in", blob(PROGRAM)),), steps=3, outputs=("made", "in"))
         with pytest.raises(WrongReceipt) as caught:
             await node.submit(node.order(task, SECOND, UNTIL), task, {blob(PROGRAM).sha256: PROGRAM}, wait=5)
         assert caught.value.details["node"] == str(fake.key.address)

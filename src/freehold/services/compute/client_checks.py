@@ -18,12 +18,21 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from freehold.protocol.errors import Corrupt, MalformedMessage
+from freehold.protocol.errors import Corrupt, InvalidInput, MalformedMessage
 from freehold.protocol.keys import is_signed_by
 from freehold.protocol.merkle import row_root
 from freehold.protocol.typed import Domain
 from freehold.protocol.units import Address, Hash
-from freehold.services.compute.tasks import Result, Task, decode_result, input_root, state_leaf
+from freehold.services.compute.executors.outputs import matches
+from freehold.services.compute.tasks import (
+    FILES_LIMIT,
+    Result,
+    Task,
+    check_path,
+    decode_result,
+    input_root,
+    state_leaf,
+)
 from freehold.services.compute.terms import NO_STEPS, UNITS_PER_PRICE, Order, Receipt
 
 Phase = Literal["queued", "running", "finished"]
@@ -206,11 +215,28 @@ def _contradiction(standing: Standing, receipt: Receipt, task: Task | None) -> s
         return f"shows {len(standing.steps)} states for {task.steps} steps"
     if len(standing.steps) < task.steps and (result.ended, result.status) == ("exited", 0):
         return f"says that all is done, and shows {len(standing.steps)} states for {task.steps} steps"
+    if not _is_asked_for(result, task):
+        return "shows files that the task did not ask for, or more of them than it may leave"
     blobs = [(one.path, one.blob.sha256) for one in task.inputs if one.blob is not None]
     is_unread = result.ended in CUT_SHORT and receipt.input == NO_STEPS
     if len(blobs) == len(task.inputs) and not is_unread and receipt.input != input_root(blobs):
         return "shows a receipt for other inputs"
     return ""
+
+
+def _is_asked_for(result: Result, task: Task) -> bool:
+    """Whether a task can have left these files: they may come to stand in a folder of the client's."""
+    paths = {one.path for one in result.files}
+    try:
+        for path in paths:
+            check_path(path)
+    except InvalidInput:
+        return False
+    return (
+        len(paths) == len(result.files) <= FILES_LIMIT
+        and sum(one.size for one in result.files) <= task.resources.disk
+        and all(matches(path, task.outputs) for path in paths)
+    )
 
 
 def _wrong(parties: Parties, job: Hash, what: str, **details: Any) -> WrongReceipt:

@@ -168,6 +168,9 @@ def decode_result(data: bytes) -> Result:
         raise MalformedMessage(f"that is no result: {error}") from None
     if result.encode() != data:
         raise MalformedMessage("the result is not in its canonical form")
+    # Who fetches what came out names files by these.
+    if not all(_HASH.fullmatch(one.sha256) and one.size >= 0 for one in (result.stdout, *result.files)):
+        raise MalformedMessage("a result names bytes by their SHA-256, in lower-case hexadecimal, and their size")
     return result
 
 
