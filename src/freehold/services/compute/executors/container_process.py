@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from tempfile import gettempdir
 
 from freehold.protocol.errors import InvalidInput, Unavailable
 from freehold.services.compute.executors.bounds import Over, Watch
@@ -67,6 +68,7 @@ class Podman:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env=self.environment,
+            cwd=gettempdir(),  # conmon leaves a file "oom" where it was started
             process_group=0,
         )
         try:
