@@ -334,3 +334,31 @@ def test_a_service_moves_when_its_node_dies_and_ends_when_stopped(world: World) 
     assert done.phase == "stopped"
     assert [event["node"] for event in why["events"] if event["kind"] == "failure"] == [str(first.address)]
     assert second.stopped
+
+
+def test_a_service_that_moves_leaves_no_slice_behind(world: World) -> None:
+    """Its instance failed at one node, where a further slice is ordered: nobody waits for that one any more."""
+    first, second = world.add(2, **{"executor.service": True})
+    first.price = PRICE // 2
+    for node in world.nodes:
+        node.gate = asyncio.Event()
+    first.lies = lambda came: Came(ended="failed")
+    step = Step(name="web", command=["serve"], service={}, resources=Resources(work=1))  # type: ignore[arg-type]
+
+    async def run() -> None:
+        jobs = world.open()
+        row = await jobs.submit(Job(steps=[step]), most=10**18)  # type: ignore[arg-type]
+        waiting = asyncio.create_task(jobs.wait(row.id))
+        async with asyncio.timeout(30):
+            while len(first.jobs) < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+            failing, ahead = first.jobs
+            order = next(one for one in first.orders if one.struct_hash() == failing)
+            first.finish(failing, order, first.tasks[failing])
+            while not second.orders:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+            assert ahead in first.stopped
+            await world.open().stop(row.id)
+            await waiting
+
+    asyncio.run(run())

@@ -206,9 +206,9 @@ class Desk:
             self._purse.linger(held)
         return NodeFailed(reason, wrong=wrong)
 
-    async def stop_all(self) -> None:
-        """End what runs; what it took is billed. Who does not answer is asked again later."""
-        rows = [row for row in await self._journal.orders(self._job.id) if row.phase == OPEN]
+    async def stop_all(self, step: str | None = None) -> None:
+        """End what runs, of one step or of all; what it took is billed. Who does not answer is asked again later."""
+        rows = [row for row in await self._journal.orders(self._job.id, step) if row.phase == OPEN]
         await asyncio.gather(*(self._stop(row) for row in rows))
 
     async def _stop(self, row: OrderRow) -> None:

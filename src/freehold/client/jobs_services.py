@@ -76,6 +76,7 @@ class ServiceRun:
             await asyncio.gather(*ahead, return_exceptions=True)
 
     async def _move(self, seat: Seat, error: NodeFailed) -> None:
+        await self.means.desk.stop_all(self.name)  # the slice ahead: else it would be paid for beside the next node's
         seat.failed = True
         self.piece.bad_nodes.add(seat.offered.node)
         self.means.evidence.failed(seat.offered.node, seat.offered.operator, int(self.means.clock()))
