@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,11 +13,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from freehold.net import server
 from freehold.net.auth import authorize
-from freehold.protocol.errors import FreeholdError, Refused
-from freehold.protocol.units import ZERO_HASH, Hash
+from freehold.protocol.errors import DeadlineExpired, FreeholdError, MalformedMessage, Refused, Unavailable
+from freehold.protocol.units import ZERO_HASH, Address, Hash
 from freehold.services.compute import provider_referee
 from freehold.services.compute.executors.seam import Outcome, Work
+from freehold.services.compute.provider_shown import Fetched, Shown, write_checked
 from freehold.services.compute.tasks import Task, decode_result, state_leaf
 from freehold.services.compute.terms import (
     BOTH,
@@ -378,5 +381,43 @@ def test_only_a_seated_referee_is_shown_anything_and_only_the_case(tmp_path: Pat
                 await ask(trio[0], seat, "task", signer=STRANGER)
             with pytest.raises(FreeholdError):
                 await ask(trio[0], seat, "task", signer=STRANGER, who=STRANGER)
+
+    asyncio.run(scenario())
+
+
+def test_what_is_shown_stays_in_the_cases_folder_and_within_its_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = b"x" * 1000
+    name = hashlib.sha256(body).hexdigest()
+
+    async def fetch(_: Address, sha256: str, target: Path) -> None:
+        async def pieces() -> AsyncIterator[bytes]:
+            yield body
+
+        await write_checked(pieces(), target, sha256, 2000)
+
+    async def silent() -> AsyncIterator[bytes]:
+        await asyncio.Event().wait()
+        yield b""
+
+    async def scenario() -> None:
+        task = Task(executor="sandbox", kind="native", arguments=("true",))
+        async with Fetched(tmp_path / "case", [NODE.address], fetch, 2500) as files:
+            with pytest.raises(MalformedMessage):
+                await files.get("../outside")
+            assert os.listdir(tmp_path) == ["case"]
+            for count, fits in ((2, True), (3, False)):
+                inputs = tuple((f"in{number}", name) for number in range(count))
+                shown = Shown(task, inputs, None, None, None)  # type: ignore[arg-type]
+                if fits:
+                    await (await files.give(shown, 0)).write_inputs(tmp_path / "run")
+                    assert (tmp_path / "run" / "in1").read_bytes() == body
+                else:
+                    with pytest.raises(Unavailable):
+                        await files.give(shown, 0)
+            monkeypatch.setattr(server, "GRACE_SECONDS", 0.05)
+            with pytest.raises(DeadlineExpired):
+                await write_checked(silent(), tmp_path / "case" / name, name, 2000)
 
     asyncio.run(scenario())

@@ -137,7 +137,9 @@ class Referee:
             await self._fetch(seat, node, sha256, target)
 
         async with AsyncExitStack() as stack:
-            files = await stack.enter_async_context(Fetched(folder.with_suffix(".files"), list(shown), fetch))
+            files = await stack.enter_async_context(
+                Fetched(folder.with_suffix(".files"), list(shown), fetch, self._context.files.free_bytes)
+            )
             run = await stack.enter_async_context(Run(folder, task, executor, lambda _: None))
             given = await files.give(first, seat.step)
             async with self._turn:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
-from shutil import rmtree
+from shutil import copyfile, rmtree
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import msgspec
 
+from freehold.net.server import Pace
 from freehold.protocol.errors import Corrupt, FreeholdError, MalformedMessage, Unavailable
 from freehold.protocol.keys import check_signed_by
 from freehold.protocol.typed import Domain
@@ -110,10 +111,11 @@ def is_sure(task: Task, own: Result, shown: Sequence[Shown]) -> bool:
 
 
 class Fetched:
-    """The files of one case, as a context: fetched from whoever shows them, each once."""
+    """The files of one case, as a context: fetched from whoever shows them, each once. `limit`: bytes of a run's
+    inputs, in which one of them may stand often."""
 
-    def __init__(self, folder: Path, nodes: Sequence[Address], fetch: FetchBlob) -> None:
-        self._folder, self._nodes, self._fetch = folder, nodes, fetch
+    def __init__(self, folder: Path, nodes: Sequence[Address], fetch: FetchBlob, limit: int) -> None:
+        self._folder, self._nodes, self._fetch, self._limit = folder, nodes, fetch, limit
 
     async def __aenter__(self) -> Self:
         await in_thread(rmtree, self._folder, True)
@@ -127,7 +129,7 @@ class Fetched:
 
     async def get(self, sha256: str, nodes: Sequence[Address] = ()) -> Path:
         """A blob as a file. Unavailable where none of the nodes (any that has shown something) gives it."""
-        target = self._folder / sha256
+        target = self._folder / _digest(sha256)
         failure: FreeholdError = Unavailable(f"nobody shows the blob {sha256}")
         for node in nodes or self._nodes:
             if target.exists():
@@ -148,6 +150,8 @@ class Fetched:
         before = shown.state if step > 1 else task.stdin.sha256 if task.stdin is not None else None
         stdin = await self.get(before) if before is not None else None
         inputs = [(path, await self.get(sha256)) for path, sha256 in shown.inputs]
+        if await in_thread(lambda: sum(source.stat().st_size for _, source in inputs)) > self._limit:
+            raise Unavailable(f"the inputs have more than the {self._limit} bytes that are free here")
 
         async def write_inputs(folder: Path) -> None:
             for path, source in inputs:
@@ -158,19 +162,22 @@ class Fetched:
 
 def _place(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(source.read_bytes())
+    copyfile(source, target)
 
 
 async def write_checked(pieces: AsyncIterator[bytes], target: Path, sha256: str, limit: int) -> None:
-    """Write what arrives to `target`, which is there whole or not at all. Corrupt where it is another blob."""
+    """Write what arrives to `target`, which is there whole or not at all. Corrupt where it is another blob,
+    DeadlineExpired where it comes too slowly: other cases wait for this one."""
     part, digest, size = target.with_suffix(".part"), hashlib.sha256(), 0
     with part.open("wb") as file:
-        async for piece in pieces:
-            size += len(piece)
-            if size > limit:
-                raise Corrupt(f"blob {sha256} has more than {limit} bytes")
-            digest.update(piece)
-            await in_thread(file.write, piece)
+        async with Pace() as pace:
+            async for piece in pieces:
+                size += len(piece)
+                pace.count(len(piece))
+                if size > limit:
+                    raise Corrupt(f"blob {sha256} has more than {limit} bytes")
+                digest.update(piece)
+                await in_thread(file.write, piece)
     if digest.hexdigest() != sha256:
         raise Corrupt(f"another blob than {sha256} was shown", sha256=sha256)
     part.rename(target)
