@@ -13,14 +13,12 @@ from typing import Any
 
 import pytest
 
-from freehold.services.compute.toolchain import python_runner
+from tests.end_to_end import jobs
+from tests.end_to_end.jobs import ROOT, TIMEOUT, prepare
 from tests.end_to_end.network import DEADLINE, RunningNetwork, get_json, wait_for
 
-ROOT = Path(__file__).resolve().parents[2]
-TOOLS = ROOT / "build" / "compute"  # built and compiled once a machine, not once a test
+SETTINGS = jobs.SETTINGS
 PRIMES = str(ROOT / "examples" / "primes.py")
-SETTINGS = {"restart": False, "module_cache": str(TOOLS / "modules")}
-TIMEOUT = 4 * DEADLINE
 ROUNDS = 10_000_000
 BUSY = """
 import sys
@@ -35,10 +33,7 @@ pytestmark = pytest.mark.timeout(600)
 
 @pytest.fixture(scope="module", autouse=True)
 def tools(network: RunningNetwork) -> None:
-    """The Python runner, where the network's client looks for it; and credits."""
-    runner = python_runner(TOOLS)
-    (network.home / "tools" / runner.name).symlink_to(runner)
-    wait_for(lambda: network.reported() >= 1, "credits count")
+    prepare(network)
 
 
 def run_job(network: RunningNetwork, *arguments: str) -> Any:
