@@ -15,6 +15,7 @@ import pytest
 
 from freehold.cli import client as cli_client
 from freehold.cli import jobs as cli_jobs
+from freehold.cli.output import plain, print_table
 from freehold.protocol.errors import InsufficientCredits
 from tests.cli.runner import Outcome, invoke
 from tests.client.jobs_world import Came, FakeClient, World, script_job
@@ -267,3 +268,9 @@ def test_leases_under_which_nothing_hangs_are_released(bench: Bench) -> None:
     shown = bench.run("release")
     assert shown.stdout.splitlines()[0] == "closed 1 leases for compute"
     assert "2 reports later" in shown.stdout
+
+
+def test_what_nodes_say_moves_no_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(["WHY"], [["\x1b[2J\x1b]0;x\x07gone\r\x9b1A"]])
+    assert not set(capsys.readouterr().out) & set("\x1b\x07\r\x9b")
+    assert plain("a\tb\nc: ä\u202e") == "a\tb\nc: ä\N{REPLACEMENT CHARACTER}"

@@ -33,7 +33,7 @@ from freehold.cli.jobs_output import (
     show_results,
     show_why,
 )
-from freehold.cli.output import Group, Program, confirm
+from freehold.cli.output import Group, Program, confirm, plain
 
 if TYPE_CHECKING:
     from freehold.client.jobs_journal import JobRow
@@ -334,13 +334,13 @@ async def _logs(program: Program, client: Freehold, name: str, *, follow: bool) 
             continue
         prefix = f"{order.step} {order.number}  " if several else ""
         for line in text.splitlines():
-            click.echo(f"{prefix}{line}")
+            click.echo(f"{prefix}{plain(line) if sys.stdout.isatty() else line}")
     return found if program.as_json else None
 
 
 def show_fetched(data: dict[str, Any]) -> None:
     for path in data["files"]:
-        click.echo(path)
+        click.echo(plain(path))
 
 
 @job.command("fetch", show=show_fetched)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from freehold.cli.amounts import format_amount, format_seconds, format_size, short
-from freehold.cli.output import print_table
+from freehold.cli.output import plain, print_table
 
 if TYPE_CHECKING:
     from freehold.client.jobs_driver import Progress
@@ -31,7 +31,7 @@ class Follower:
         if progress.kind == "say":
             self.clear()
             if not self._quiet:
-                click.echo(progress.text, err=True)
+                click.echo(plain(progress.text), err=True)
             return
         self._steps[progress.step] = (progress.done, progress.total)
         now = time.monotonic()
@@ -62,7 +62,7 @@ def show_quote(data: dict[str, Any]) -> None:
             f"{step['step']}: {tasks} tasks, {step['nodes']} nodes match, the best at {amount(step['price'])} an hour"
         )
         for reason in step["reasons"]:
-            click.echo(f"  {reason}")
+            click.echo(f"  {plain(reason)}")
     click.echo(f"work       {amount(data['work'])} credits")
     click.echo(f"assurance  {amount(data['assurance'])} credits, on average")
     if data["storage_bytes"]:
@@ -86,7 +86,7 @@ def _when(seconds: int) -> str:
 
 
 def _show_head(job: dict[str, Any]) -> None:
-    why = f": {job['reason']}" if job["reason"] else ""
+    why = f": {plain(job['reason'])}" if job["reason"] else ""
     click.echo(f"job {job['job']}  {job['name']}  {_phase(job)}{why}")
 
 
@@ -155,13 +155,13 @@ def _show_event(event: dict[str, Any]) -> None:
         click.echo(f"\nstep {step}: {event['executor']}, {event['constraint'] or 'no constraint'}")
         print_table(["RANK", "NODE", "BID", "WHY"], [_node_row(node) for node in event["nodes"]])
         for line in event["help"]:
-            click.echo(f"  {line}")
+            click.echo(f"  {plain(line)}")
     elif event["kind"] == "plan":
         click.echo(f"checked as {event['class']}: {'; '.join(event['reasons'])}")
     elif event["kind"] == "failure":
-        click.echo(f"task {event['number']} at {short(event['node'])}: {event['reason']}")
+        click.echo(f"task {event['number']} at {short(event['node'])}: {plain(event['reason'])}")
     elif event["kind"] == "dispute":
-        case = f"case {short(event['case'])}" if "case" in event else f"not opened: {event['error']}"
+        case = f"case {short(event['case'])}" if "case" in event else f"not opened: {plain(event['error'])}"
         pair = f"{short(event['first'])} and {short(event['second'])}"
         click.echo(f"task {event['number']}: {pair} contradict each other, {case}")
     elif event["kind"] == "wrong":
@@ -169,7 +169,7 @@ def _show_event(event: dict[str, Any]) -> None:
     elif event["kind"] == "service":
         click.echo(f"the service runs at {short(event['node'])}")
     elif event["kind"] == "end":
-        click.echo(f"ended: {event['reason']}")
+        click.echo(f"ended: {plain(event['reason'])}")
 
 
 def show_nodes(data: list[dict[str, Any]]) -> None:

@@ -9,6 +9,7 @@ A command returns its data; `Command` prints them, as the envelope or through th
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from freehold.cli.settings import SETTINGS, Settings
 
 SCHEMA_VERSION = 1
 Show = Callable[[Any], None]
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def error_json(code: str, message: str, hint: str = "", *, retryable: bool = False) -> dict[str, Any]:
@@ -57,9 +59,9 @@ class Program:
         if self.as_json:
             self._print(success=False, data=None, errors=[error])
             return
-        click.secho(f"error: {error['message']}", fg="red", err=True)
+        click.secho(f"error: {plain(error['message'])}", fg="red", err=True)
         if error["hint"]:
-            click.echo(f"  {error['hint']}", err=True)
+            click.echo(f"  {plain(error['hint'])}", err=True)
 
     def _print(self, *, success: bool, data: Any, errors: list[dict[str, Any]]) -> None:
         envelope = {
@@ -116,9 +118,15 @@ class Group(click.Group):
     command_class = Command
 
 
+def plain(text: str) -> str:
+    """Text that others wrote (a node's reason, a name) as it may stand on a terminal: without control characters, but
+    for ends of lines and tabs, so that it moves no cursor and hides nothing."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Columns by two spaces, numbers to the right, on stdout."""
-    cells = [[str(cell) for cell in row] for row in rows]
+    cells = [[plain(str(cell)) for cell in row] for row in rows]
     widths = [max(len(line[i]) for line in [list(headings), *cells]) for i in range(len(headings))]
     right = [bool(cells) and all(_is_number(line[i]) for line in cells) for i in range(len(headings))]
     for line in [list(headings), *cells]:
