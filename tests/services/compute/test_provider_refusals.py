@@ -110,6 +110,16 @@ REFUSALS: list[tuple[str, Change, str, str]] = [
     ("other bytes", other_blob, "invalid_input", "other bytes"),
     ("bytes that nobody needs", needless_blob, "invalid_input", "does not need"),
     ("no base64", lambda w: changed(w) | {"blobs": {"a": "%%"}}, "malformed_message", "base64"),
+    *(
+        (
+            f"the image {name}",
+            lambda w, name=name: changed(
+                w, executor="container", kind="image", engine="", image=f"{name}@sha256:{'0' * 64}"
+            ),
+            "invalid_input", "by its digest",
+        )
+        for name in ("--help", "docker-archive:/etc/passwd")
+    ),
     (
         "patterns without end",
         lambda w: changed(w, outputs=("**/" * 2000,)),

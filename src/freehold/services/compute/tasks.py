@@ -23,6 +23,7 @@ TASK_LIMIT = 256 * 2**10  # bytes of a task
 FILES_LIMIT = 4096  # inputs of a task, and files that come out
 PATH_LIMIT = 512
 PATTERNS_LIMIT = 4096  # letters of all patterns of the files that are taken: each is held against each file's path
+_IMAGE = re.compile(r"(?!.*:/)[A-Za-z0-9][\w.\-/:]*@sha256:[0-9a-f]{64}", re.ASCII)  # no option, no "dir:/path"
 _HASH = re.compile(r"[0-9a-f]{64}")
 _PATH = re.compile(r"(?!/)(?!.*(^|/)\.{1,2}(/|$))(?!.*//)[^\x00-\x1f\x7f\\]+(?<!/)")
 
@@ -188,7 +189,7 @@ def check_task(task: Task) -> None:
         raise InvalidInput(f"a {task.kind} task needs its program")
     if (task.kind == "image") != bool(task.image):
         raise InvalidInput("an image is named by a container's task, and only there")
-    if task.kind == "image" and not re.fullmatch(r"[^\s@]+@sha256:[0-9a-f]{64}", task.image):
+    if task.kind == "image" and not _IMAGE.fullmatch(task.image):
         raise InvalidInput("an image is named by its digest: name@sha256:...")
     if (task.executor == "service") != (task.service is not None):
         raise InvalidInput("a service says how its health is checked, and only a service does")
