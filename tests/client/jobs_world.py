@@ -30,9 +30,9 @@ from freehold.protocol.typed import Domain, keccak
 from freehold.protocol.units import ONE, ZERO_HASH, Address, Hash
 from freehold.services.compute.benchmarks import Benchmark
 from freehold.services.compute.bidding import encode_properties
-from freehold.services.compute.client_checks import Standing, WrongReceipt, most_cost
-from freehold.services.compute.client_survey import Found, Offered
 from freehold.services.compute.executors.wasm_terms import ENGINE
+from freehold.services.compute.ordering.checks import Standing, WrongReceipt, most_cost
+from freehold.services.compute.ordering.survey import Found, Offered
 from freehold.services.compute.tasks import OutputFile, Result, Task, input_root
 from freehold.services.compute.terms import NO_STEPS, Bid, Order, Receipt
 

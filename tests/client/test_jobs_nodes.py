@@ -15,10 +15,10 @@ from freehold.client.jobs_nodes import DAY
 from freehold.client.jobs_tools import LocalTools
 from freehold.protocol.errors import FreeholdError
 from freehold.protocol.typed import keccak
-from freehold.services.compute import client_measuring
 from freehold.services.compute.benchmarks import PLANS, SEGMENTS, STATE, benchmark_tasks, get_check
-from freehold.services.compute.client_checks import most_cost
-from freehold.services.compute.client_measuring import most_to_measure
+from freehold.services.compute.ordering import measuring as client_measuring
+from freehold.services.compute.ordering.checks import most_cost
+from freehold.services.compute.ordering.measuring import most_to_measure
 from tests.client.jobs_world import PRICE, Came, FakeNode, World, script_job
 
 FUEL = "speed.fuel"

@@ -38,7 +38,11 @@ from freehold.protocol.state import AccountState
 from freehold.protocol.tables import Table
 from freehold.protocol.typed import Message, canonical_json, fields_of, keccak, parse_json
 from freehold.protocol.units import Address, Hash, Signature
-from freehold.services.compute import bidding, client_checks, orders_checks, provider_gateway, provider_shown, tasks
+from freehold.services.compute import bidding, tasks
+from freehold.services.compute.node import gateway as provider_gateway
+from freehold.services.compute.node import orders_checks
+from freehold.services.compute.node import shown as provider_shown
+from freehold.services.compute.ordering import checks as client_checks
 from freehold.services.compute.terms import Order, Receipt, WorkState
 from freehold.services.compute.verification import metrics, quotes
 from freehold.services.judging import JUDGES
@@ -550,7 +554,7 @@ def others() -> Iterator[Decoder]:
         "job_standing",
         of_json(client_checks.parse_standing),
         job_standings,
-        "services.compute.client_checks.parse_standing",
+        "services.compute.ordering.checks.parse_standing",
     )
     yield entry(
         "task",
@@ -570,12 +574,12 @@ def others() -> Iterator[Decoder]:
         "order_body",
         of_json(order_body),
         order_bodies,
-        "services.compute.orders_checks.parse_asked",
-        "services.compute.orders_checks.parse_inline",
-        "services.compute.orders_checks.parse_wait",
-        "services.compute.provider_gateway.parse_access",
+        "services.compute.node.orders_checks.parse_asked",
+        "services.compute.node.orders_checks.parse_inline",
+        "services.compute.node.orders_checks.parse_wait",
+        "services.compute.node.gateway.parse_access",
     )
-    yield entry("case_answer", of_json(case_answer), case_answers, "services.compute.orders_checks.parse_key")
+    yield entry("case_answer", of_json(case_answer), case_answers, "services.compute.node.orders_checks.parse_key")
     # storage
     yield entry(
         "segment_record",
@@ -778,7 +782,7 @@ EXEMPT: Mapping[str, str] = {
     "client.paths.parse_path": "what the user typed",
     "local.parameters.LocalSettings.from_json": "the operator's own file",
     "node.book._parse": "this process's own database",
-    "services.compute.orders._parse": "this process's own database",
+    "services.compute.node.orders._parse": "this process's own database",
     "services.sensing.provider._parse_fleet": "a word of the path, which units.Hash reads",
     "node.config.NodeConfig.from_json": "the operator's own file",
     "node.config._parse": "the operator's own file",

@@ -23,7 +23,7 @@ from freehold.market.quorum import Held
 from freehold.market.reservations import KeptReservation
 from freehold.protocol.messages import Certificate, Lease, Reservation
 from freehold.protocol.units import Address, Hash, Signature
-from freehold.services.compute.client_checks import KeptReceipt
+from freehold.services.compute.ordering.checks import KeptReceipt
 from freehold.services.compute.terms import Receipt
 from freehold.services.storage.client_objects import ListedShard
 from freehold.services.storage.terms import Delta

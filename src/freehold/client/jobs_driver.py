@@ -47,8 +47,8 @@ from freehold.client.shares import revoke
 from freehold.protocol.errors import FreeholdError
 from freehold.protocol.parameters import Parameters
 from freehold.protocol.units import Address
-from freehold.services.compute.client_checks import Standing
-from freehold.services.compute.client_measuring import Speeds
+from freehold.services.compute.ordering.checks import Standing
+from freehold.services.compute.ordering.measuring import Speeds
 from freehold.services.compute.tasks import Task, decode_task
 from freehold.services.compute.verification.reliability import Evidence
 

@@ -22,9 +22,9 @@ from freehold.market.matching import Party, Rated, match_all, nearest, rank
 from freehold.protocol.errors import Refused
 from freehold.protocol.units import Address
 from freehold.services.compute.bidding import BidRequest, get_order_party
-from freehold.services.compute.client_measuring import Speeds
-from freehold.services.compute.client_survey import Found, Offered
 from freehold.services.compute.executors.wasm_terms import ENGINE
+from freehold.services.compute.ordering.measuring import Speeds
+from freehold.services.compute.ordering.survey import Found, Offered
 from freehold.services.compute.tasks import Resources, Task
 from freehold.services.compute.verification.reliability import Evidence, reliability_ppm
 

@@ -25,8 +25,8 @@ from freehold.client.jobs_orders import Compute
 from freehold.protocol.units import Address, Hash
 from freehold.services.compute.benchmarks import PLANS, get_deviation
 from freehold.services.compute.bidding import BidRequest
-from freehold.services.compute.client_checks import Standing, most_cost
-from freehold.services.compute.client_measuring import (
+from freehold.services.compute.ordering.checks import Standing, most_cost
+from freehold.services.compute.ordering.measuring import (
     Figure,
     Node,
     Speeds,
@@ -34,7 +34,7 @@ from freehold.services.compute.client_measuring import (
     measure_offers,
     most_to_measure,
 )
-from freehold.services.compute.client_survey import Found, Offered
+from freehold.services.compute.ordering.survey import Found, Offered
 from freehold.services.compute.tasks import ExecutorName, ProgramKind, Resources, Task
 from freehold.services.compute.terms import Order
 from freehold.services.compute.verification.reliability import reliability_ppm

@@ -25,9 +25,9 @@ from freehold.client.jobs_pieces import blobs_of
 from freehold.client.jobs_pool import Opens
 from freehold.protocol.errors import FreeholdError, InsufficientCredits, NotFound, Overloaded, Unavailable
 from freehold.protocol.units import Address, Hash
-from freehold.services.compute.client_checks import Standing, WrongReceipt, most_cost
-from freehold.services.compute.client_node import ComputeNode
-from freehold.services.compute.client_survey import Found
+from freehold.services.compute.ordering.checks import Standing, WrongReceipt, most_cost
+from freehold.services.compute.ordering.node import ComputeNode
+from freehold.services.compute.ordering.survey import Found
 from freehold.services.compute.tasks import Task
 from freehold.services.compute.terms import WRONG, Receipt, Step
 

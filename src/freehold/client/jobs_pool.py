@@ -17,8 +17,8 @@ from typing import NamedTuple, Protocol
 
 from freehold.protocol.errors import FreeholdError, InsufficientCredits, InsufficientOperators
 from freehold.protocol.units import Address
-from freehold.services.compute.client_node import ComputeNode
-from freehold.services.compute.client_survey import Offered
+from freehold.services.compute.ordering.node import ComputeNode
+from freehold.services.compute.ordering.survey import Offered
 
 SLOTS_LIMIT = 256
 DEPTH = 2  # orders for each slot: one runs, one waits

@@ -15,7 +15,7 @@ from freehold.client.jobs_spec import Job, Step
 from freehold.protocol.errors import InvalidInput, Refused
 from freehold.protocol.parameters import Parameters
 from freehold.protocol.units import MEASURE_LIMIT, ONE
-from freehold.services.compute.client_checks import most_cost
+from freehold.services.compute.ordering.checks import most_cost
 from freehold.services.compute.tasks import Task
 from freehold.services.compute.terms import UNITS_PER_PRICE
 from freehold.services.compute.verification.classes import check_class

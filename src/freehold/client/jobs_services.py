@@ -1,7 +1,7 @@
 """A service on its way: slices of it ordered one after another at one node, and at another when that one fails.
 
-The first order starts it, each further one extends it (`orders_services.py`): so it is paid for as it runs, a slice at
-a time, and what is not used of a slice when it is stopped is not billed. One slice is always ordered ahead. While it is
+The first order starts it, each further one extends it (`node/orders_services.py`): it is paid for as it runs, a slice at a
+time, and what is not used of a slice when it is stopped is not billed. One slice is always ordered ahead. While it is
 healthy the account's root says where it is, under an id that stays: its URL does not change when it moves.
 
 Invariant: at most two slices are ordered at one time, within the job's purse.
@@ -17,8 +17,8 @@ from freehold.client.jobs_money import CapReached
 from freehold.client.jobs_orders import NodeFailed, Wanted
 from freehold.client.jobs_pool import Pool, Seat, Without
 from freehold.client.jobs_steps import Means, PieceFailed
-from freehold.services.compute.client_checks import most_cost
-from freehold.services.compute.client_survey import Offered
+from freehold.services.compute.ordering.checks import most_cost
+from freehold.services.compute.ordering.survey import Offered
 
 
 class ServiceRun:

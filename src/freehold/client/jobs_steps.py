@@ -32,8 +32,8 @@ from freehold.client.jobs_orders import Compute, Desk, NodeFailed, Wanted
 from freehold.client.jobs_pool import Pool, Seat, Without
 from freehold.client.jobs_spec import Step
 from freehold.protocol.errors import FreeholdError, Refused
-from freehold.services.compute.client_checks import most_cost
-from freehold.services.compute.client_survey import Offered
+from freehold.services.compute.ordering.checks import most_cost
+from freehold.services.compute.ordering.survey import Offered
 from freehold.services.compute.terms import HELD, PAID, UPHELD, WRONG
 from freehold.services.compute.verification.classes import dispute_kind
 from freehold.services.compute.verification.decision import Accept, Dispute, NeedMore, confirms

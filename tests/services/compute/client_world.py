@@ -49,7 +49,7 @@ from freehold.services.compute.bidding import (
     parse_request,
 )
 from freehold.services.compute.client import ComputeClient, Context
-from freehold.services.compute.client_checks import most_cost
+from freehold.services.compute.ordering.checks import most_cost
 from freehold.services.compute.tasks import Blob, OutputFile, Result, Task, decode_task, input_root, state_leaf
 from freehold.services.compute.terms import NO_STEPS, Order, Receipt
 from freehold.services.seam import Prices

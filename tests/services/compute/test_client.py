@@ -19,8 +19,8 @@ from freehold.protocol.messages import STREAM, VOUCHER
 from freehold.protocol.state import EpochState, NodeRecord, State
 from freehold.protocol.tables import Table
 from freehold.protocol.units import ONE, ZERO_ADDRESS, ZERO_HASH, Hash
-from freehold.services.compute import client_sessions
 from freehold.services.compute.client import ComputeClient, ComputeNode, Offered, WrongReceipt
+from freehold.services.compute.ordering import sessions as client_sessions
 from freehold.services.compute.proof import make_step
 from freehold.services.compute.terms import CASE, EXACT, JOB, KEPT_EPOCHS, PAID, Dispute, Receipt, WorkState
 from tests.client.world import World, key, world

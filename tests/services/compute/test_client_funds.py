@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from freehold.protocol.units import Hash
-from freehold.services.compute.client_funds import Funds
+from freehold.services.compute.ordering.funds import Funds
 
 LOCK = 1000
 JOBS = [Hash(bytes([number]) * 32) for number in range(6)]

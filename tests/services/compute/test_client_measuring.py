@@ -17,11 +17,11 @@ from freehold.protocol.typed import keccak
 from freehold.protocol.units import Address, Hash
 from freehold.services.compute.benchmark_programs import get_program
 from freehold.services.compute.benchmarks import PLANS, STATE, Benchmark, Measured, run_benchmark
-from freehold.services.compute.client_checks import Standing
-from freehold.services.compute.client_measuring import Figure, Means, Speeds, get_stdout, measure_node, measure_offers
-from freehold.services.compute.client_survey import Offered
 from freehold.services.compute.executors.wasm import WasmExecutor
 from freehold.services.compute.executors.wasm_terms import ENGINE
+from freehold.services.compute.ordering.checks import Standing
+from freehold.services.compute.ordering.measuring import Figure, Means, Speeds, get_stdout, measure_node, measure_offers
+from freehold.services.compute.ordering.survey import Offered
 from freehold.services.compute.tasks import OutputFile, Result, Task
 from freehold.services.compute.terms import Bid, Order
 from tests.client.world import world

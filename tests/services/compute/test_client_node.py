@@ -14,9 +14,10 @@ import pytest
 
 from freehold.protocol.errors import Conflict, Corrupt, FreeholdError, NotFound, Overloaded, Refused, Unavailable
 from freehold.protocol.units import ONE, UNSIGNED, ZERO_ADDRESS, Hash
-from freehold.services.compute import client_link, client_node
 from freehold.services.compute.bidding import BidRequest
 from freehold.services.compute.client import ComputeClient, ComputeNode, WrongReceipt
+from freehold.services.compute.ordering import link as client_link
+from freehold.services.compute.ordering import node as client_node
 from freehold.services.compute.tasks import Input, OutputFile, Result, decode_result
 from freehold.services.compute.terms import Receipt
 from tests.client.world import world

@@ -16,8 +16,8 @@ from freehold.protocol.merkle import row_root
 from freehold.protocol.messages import Lock, Reservation
 from freehold.protocol.tables import Table
 from freehold.protocol.units import ZERO_HASH
-from freehold.services.compute.orders_live import LOG_LIMIT, LogTail
-from freehold.services.compute.provider_blobs import SMALL
+from freehold.services.compute.node.blobs import SMALL
+from freehold.services.compute.node.orders_live import LOG_LIMIT, LogTail
 from freehold.services.compute.tasks import Input, Resources, decode_result, input_root, state_leaf
 from freehold.services.compute.terms import JOB, OPINION, PAID, RECEIPT, WAITING, WRONG, Receipt, WorkState
 from tests.protocol.world import DOMAIN

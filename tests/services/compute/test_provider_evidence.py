@@ -6,8 +6,8 @@ import asyncio
 from typing import Any
 
 from freehold.protocol.units import ZERO_HASH, Address, Hash
-from freehold.services.compute.orders_credits import Credits
-from freehold.services.compute.provider_evidence import Evidence
+from freehold.services.compute.node.evidence import Evidence
+from freehold.services.compute.node.orders_credits import Credits
 from freehold.services.compute.terms import RECEIPT, Receipt
 
 NODE = Address(b"n" * 20)

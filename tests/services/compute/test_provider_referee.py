@@ -17,9 +17,9 @@ from freehold.net import server
 from freehold.net.auth import authorize
 from freehold.protocol.errors import DeadlineExpired, FreeholdError, MalformedMessage, Refused, Unavailable
 from freehold.protocol.units import ZERO_HASH, Address, Hash
-from freehold.services.compute import provider_referee
 from freehold.services.compute.executors.seam import Outcome, Work
-from freehold.services.compute.provider_shown import Fetched, Shown, write_checked
+from freehold.services.compute.node import referee as provider_referee
+from freehold.services.compute.node.shown import Fetched, Shown, write_checked
 from freehold.services.compute.tasks import Task, decode_result, state_leaf
 from freehold.services.compute.terms import (
     BOTH,
@@ -321,7 +321,7 @@ def test_where_both_are_silent_there_is_no_opinion(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("what", ["task", "inputs", "receipt", "result", "state"])
 def test_what_is_shown_must_be_what_the_case_is_about(tmp_path: Path, what: str) -> None:
-    from freehold.services.compute.provider_shown import check_shown
+    from freehold.services.compute.node.shown import check_shown
 
     async def scenario() -> None:
         async with worlds(tmp_path) as trio:

@@ -15,8 +15,8 @@ import pytest
 from freehold.protocol.errors import FreeholdError, InvalidInput, Refused, Unavailable
 from freehold.protocol.messages import VOUCHER
 from freehold.protocol.units import UNSIGNED, Hash
-from freehold.services.compute import orders_desk
-from freehold.services.compute.provider_settings import read_settings
+from freehold.services.compute.node import orders_desk
+from freehold.services.compute.node.settings import read_settings
 from freehold.services.compute.tasks import Blob, Delivery, Input, Resources
 from freehold.services.compute.terms import KEPT_EPOCHS
 from tests.services.compute.provider_world import NODE, STRANGER, FakeExecutor, World, lease_state, make_lease, until

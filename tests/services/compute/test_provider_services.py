@@ -16,7 +16,7 @@ from aiohttp import web
 
 from freehold.protocol.errors import FreeholdError, NotFound
 from freehold.services.compute.executors.seam import Outcome, Work
-from freehold.services.compute.provider_proxy import ANSWER_HEADER, TOKEN_HEADER
+from freehold.services.compute.node.proxy import ANSWER_HEADER, TOKEN_HEADER
 from freehold.services.compute.tasks import Resources, Service, Task, decode_result
 from tests.services.compute.provider_world import FakeExecutor, World, receipt_of, until
 

@@ -18,8 +18,8 @@ from aiohttp import web
 
 from freehold.net import server
 from freehold.net.server import Server, make_app, serve
-from freehold.services.compute import provider_gateway
-from freehold.services.compute.provider_blobs import SMALL
+from freehold.services.compute.node import gateway as provider_gateway
+from freehold.services.compute.node.blobs import SMALL
 from freehold.services.compute.tasks import Delivery, Input, decode_result, input_root
 from tests.services.compute.provider_world import World, receipt_of, until
 

@@ -1,4 +1,4 @@
-"""Compute's working half at a client: who would run something, and everything up to one node (`client_node.py`).
+"""Compute's working half at a client: who would run something, and everything up to one node (`ordering/node.py`).
 
     survey       ask every registered node for a sealed bid
     session(s)   nodes under covered leases at their bids' prices, to order from
@@ -33,11 +33,11 @@ from freehold.protocol.messages import STREAM
 from freehold.protocol.tables import Table
 from freehold.protocol.units import Address, Hash
 from freehold.services.compute.bidding import BidRequest
-from freehold.services.compute.client_checks import KeptReceipt, Standing, WrongReceipt
-from freehold.services.compute.client_node import ComputeNode
-from freehold.services.compute.client_receipts import ReceiptBook, Receipts
-from freehold.services.compute.client_sessions import Failures, Sessions
-from freehold.services.compute.client_survey import Asking, Found, Offered, survey
+from freehold.services.compute.ordering.checks import KeptReceipt, Standing, WrongReceipt
+from freehold.services.compute.ordering.node import ComputeNode
+from freehold.services.compute.ordering.receipts import ReceiptBook, Receipts
+from freehold.services.compute.ordering.sessions import Failures, Sessions
+from freehold.services.compute.ordering.survey import Asking, Found, Offered, survey
 from freehold.services.compute.proof import is_step
 from freehold.services.compute.terms import (
     CASE,

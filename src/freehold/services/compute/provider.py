@@ -1,9 +1,9 @@
 """Compute at a node: takes orders, runs them in bounds, gives receipts, and judges others' where it is drawn.
 
-    /v1/compute/{lease}/blobs, orders       provider_api.py: blobs in and out; orders, how they stand, logs
-    /v1/compute/bids, properties            provider_bids.py
-    /v1/compute/cases/...                   provider_cases.py: what a referee is shown
-    /v1/compute/{lease}/services/...        provider_proxy.py
+    /v1/compute/{lease}/blobs, orders       node/api.py: blobs in and out; orders, how they stand, logs
+    /v1/compute/bids, properties            node/bids.py
+    /v1/compute/cases/...                   node/cases.py: what a referee is shown
+    /v1/compute/{lease}/services/...        node/proxy.py
 
     order -> Desk (checked, credits bound, durable) -> Queue -> Worker, Services (executors) -> Closer (receipt,
     durable) -> Evidence -> the members;  seat -> Referee (run again) -> Evidence
@@ -34,23 +34,23 @@ from freehold.services.compute.executors.sandbox import SandboxExecutor
 from freehold.services.compute.executors.seam import Executor
 from freehold.services.compute.executors.service import ServiceExecutor
 from freehold.services.compute.executors.wasm import WasmExecutor
-from freehold.services.compute.orders import MIGRATIONS, Orders
-from freehold.services.compute.orders_credits import Credits, cost_of
-from freehold.services.compute.orders_desk import Desk, Shop
-from freehold.services.compute.orders_ending import Closer
-from freehold.services.compute.orders_live import Job
-from freehold.services.compute.orders_services import OrdersCrew, Services
-from freehold.services.compute.orders_work import Bounds, Worker
-from freehold.services.compute.provider_api import ComputeApi
-from freehold.services.compute.provider_bids import Bids
-from freehold.services.compute.provider_blobs import Blobs, in_thread
-from freehold.services.compute.provider_cases import Cases
-from freehold.services.compute.provider_evidence import Evidence
-from freehold.services.compute.provider_executors import Executors
-from freehold.services.compute.provider_programs import Programs
-from freehold.services.compute.provider_proxy import Proxy
-from freehold.services.compute.provider_referee import Referee
-from freehold.services.compute.provider_settings import Settings, read_settings
+from freehold.services.compute.node.api import ComputeApi
+from freehold.services.compute.node.bids import Bids
+from freehold.services.compute.node.blobs import Blobs, in_thread
+from freehold.services.compute.node.cases import Cases
+from freehold.services.compute.node.evidence import Evidence
+from freehold.services.compute.node.executors import Executors
+from freehold.services.compute.node.orders import MIGRATIONS, Orders
+from freehold.services.compute.node.orders_credits import Credits, cost_of
+from freehold.services.compute.node.orders_desk import Desk, Shop
+from freehold.services.compute.node.orders_ending import Closer
+from freehold.services.compute.node.orders_live import Job
+from freehold.services.compute.node.orders_services import OrdersCrew, Services
+from freehold.services.compute.node.orders_work import Bounds, Worker
+from freehold.services.compute.node.programs import Programs
+from freehold.services.compute.node.proxy import Proxy
+from freehold.services.compute.node.referee import Referee
+from freehold.services.compute.node.settings import Settings, read_settings
 from freehold.services.compute.terms import NAME, WorkState
 from freehold.services.seam import ProviderContext
 

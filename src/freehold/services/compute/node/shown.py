@@ -21,9 +21,9 @@ from freehold.protocol.errors import Corrupt, FreeholdError, MalformedMessage, U
 from freehold.protocol.keys import check_signed_by
 from freehold.protocol.typed import Domain
 from freehold.protocol.units import Address, Hash
-from freehold.services.compute.orders_running import Given, Produced
-from freehold.services.compute.provider_blobs import in_thread
-from freehold.services.compute.provider_executors import runner_of
+from freehold.services.compute.node.blobs import in_thread
+from freehold.services.compute.node.executors import runner_of
+from freehold.services.compute.node.orders_running import Given, Produced
 from freehold.services.compute.tasks import (
     DETERMINISTIC_ENDS,
     Result,

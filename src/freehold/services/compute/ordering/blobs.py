@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from freehold.protocol.errors import Corrupt, FreeholdError, InvalidInput
-from freehold.services.compute.client_link import Link
+from freehold.services.compute.ordering.link import Link
 
 Source = bytes | Path
 

@@ -15,14 +15,14 @@ from typing import NamedTuple
 
 from freehold.protocol.errors import FreeholdError, Refused
 from freehold.services.compute.executors.seam import Executor
-from freehold.services.compute.orders import Ending
-from freehold.services.compute.orders_ending import Closer
-from freehold.services.compute.orders_live import Job
-from freehold.services.compute.orders_running import ExecutorFailed, Given, Produced, Run
-from freehold.services.compute.provider_blobs import SMALL, Blobs, in_thread
-from freehold.services.compute.provider_executors import Executors, runner_of
-from freehold.services.compute.provider_gateway import Gateway, read_access
-from freehold.services.compute.provider_programs import Programs
+from freehold.services.compute.node.blobs import SMALL, Blobs, in_thread
+from freehold.services.compute.node.executors import Executors, runner_of
+from freehold.services.compute.node.gateway import Gateway, read_access
+from freehold.services.compute.node.orders import Ending
+from freehold.services.compute.node.orders_ending import Closer
+from freehold.services.compute.node.orders_live import Job
+from freehold.services.compute.node.orders_running import ExecutorFailed, Given, Produced, Run
+from freehold.services.compute.node.programs import Programs
 from freehold.services.compute.tasks import OutputFile, Result, Task
 
 log = logging.getLogger(__name__)

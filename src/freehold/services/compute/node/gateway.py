@@ -35,7 +35,7 @@ from freehold.protocol.errors import (
     Unavailable,
 )
 from freehold.protocol.units import Hash
-from freehold.services.compute.provider_blobs import PIECE, in_thread
+from freehold.services.compute.node.blobs import PIECE, in_thread
 from freehold.services.compute.tasks import Input, Task
 
 log = logging.getLogger(__name__)

@@ -33,12 +33,12 @@ from freehold.protocol.errors import (
 from freehold.protocol.messages import Lease
 from freehold.protocol.typed import keccak, parse_json
 from freehold.protocol.units import ZERO_HASH, Address, Hash
-from freehold.services.compute.orders import Entry, Orders
-from freehold.services.compute.orders_checks import WAIT_LIMIT, parse_asked, parse_key
-from freehold.services.compute.orders_credits import check_lease
-from freehold.services.compute.orders_desk import Desk
-from freehold.services.compute.orders_live import LOG_LIMIT, Job
-from freehold.services.compute.provider_blobs import PIECE, SMALL, Blobs
+from freehold.services.compute.node.blobs import PIECE, SMALL, Blobs
+from freehold.services.compute.node.orders import Entry, Orders
+from freehold.services.compute.node.orders_checks import WAIT_LIMIT, parse_asked, parse_key
+from freehold.services.compute.node.orders_credits import check_lease
+from freehold.services.compute.node.orders_desk import Desk
+from freehold.services.compute.node.orders_live import LOG_LIMIT, Job
 from freehold.services.seam import ProviderContext, Standing
 
 BLOB_LIMIT = 256 * 2**20

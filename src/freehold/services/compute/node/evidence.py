@@ -17,8 +17,8 @@ from typing import Any
 from freehold.protocol.state import LeaseState
 from freehold.protocol.tables import Table
 from freehold.protocol.units import Address, Hash
-from freehold.services.compute.orders import Orders
-from freehold.services.compute.orders_credits import Credits
+from freehold.services.compute.node.orders import Orders
+from freehold.services.compute.node.orders_credits import Credits
 from freehold.services.compute.terms import JOB, OPINION, RECEIPT, Opinion, Receipt, WorkState
 
 REMEMBERED_SECONDS = 7 * 86400  # for which a client can look up an order that has run out

@@ -34,8 +34,8 @@ from freehold.services.compute.benchmarks import (
     judge_benchmark,
 )
 from freehold.services.compute.bidding import MEASURED
-from freehold.services.compute.client_checks import Standing, most_cost
-from freehold.services.compute.client_survey import Offered
+from freehold.services.compute.ordering.checks import Standing, most_cost
+from freehold.services.compute.ordering.survey import Offered
 from freehold.services.compute.tasks import Task
 from freehold.services.compute.terms import Order, Receipt
 

@@ -12,7 +12,7 @@ from collections.abc import Collection
 from typing import Protocol
 
 from freehold.protocol.units import Hash
-from freehold.services.compute.client_checks import KeptReceipt
+from freehold.services.compute.ordering.checks import KeptReceipt
 
 
 class ReceiptBook(Protocol):

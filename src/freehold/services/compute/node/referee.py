@@ -29,13 +29,13 @@ from freehold.net.auth import authorize
 from freehold.protocol.errors import FreeholdError, Unavailable
 from freehold.protocol.service import Context
 from freehold.protocol.units import ZERO_HASH, Address, Hash
-from freehold.services.compute.orders_checks import check_resources
-from freehold.services.compute.orders_running import Produced, Run, sha256_of
-from freehold.services.compute.provider_blobs import in_thread
-from freehold.services.compute.provider_evidence import Evidence
-from freehold.services.compute.provider_executors import Executors
-from freehold.services.compute.provider_settings import Settings
-from freehold.services.compute.provider_shown import (
+from freehold.services.compute.node.blobs import in_thread
+from freehold.services.compute.node.evidence import Evidence
+from freehold.services.compute.node.executors import Executors
+from freehold.services.compute.node.orders_checks import check_resources
+from freehold.services.compute.node.orders_running import Produced, Run, sha256_of
+from freehold.services.compute.node.settings import Settings
+from freehold.services.compute.node.shown import (
     Fetched,
     Shown,
     check_shown,

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from freehold.protocol.errors import Overloaded
 from freehold.protocol.units import Address, Hash
-from freehold.services.compute.orders import QUEUED, RUNNING, Entry
+from freehold.services.compute.node.orders import QUEUED, RUNNING, Entry
 from freehold.services.compute.tasks import Task, memory_of
 
 LOG_LIMIT = 2**20  # bytes of a log's end that are kept while its job runs

@@ -14,8 +14,8 @@ import msgspec
 
 from freehold.protocol.errors import Conflict
 from freehold.protocol.units import Address, Hash
-from freehold.services.compute.provider_blobs import MIGRATION as BLOBS
-from freehold.services.compute.provider_blobs import add_small, missing_of, name_all, unname
+from freehold.services.compute.node.blobs import MIGRATION as BLOBS
+from freehold.services.compute.node.blobs import add_small, missing_of, name_all, unname
 from freehold.services.compute.terms import HELD, KEPT_EPOCHS, PAID, UPHELD, WRONG, Order, Receipt
 from freehold.services.seam import Sql
 

@@ -21,10 +21,10 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from freehold.protocol.errors import NotFound, Unavailable
 from freehold.protocol.units import ZERO_HASH
-from freehold.services.compute.orders_checks import parse_key
-from freehold.services.compute.orders_desk import Desk
-from freehold.services.compute.orders_live import Job
-from freehold.services.compute.orders_services import Instance, Services
+from freehold.services.compute.node.orders_checks import parse_key
+from freehold.services.compute.node.orders_desk import Desk
+from freehold.services.compute.node.orders_live import Job
+from freehold.services.compute.node.orders_services import Instance, Services
 from freehold.services.seam import ProviderContext
 
 TOKEN_HEADER, ANSWER_HEADER = "Freehold-Service-Token", "Freehold-Service"

@@ -38,10 +38,10 @@ from freehold.services.compute.bidding import (
     parse_request,
     read_pricing,
 )
-from freehold.services.compute.orders import Orders
-from freehold.services.compute.provider_blobs import Blobs, in_thread
-from freehold.services.compute.provider_executors import Executors
-from freehold.services.compute.provider_settings import DAY, Settings
+from freehold.services.compute.node.blobs import Blobs, in_thread
+from freehold.services.compute.node.executors import Executors
+from freehold.services.compute.node.orders import Orders
+from freehold.services.compute.node.settings import DAY, Settings
 from freehold.services.compute.tasks import Blob, Task
 from freehold.services.seam import ProviderContext
 

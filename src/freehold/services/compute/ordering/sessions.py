@@ -26,9 +26,9 @@ from freehold.protocol.errors import FreeholdError, InsufficientCredits, Unavail
 from freehold.protocol.messages import STREAM
 from freehold.protocol.state import NodeRecord
 from freehold.protocol.units import Address, Hash
-from freehold.services.compute.client_node import ComputeNode, Means
-from freehold.services.compute.client_receipts import Receipts
-from freehold.services.compute.client_survey import Asking, Offered
+from freehold.services.compute.ordering.node import ComputeNode, Means
+from freehold.services.compute.ordering.receipts import Receipts
+from freehold.services.compute.ordering.survey import Asking, Offered
 
 OPEN_SECONDS = 4.0  # for a node to sign a lease: whoever takes longer must not hold up the others
 COMFORT = 2  # times what is asked for is locked beyond it, where credits allow it

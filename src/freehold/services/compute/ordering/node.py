@@ -2,10 +2,10 @@
 
 An order is signed once and kept by the caller; sent twice, it is one job. So an answer that was lost is asked for
 again, and nothing is ever ordered anew here. Credits for one more order are locked before it is sent
-(`client_funds.py`); once few are left, more are locked in the background.
+(`ordering/funds.py`); once few are left, more are locked in the background.
 
-Invariant: a standing that a method returns was checked (`client_checks.py`), and the receipt in it is kept
-(`client_receipts.py`).
+Invariant: a standing that a method returns was checked (`ordering/checks.py`), and the receipt in it is kept
+(`ordering/receipts.py`).
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from freehold.protocol.errors import (
 from freehold.protocol.keys import Key
 from freehold.protocol.typed import Domain, canonical_json
 from freehold.protocol.units import Address, Hash
-from freehold.services.compute.client_blobs import Blobs, Source
-from freehold.services.compute.client_checks import (
+from freehold.services.compute.ordering.blobs import Blobs, Source
+from freehold.services.compute.ordering.checks import (
     KeptReceipt,
     Parties,
     Standing,
@@ -47,9 +47,9 @@ from freehold.services.compute.client_checks import (
     most_cost,
     parse_standing,
 )
-from freehold.services.compute.client_funds import Funds
-from freehold.services.compute.client_link import LONGEST_WAIT, Link, whole_seconds
-from freehold.services.compute.client_receipts import Receipts
+from freehold.services.compute.ordering.funds import Funds
+from freehold.services.compute.ordering.link import LONGEST_WAIT, Link, whole_seconds
+from freehold.services.compute.ordering.receipts import Receipts
 from freehold.services.compute.tasks import Task
 from freehold.services.compute.terms import Order
 

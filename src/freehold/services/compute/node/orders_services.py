@@ -22,11 +22,13 @@ import msgspec
 from freehold.protocol.errors import FreeholdError, NotFound, Refused
 from freehold.protocol.units import Hash
 from freehold.services.compute.executors.seam import Executor, Outcome, Work
-from freehold.services.compute.orders import RUNNING, Ending, Entry
-from freehold.services.compute.orders_ending import Closer
-from freehold.services.compute.orders_live import Job
-from freehold.services.compute.orders_running import Run
-from freehold.services.compute.orders_work import (
+from freehold.services.compute.node.executors import Executors
+from freehold.services.compute.node.gateway import Gateway, read_access
+from freehold.services.compute.node.orders import RUNNING, Ending, Entry
+from freehold.services.compute.node.orders_ending import Closer
+from freehold.services.compute.node.orders_live import Job
+from freehold.services.compute.node.orders_running import Run
+from freehold.services.compute.node.orders_work import (
     EMPTY,
     Bounds,
     Worker,
@@ -34,9 +36,7 @@ from freehold.services.compute.orders_work import (
     empty_result,
     lend_programs,
 )
-from freehold.services.compute.provider_executors import Executors
-from freehold.services.compute.provider_gateway import Gateway, read_access
-from freehold.services.compute.provider_programs import Programs
+from freehold.services.compute.node.programs import Programs
 
 log = logging.getLogger(__name__)
 

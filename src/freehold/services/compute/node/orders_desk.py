@@ -18,8 +18,11 @@ from typing import Any, NamedTuple, Protocol
 from freehold.market.constraints import Constraint
 from freehold.protocol.errors import InvalidInput
 from freehold.protocol.units import Address, Hash
-from freehold.services.compute.orders import FINISHED, Entry, Orders
-from freehold.services.compute.orders_checks import (
+from freehold.services.compute.node.blobs import SMALL, Blobs
+from freehold.services.compute.node.executors import Executors
+from freehold.services.compute.node.gateway import parse_access
+from freehold.services.compute.node.orders import FINISHED, Entry, Orders
+from freehold.services.compute.node.orders_checks import (
     Asked,
     check_most,
     check_resources,
@@ -27,13 +30,10 @@ from freehold.services.compute.orders_checks import (
     check_when,
     needed_of,
 )
-from freehold.services.compute.orders_credits import Credits
-from freehold.services.compute.orders_ending import Closer
-from freehold.services.compute.orders_live import Job, Queue
-from freehold.services.compute.provider_blobs import SMALL, Blobs
-from freehold.services.compute.provider_executors import Executors
-from freehold.services.compute.provider_gateway import parse_access
-from freehold.services.compute.provider_settings import Settings
+from freehold.services.compute.node.orders_credits import Credits
+from freehold.services.compute.node.orders_ending import Closer
+from freehold.services.compute.node.orders_live import Job, Queue
+from freehold.services.compute.node.settings import Settings
 from freehold.services.compute.tasks import decode_task
 from freehold.services.seam import ProviderContext, Standing
 
@@ -44,7 +44,7 @@ GRACE_SECONDS = 5.0  # for what runs to end by itself when the node stops
 
 
 class Crew(Protocol):
-    """Who does the work of orders (`orders_services.py`)."""
+    """Who does the work of orders (`node/orders_services.py`)."""
 
     async def perform(self, job: Job) -> None:
         """Run a job to its end."""

@@ -15,12 +15,12 @@ import msgspec
 from freehold.protocol.errors import FreeholdError
 from freehold.protocol.merkle import row_root
 from freehold.protocol.units import Hash
-from freehold.services.compute.orders import FINISHED, LOG_KEPT, Ending, Entry, Orders
-from freehold.services.compute.orders_credits import Credits
-from freehold.services.compute.orders_live import Job
-from freehold.services.compute.orders_running import inline_of
-from freehold.services.compute.provider_blobs import Blobs
-from freehold.services.compute.provider_evidence import Evidence
+from freehold.services.compute.node.blobs import Blobs
+from freehold.services.compute.node.evidence import Evidence
+from freehold.services.compute.node.orders import FINISHED, LOG_KEPT, Ending, Entry, Orders
+from freehold.services.compute.node.orders_credits import Credits
+from freehold.services.compute.node.orders_live import Job
+from freehold.services.compute.node.orders_running import inline_of
 from freehold.services.compute.tasks import Result, decode_result, input_root, state_leaf
 from freehold.services.compute.terms import NO_STEPS, Receipt
 from freehold.services.seam import ProviderContext

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from shutil import rmtree
 
-from freehold.services.compute.provider_blobs import Blobs, in_thread
+from freehold.services.compute.node.blobs import Blobs, in_thread
 
 BYTES_KEPT = 512 * 2**20
 FILES_KEPT = 512

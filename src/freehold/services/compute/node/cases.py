@@ -17,10 +17,10 @@ from aiohttp import web
 from freehold.net.server import ok
 from freehold.protocol.errors import NotFound
 from freehold.protocol.units import ZERO_HASH, Address, Hash
-from freehold.services.compute.orders import Entry, Orders
-from freehold.services.compute.orders_checks import needed_of, parse_key
-from freehold.services.compute.provider_api import ComputeApi, name_of
-from freehold.services.compute.provider_blobs import Blobs
+from freehold.services.compute.node.api import ComputeApi, name_of
+from freehold.services.compute.node.blobs import Blobs
+from freehold.services.compute.node.orders import Entry, Orders
+from freehold.services.compute.node.orders_checks import needed_of, parse_key
 from freehold.services.compute.tasks import Task, decode_result, decode_task
 from freehold.services.compute.terms import SEAT, WorkState
 from freehold.services.seam import ProviderContext

@@ -20,7 +20,7 @@ from typing import BinaryIO, NamedTuple
 from freehold.protocol.errors import DiskFull, FreeholdError, Unavailable
 from freehold.services.compute.executors.outputs import Found, collect
 from freehold.services.compute.executors.seam import Executor, Outcome, Work
-from freehold.services.compute.provider_blobs import PIECE, SMALL, in_thread
+from freehold.services.compute.node.blobs import PIECE, SMALL, in_thread
 from freehold.services.compute.tasks import OutputFile, Result, Task
 
 STDOUT = "stdout"  # the path that a result gives to what was written to the standard output
