@@ -1,8 +1,8 @@
 """A service on its way: slices of it ordered one after another at one node, and at another when that one fails.
 
-The first order starts it, each further one extends it (`node/orders_services.py`): it is paid for as it runs, a slice at a
-time, and what is not used of a slice when it is stopped is not billed. One slice is always ordered ahead. While it is
-healthy the account's root says where it is, under an id that stays: its URL does not change when it moves.
+The first order starts it, each further one extends it (`node/orders_services.py`): it is paid for as it runs, a slice
+at a time, and what is not used of a slice when it is stopped is not billed. One slice is always ordered ahead. While it
+is healthy the account's root says where it is, under an id that stays: its URL does not change when it moves.
 
 Invariant: at most two slices are ordered at one time, within the job's purse.
 """
