@@ -100,7 +100,7 @@ LIMIT_CASES: dict[str, tuple[Batch, State, type[FreeholdError] | None]] = {
 @pytest.mark.parametrize("name", LIMIT_CASES)
 def test_reservations_at_their_limits(name: str) -> None:
     batch, after, refusal = LIMIT_CASES[name]
-    gathering = Gathering(DOMAIN, lambda _: PARAMETERS, known)
+    gathering = Gathering(DOMAIN, lambda _: PARAMETERS, known, {})
     if refusal is None:
         assert [record.kind for record in take(gathering, batch, after=after)] == [RESERVED, BATCH]
         return
@@ -111,12 +111,12 @@ def test_reservations_at_their_limits(name: str) -> None:
 
 def test_missing_credits_are_named() -> None:
     with pytest.raises(InsufficientCredits) as refused:
-        take(Gathering(DOMAIN, lambda _: PARAMETERS, known), reserve(1, 130))
+        take(Gathering(DOMAIN, lambda _: PARAMETERS, known, {}), reserve(1, 130))
     assert refused.value.details["missing"] == "30"
 
 
 def test_one_reservation_a_number_and_epoch() -> None:
-    gathering = Gathering(DOMAIN, lambda _: PARAMETERS, known)
+    gathering = Gathering(DOMAIN, lambda _: PARAMETERS, known, {})
     first, second = reserve(1, 10), reserve(1, 11)
     take(gathering, first)
     assert take(gathering, first) == []
@@ -126,7 +126,10 @@ def test_one_reservation_a_number_and_epoch() -> None:
 
 
 def test_a_restart_remembers_which_reservation_it_was() -> None:
-    before, gathering = Gathering(DOMAIN, lambda _: PARAMETERS, known), Gathering(DOMAIN, lambda _: PARAMETERS, known)
+    before, gathering = (
+        Gathering(DOMAIN, lambda _: PARAMETERS, known, {}),
+        Gathering(DOMAIN, lambda _: PARAMETERS, known, {}),
+    )
     batch = reserve(1, 10)
     records = take(before, batch) + before.hold(certify(batch), EPOCH)
     for record in records:
@@ -138,7 +141,7 @@ def test_a_restart_remembers_which_reservation_it_was() -> None:
 
 
 def test_numbers_follow_each_other_within_an_epoch_once_the_one_before_is_held() -> None:
-    gathering = Gathering(DOMAIN, lambda _: PARAMETERS, known)
+    gathering = Gathering(DOMAIN, lambda _: PARAMETERS, known, {})
     first, second = reserve(1, 10), reserve(2, 20)
     take(gathering, first)
     with pytest.raises(Conflict, match="held"):
@@ -151,9 +154,9 @@ def test_numbers_follow_each_other_within_an_epoch_once_the_one_before_is_held()
 
 def test_reservations_wait_for_the_report_of_the_epoch_before() -> None:
     with pytest.raises(EpochClosed) as refused:
-        Gathering(DOMAIN, lambda _: PARAMETERS, known).acknowledge(reserve(1, 1), b"", EPOCH, None, NOW)
+        Gathering(DOMAIN, lambda _: PARAMETERS, known, {}).acknowledge(reserve(1, 1), b"", EPOCH, None, NOW)
     assert refused.value.details["epoch"] == EPOCH
-    Gathering(DOMAIN, lambda _: PARAMETERS, known).acknowledge(close(1), b"", EPOCH, None, NOW)
+    Gathering(DOMAIN, lambda _: PARAMETERS, known, {}).acknowledge(close(1), b"", EPOCH, None, NOW)
 
 
 HOLD_CASES: dict[str, tuple[Batch, int, bool, bool]] = {
@@ -172,7 +175,7 @@ HOLD_CASES: dict[str, tuple[Batch, int, bool, bool]] = {
 def test_certificates_that_may_be_held(name: str) -> None:
     batch, named, is_here, passes = HOLD_CASES[name]
     epoch = 10 if "limit" in name or "to come" in name else EPOCH
-    gathering = Gathering(DOMAIN, lambda _: PARAMETERS, known)
+    gathering = Gathering(DOMAIN, lambda _: PARAMETERS, known, {})
     if is_here:
         take(gathering, batch, min(named, epoch))
     if passes:
@@ -187,7 +190,7 @@ def test_certificates_that_may_be_held(name: str) -> None:
 
 
 def test_what_is_committed_is_let_go_and_what_missed_is_kept() -> None:
-    gathering = Gathering(DOMAIN, lambda _: PARAMETERS, known)
+    gathering = Gathering(DOMAIN, lambda _: PARAMETERS, known, {})
     done, missed, void = close(1), close(2), reserve(1, 1)
     for batch in (done, missed, void):
         take(gathering, batch)
@@ -215,7 +218,7 @@ def standing_of(sender: Address) -> Standing:
 def gathering(monkeypatch: pytest.MonkeyPatch) -> Gathering:
     """With small quotas: of CLIENT, of NODE, which is bonded, and of all others together."""
     monkeypatch.setattr(quotas, "QUOTAS", SMALL)
-    return Gathering(DOMAIN, lambda _: PARAMETERS, standing_of)
+    return Gathering(DOMAIN, lambda _: PARAMETERS, standing_of, {})
 
 
 def test_a_senders_batches_are_bounded_in_each_epoch_also_those_sent_again(gathering: Gathering) -> None:
@@ -282,7 +285,7 @@ def test_others_leave_room_for_bonded_nodes(gathering: Gathering, monkeypatch: p
 def test_what_was_held_before_a_restart_is_let_go_like_the_rest(gathering: Gathering) -> None:
     batch = close(0)
     records = take(gathering, batch) + gathering.hold(certify(batch), EPOCH)
-    again = Gathering(DOMAIN, lambda _: PARAMETERS, standing_of)
+    again = Gathering(DOMAIN, lambda _: PARAMETERS, standing_of, {})
     for record in records:
         again.restore(record, batch if record.kind == BATCH else None)
     assert again.close(EPOCH, [batch.subject])
@@ -307,7 +310,7 @@ def test_a_restart_gives_nobody_its_quota_back(gathering: Gathering, sender: Key
         written += [(record, more) for record in take(gathering, more, data=encode_batch(more))]
         taken += 1
     assert taken > 0
-    again = Gathering(DOMAIN, lambda _: PARAMETERS, standing_of)
+    again = Gathering(DOMAIN, lambda _: PARAMETERS, standing_of, {})
     for record, batch in reversed(written):
         again.restore(record, batch)
     assert refusal_of(again, more) is Overloaded
@@ -323,7 +326,7 @@ def test_certificates_held_before_a_restart_count_for_their_senders(gathering: G
         batch = close(i)
         records += [(record, batch) for record in take(gathering, batch)]
         records += [(record, None) for record in gathering.hold(certify(batch), EPOCH)]
-    again = Gathering(DOMAIN, lambda _: PARAMETERS, standing_of)
+    again = Gathering(DOMAIN, lambda _: PARAMETERS, standing_of, {})
     for record, restored in reversed(records):
         again.restore(record, restored)
     more = close(held, NODE)

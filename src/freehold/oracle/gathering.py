@@ -38,6 +38,7 @@ from freehold.protocol.reservations import (
     locks_of,
     new_client,
 )
+from freehold.protocol.service import Judge
 from freehold.protocol.state import LockState, State
 from freehold.protocol.typed import Domain
 from freehold.protocol.units import Address, Hash
@@ -74,9 +75,14 @@ class Gathering:
     """
 
     def __init__(
-        self, domain: Domain, parameters_of: Callable[[int], Parameters], standing_of: Callable[[Address], Standing]
+        self,
+        domain: Domain,
+        parameters_of: Callable[[int], Parameters],
+        standing_of: Callable[[Address], Standing],
+        judges: Mapping[str, Judge],
     ) -> None:
         self._domain, self._parameters_of, self._standing_of = domain, parameters_of, standing_of
+        self._judges = judges
         self.batches: dict[Hash, Kept] = {}
         self.held: dict[Hash, Certificate] = {}
         self._reserved: dict[tuple[Address, int], Reserved] = {}
@@ -184,7 +190,7 @@ class Gathering:
                 subject=str(before.subject),
             )
         last, locks = self._latest(row.client, state, epoch, below=row.number)
-        context = ReservationContext(self._domain, self._parameters_of(epoch))
+        context = ReservationContext(self._domain, self._parameters_of(epoch), self._judges)
         reason = judge_reservation(state, locks, last, row, context)
         if reason != GOOD:
             raise _refusal(reason, row, state, last)

@@ -89,7 +89,7 @@ class Member:
         self.me = setup.key.address
         self.committed = committed or self._nothing()
         self.chain = ChainView(setup.start)
-        self.gathering = Gathering(setup.domain, self.parameters_of, self.standing_of)
+        self.gathering = Gathering(setup.domain, self.parameters_of, self.standing_of, setup.judges)
         self.checks = Checks(self.members_of, setup.domain)
         self.round: Round | None = None
         self.fault = ""

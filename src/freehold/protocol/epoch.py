@@ -189,7 +189,7 @@ def settle(
     draft = Draft(previous, anchor, domain, Accounts(previous.accounts))
     process_purchases(draft)
     process_collections(draft)
-    process_reservations(draft, rows[RESERVATION], timely_reservations(manifest, batches))
+    process_reservations(draft, rows[RESERVATION], timely_reservations(manifest, batches), judges)
     process_leases(draft, rows[LEASE], judges)
     process_services(draft, rows, judges)
     payments = compute_streams(draft, judges) + process_vouchers(draft, rows[VOUCHER])
@@ -284,9 +284,11 @@ def timely_reservations(manifest: Manifest, batches: Mapping[Hash, Batch]) -> se
     return {row.row_hash() for batch in timely for row in batch.table}
 
 
-def process_reservations(draft: Draft, rows: Table[Reservation], timely: set[Hash]) -> None:
+def process_reservations(
+    draft: Draft, rows: Table[Reservation], timely: set[Hash], judges: Mapping[str, Judge]
+) -> None:
     """Reservations certified for this epoch, in the order of their numbers, replace their clients' locks."""
-    context = ReservationContext(draft.domain, draft.anchor.parameters)
+    context = ReservationContext(draft.domain, draft.anchor.parameters, judges)
     for row in sorted(rows, key=lambda r: (r.client, r.number, r.row_hash())):
         client = draft.clients.get(row.client, new_client(row.client))
         locks = draft.locks.get(row.client, {})

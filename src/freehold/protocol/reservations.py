@@ -13,7 +13,8 @@ from freehold.protocol.certificates import CERTIFICATE_EPOCHS
 from freehold.protocol.keys import is_signed_by
 from freehold.protocol.messages import Lock, LockRelease, Reservation
 from freehold.protocol.parameters import Parameters
-from freehold.protocol.state import ClientState, LockState, State
+from freehold.protocol.service import Judge
+from freehold.protocol.state import ClientState, LeaseState, LockState, State
 from freehold.protocol.typed import Domain
 from freehold.protocol.units import Address, Hash
 from freehold.protocol.verdicts import (
@@ -34,6 +35,12 @@ class ReservationContext(NamedTuple):
 
     domain: Domain
     parameters: Parameters
+    judges: Mapping[str, Judge]
+
+    def is_owing(self, state: State, lease: LeaseState) -> bool:
+        """Whether work that was done under a lease may still come to be paid."""
+        judge, rows = self.judges.get(lease.service), state.services.get(lease.service)
+        return judge is not None and rows is not None and lease.lease in judge.owing(rows)
 
 
 def new_client(client: Address) -> ClientState:
@@ -87,7 +94,7 @@ def _may_fall(
         # No node can be serving under it: a lease that its node knows to be covered is in the state by then.
         return epoch >= old.since + CERTIFICATE_EPOCHS
     if lease.closed and epoch >= lease.closed + context.parameters.lock_release:
-        return True
+        return not context.is_owing(state, lease)
     if new is None:
         return False
     release = LockRelease(client=reservation.client, number=reservation.number, lease=old.lease, amount=new.amount)

@@ -16,7 +16,7 @@ An epoch asks a judge three things, in this order:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
@@ -77,6 +77,9 @@ class Judge(Protocol):
 
     def fold(self, rows: Rows, verdicts: Table[Verdict], context: Context) -> Folded:
         """What this epoch comes to."""
+
+    def owing(self, state: Table[Any]) -> Set[Hash]:
+        """The leases under which work that was done may still come to be paid: their locks do not fall."""
 
     def holdings(self, state: Table[Any]) -> Mapping[Address, int]:
         """What each node must hold, in the service's own unit."""

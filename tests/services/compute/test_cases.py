@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from freehold.protocol.batches import RESERVATION
 from freehold.protocol.bundle import decode_bundle, encode_bundle, replay_bundle
 from freehold.protocol.typed import keccak
 from freehold.protocol.units import Hash
-from freehold.protocol.verdicts import GOOD, KNOWN
+from freehold.protocol.verdicts import GOOD, KNOWN, LOCK_FELL
 from freehold.services.compute.terms import (
     HELD,
     RECEIPT,
@@ -139,6 +140,32 @@ def test_a_client_that_closes_its_lease_pays_for_what_was_done(life: ComputeLife
     settlement = life.settle(life.opinions())
     assert life.paid() == {lease_of(life, HONEST): 2 * CREDIT}
     assert [row.node for row in settlement.slashes] == [CHEAT.address]
+
+
+def test_a_lock_does_not_fall_while_work_under_it_may_still_be_paid(life: ComputeLife) -> None:
+    """Else a client disputes honest work, closes its lease, and takes the lock back before the referees are done."""
+    held, wrong = life.run(HONEST, 1), life.run(CHEAT, 1, WRONG_OUTPUT)
+    life.settle([*life.receipts(held, wrong), life.close(HONEST)])
+    life.settle([life.dispute(held, wrong)])
+    for _ in range(PARAMETERS.lock_release):
+        life.settle([])
+    assert free(life) == [LOCK_FELL]
+    for _ in range(3):  # referees may have to be drawn again
+        life.settle(life.opinions())
+        if life.paid():
+            break
+    assert life.paid() == {lease_of(life, HONEST): 2 * CREDIT}
+    assert free(life) == [GOOD]
+
+
+def free(life: ComputeLife) -> list[str]:
+    """Reserve without a lock for the honest node's lease; what is said of it."""
+    left = [lease for lease in life.leases.values() if lease.node != HONEST.address]
+    locks = {lease.struct_hash(): LOCK for lease in left}
+    settlement = life.settle([life.reserve(CLIENT, life.reservation + 1, locks)])
+    reasons = [v.reason for v in settlement.verdicts if v.kind == RESERVATION]
+    life.reservation += reasons == [GOOD]
+    return reasons
 
 
 def test_a_lease_that_is_gone_keeps_no_epoch_from_being_settled(life: ComputeLife) -> None:

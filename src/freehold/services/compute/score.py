@@ -16,7 +16,7 @@ its client has long closed the lease is paid what the lock still covers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -122,6 +122,11 @@ class ComputeJudge:
         state = [after if order is None else after.take(order), Table.of(WorkState, [*cases, *seats])]
         slashes = [slash for ruling in court.rulings for slash in ruling.slashes()]
         return Folded(Table.concat(WorkState, state), _contribute(jobs.filter(paid)), Table.of(Slash, slashes))
+
+    def owing(self, state: Table[Any]) -> Set[Hash]:
+        """Those of receipts that wait, or are held back for their referees."""
+        waits = np.isin(state.column("stand"), [WAITING, HELD]) & (state.column("role") == JOB)
+        return {Hash(value) for value in distinct_cells(state.column("lease")[waits])[0]}
 
     def holdings(self, state: Table[Any]) -> Mapping[Address, int]:  # noqa: ARG002
         """What a node runs it does not hold."""

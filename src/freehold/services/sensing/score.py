@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from freehold.protocol.lookup import Lookup, distinct_cells, sort_order
 from freehold.protocol.service import Context, Folded, Rows
 from freehold.protocol.tables import Table
 from freehold.protocol.typed import Message
-from freehold.protocol.units import ZERO_HASH, Address
+from freehold.protocol.units import ZERO_HASH, Address, Hash
 from freehold.protocol.verdicts import GOOD, SILENT, SLEPT, Contribution, Verdict
 from freehold.services.sensing.proof import CODE, NONE, REASONS, find_covered, judge_enrolments, tally_reports
 from freehold.services.sensing.terms import (
@@ -81,6 +81,10 @@ class SensingJudge:
         columns = {"service": Coded.constant(NAME, len(owners)), "lease": ZERO_HASH, "account": owners, "measure": 1}
         contributions = Table.from_columns(Contribution, columns, len(owners))
         return Folded(_enrol(live, taken, context), contributions)
+
+    def owing(self, state: Table[Any]) -> Set[Hash]:  # noqa: ARG002
+        """None: what is proven in an epoch is paid in it."""
+        return frozenset()
 
     def holdings(self, state: Table[Any]) -> Mapping[Address, int]:  # noqa: ARG002
         """Devices hold nothing."""

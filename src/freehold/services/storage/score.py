@@ -8,7 +8,7 @@ their silence is `slept`: unpaid, and harmless. A proven lease contributes bytes
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 from freehold.protocol.keys import is_signed_by
@@ -108,6 +108,10 @@ class StorageJudge:
                     size=row.size,
                 )
         return Folded(Table.of(ListState, (lists[k] for k in sorted(lists))), Table.of(Contribution, contributions))
+
+    def owing(self, state: Table[Any]) -> Set[Hash]:  # noqa: ARG002
+        """None: what is proven in an epoch is paid in it."""
+        return frozenset()
 
     def holdings(self, state: Table[Any]) -> Mapping[Address, int]:
         """Bytes by node."""
