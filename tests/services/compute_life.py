@@ -24,6 +24,7 @@ from freehold.services.compute.terms import (
     Order,
     Receipt,
     WorkState,
+    claim_of,
 )
 from freehold.services.judging import JUDGES
 from tests.protocol.world import DOMAIN, World, key, signed
@@ -95,12 +96,16 @@ class ComputeLife(World):
         """What compute's judge knows of the epoch that is open."""
         return make_context(self.state, self.anchor(self.epoch), JUDGES["compute"], DOMAIN, self.state.leases)
 
-    def opinions(self, output: Hash = RIGHT, liars: Sequence[Key] = (), lie: Hash = WRONG_OUTPUT) -> list[Batch]:
+    def opinions(
+        self, output: Hash = RIGHT, liars: Sequence[Key] = (), lie: Hash = WRONG_OUTPUT, measure: int = 0
+    ) -> list[Batch]:
         """What every referee finds that owes something: `output`, or what liars say."""
         seats = {(row.id, row.node): row for row in self.rows(SEAT)}
         keys, batches = {node.address: node for node in self.nodes}, []
         for owed in JUDGES["compute"].obligations(self.context()):
             seat, found = seats[owed.case, owed.node], lie if keys[owed.node] in liars else output
+            if seat.kind == EXACT and not seat.step:
+                found = claim_of(found, measure or seat.measure)
             good = (found == seat.first_output) | (found == seat.second_output) << 1
             row = Opinion(epoch=owed.epoch, case=owed.case, node=owed.node, output=found, good=good)
             batches.append(self.batch(OPINION, [row], keys[owed.node]))

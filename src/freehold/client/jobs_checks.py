@@ -15,7 +15,7 @@ from fractions import Fraction
 from freehold.client.jobs_journal import OrderRow, PieceRow
 from freehold.protocol.units import Address, Hash
 from freehold.services.compute.tasks import DETERMINISTIC_ENDS, Result, Task, decode_result, state_leaf
-from freehold.services.compute.terms import Receipt, Step
+from freehold.services.compute.terms import Receipt, Step, claim_of
 from freehold.services.compute.verification.bisect import build_step
 from freehold.services.compute.verification.decision import Decision, Vote, decide, same_output
 from freehold.services.compute.verification.metrics import result_distance
@@ -110,15 +110,18 @@ class Checker:
     def decide(self, piece: Piece) -> Decision:
         """What to do about the receipts that are in."""
         rows = self.voters(piece)
-        votes = [self._vote(row) for row in rows]
+        votes = [self._vote(row, piece.task) for row in rows]
         disputed = [at for at, row in enumerate(rows) if row.id in piece.disputed]
         agree = self._agree(piece.task, rows) if piece.task.metric else same_output
         return decide(votes, self.plan, self.is_audited(piece), agree, disputed=disputed)
 
-    def _vote(self, row: OrderRow) -> Vote:
+    def _vote(self, row: OrderRow, task: Task) -> Vote:
         receipt = receipt_of(row)
         trust: Fraction = weight(self._evidence.of(row.operator), self.plan.adversary.prior)
-        return Vote(row.node, row.operator, receipt.input, receipt.output, trust)
+        # What a deterministic task takes is the same anywhere: who bills more contradicts the others.
+        is_exact = task.executor == "wasm" and not task.metric
+        said = claim_of(receipt.output, receipt.measure) if is_exact else receipt.output
+        return Vote(row.node, row.operator, receipt.input, said, trust)
 
     def _agree(self, task: Task, rows: Sequence[OrderRow]) -> Callable[[Vote, Vote], bool]:
         results = {receipt_of(row).output: result_of(row) for row in rows}

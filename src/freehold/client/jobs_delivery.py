@@ -26,7 +26,7 @@ from freehold.client.jobs_pieces import Came, Tools
 from freehold.client.paths import ObjectPath
 from freehold.protocol.errors import Corrupt, FreeholdError
 from freehold.protocol.units import Address, Hash
-from freehold.services.compute.tasks import Blob, Delivery, Input, Resources, Task, check_path
+from freehold.services.compute.tasks import Blob, Delivery, Input, Resources, Task, check_path, name_runner
 
 COPIED_AT_ONCE = 256  # files of one copy task
 COPY_BASE, COPY_FILE, COPY_BYTE = 20 * 10**9, 10**7, 40  # the most fuel of a copy task: in all, a file, a byte
@@ -170,7 +170,8 @@ async def _copy(
     runner = await means.contents.add_file(await means.tools.python_runner())
     size = sum(one.blob.size for one in named.values())
     task = Task(
-        executor="wasm", kind="python", engine=f"python:{runner.sha256}", program=await means.contents.add(COPY),
+        executor="wasm", kind="python", engine=name_runner(runner.sha256, means.tools.engine),
+        program=await means.contents.add(COPY),
         arguments=tuple(named), inputs=tuple(Input(path=path, blob=one.blob) for path, one in sorted(named.items())),
         delivery=where, resources=Resources(disk=max(2**20, 2 * size)),
     )  # fmt: skip

@@ -30,6 +30,8 @@ from freehold.services.compute.tasks import (
     Service,
     Task,
     check_task,
+    name_runner,
+    runner_of,
 )
 
 ITEMS_LIMIT = 100_000
@@ -115,7 +117,7 @@ class Planner:
             source = File(path=step.python) if kind == "python" else File(text=step.script)
             runner = await self._contents.add_file(await self._tools.python_runner())
             blob = await self._contents.add_source(source, self._base)
-            return _Program("wasm", "python", blob, f"python:{runner.sha256}")
+            return _Program("wasm", "python", blob, name_runner(runner.sha256, self._tools.engine))
         if kind in MODULES:
             path = (
                 self._base / str(step.wasm) if kind == "wasm" else await self._tools.compile_c(self._base / str(step.c))
@@ -296,5 +298,5 @@ def blobs_of(task: Task) -> Mapping[str, int]:
     named = [task.program, task.stdin, *(one.blob for one in task.inputs)]
     found = {blob.sha256: blob.size for blob in named if blob is not None}
     if task.kind == "python":
-        found[task.engine.removeprefix("python:")] = 0
+        found[runner_of(task) or ""] = 0
     return found

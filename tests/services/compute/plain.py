@@ -62,6 +62,7 @@ from freehold.services.compute.terms import (
     Receipt,
     Step,
     WorkState,
+    claim_of,
 )
 from tests.services.compute_world import job_of, ordered
 
@@ -131,7 +132,7 @@ def contradicts(row: Dispute) -> bool:
     if row.kind not in (EXACT, NEAR) or len(row.steps) > 1:
         return False
     if not row.steps:
-        return first.output != second.output
+        return first.output != second.output or (row.kind == EXACT and first.measure != second.measure)
     (step,) = row.steps
     if row.kind != EXACT or step.first == step.second:
         return False
@@ -397,6 +398,8 @@ def fold(
 
 def opened_case(row: Dispute, epoch: int) -> WorkState:
     outputs, start = (row.first.output, row.second.output), row.first.input
+    if row.kind == EXACT:
+        outputs = claim_of(row.first.output, row.first.measure), claim_of(row.second.output, row.second.measure)
     if row.steps:
         outputs, start = (row.steps[0].first, row.steps[0].second), row.steps[0].before
     return WorkState(

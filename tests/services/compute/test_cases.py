@@ -104,6 +104,17 @@ def test_a_dispute_brings_receipts_that_their_nodes_never_sent(life: ComputeLife
     assert [row.node for row in life.settlements[-1].slashes] == [CHEAT.address]
 
 
+def test_who_bills_more_than_it_took_is_found_by_its_fuel(life: ComputeLife) -> None:
+    """The same result, at twice the measure: referees get what it takes."""
+    fair, greedy = life.run(HONEST, 1), life.run(CHEAT, 1, measure=4 * SECOND)
+    life.settle(life.receipts(fair, greedy))
+    life.settle([life.dispute(fair, greedy)])
+    life.settle([])
+    settlement = life.settle(life.opinions(measure=2 * SECOND))
+    assert [row.node for row in settlement.slashes] == [CHEAT.address]
+    assert life.paid() == {lease_of(life, HONEST): 2 * CREDIT}
+
+
 def test_what_was_paid_before_it_was_disputed_costs_the_bond_alone(life: ComputeLife) -> None:
     right, wrong = life.run(HONEST, 1), life.run(CHEAT, 1, WRONG_OUTPUT)
     life.settle(life.receipts(wrong))

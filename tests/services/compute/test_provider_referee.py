@@ -31,6 +31,7 @@ from freehold.services.compute.terms import (
     Opinion,
     Receipt,
     WorkState,
+    claim_of,
 )
 from tests.protocol.world import DOMAIN
 from tests.services.compute.provider_world import (
@@ -80,10 +81,13 @@ async def contradict(honest: World, liar: World, task: Task, most: tuple[int, in
 
 def seat_of(receipts: list[Receipt], **changes: Any) -> WorkState:
     first, second = receipts
+    said = [claim_of(one.output, one.measure) for one in receipts]
+    if changes.get("kind") == NEAR:
+        said = [one.output for one in receipts]
     fields: dict[str, Any] = {
         "role": SEAT, "id": Hash(b"c" * 32), "node": REFEREE.address, "lease": ZERO_HASH, "task": first.task,
-        "input": first.input, "first": first.node, "second": second.node, "first_output": first.output,
-        "second_output": second.output, "first_order": first.order().struct_hash(),
+        "input": first.input, "first": first.node, "second": second.node, "first_output": said[0],
+        "second_output": said[1], "first_order": first.order().struct_hash(),
         "second_order": second.order().struct_hash(), "step": 0, "kind": EXACT, "measure": 7, "epoch": 3, "until": 9,
         "round": 1, "stand": 0,
     }  # fmt: skip
@@ -113,7 +117,7 @@ def test_a_referee_finds_the_wrong_receipt_and_says_so_while_it_sits(tmp_path: P
             receipts = await contradict(trio[0], trio[1], task)
             seat = seat_of(receipts)
             opinion = await judged(trio, seat)
-            assert (opinion.good, opinion.output) == (1, receipts[0].output)
+            assert (opinion.good, opinion.output) == (1, seat.first_output)
             referee = trio[2]
             await referee.provider.prove(referee.context(5, [seat]))
             assert [(one.epoch, one.good) for one in await opinions(referee)] == [(5, 1)]

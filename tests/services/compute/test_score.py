@@ -193,6 +193,12 @@ DISPUTES: list[tuple[str, str, Callable[[], Dispute]]] = [
         NO_CONTRADICTION,
         lambda: dispute_of(run(FIRST), receipt_of(order_of(lease_of(SECOND), task=RIGHT), SECOND, output=WRONG_OUTPUT)),
     ),
+    ("one bills more for the same", GOOD, lambda: dispute_of(run(FIRST), run(SECOND, measure=701))),
+    (
+        "by distance bills may differ",
+        NO_CONTRADICTION,
+        lambda: dispute_of(run(FIRST), run(SECOND, measure=701), kind=NEAR),
+    ),
     ("one node", NO_CONTRADICTION, lambda: dispute_of(run(FIRST), run(FIRST, 2, output=WRONG_OUTPUT))),
     ("by a stranger", UNORDERED, lambda: dispute_of(*pair(), client=STRANGER)),
     ("a receipt that is not signed", WRONG_SIGNATURE, lambda: dispute_of(unsigned(run(FIRST)), pair()[1])),

@@ -51,6 +51,7 @@ from freehold.services.compute.terms import (
     Receipt,
     Step,
     WorkState,
+    claim_of,
 )
 
 __all__ = [
@@ -184,7 +185,8 @@ class ComputeClient:
             raise InvalidInput(f"a dispute goes by {EXACT} or {NEAR}, not {kind}")
         if steps and (kind != EXACT or len(steps) > 1 or not is_step(steps[0], first, second)):
             raise InvalidInput("that is not the first step in which these receipts differ")
-        if not steps and first.output == second.output:
+        said = [claim_of(one.output, one.measure) if kind == EXACT else one.output for one in (first, second)]
+        if not steps and said[0] == said[1]:
             raise InvalidInput("these receipts do not contradict each other")
         row = Dispute(client=context.key.address, first=first, second=second, kind=kind, steps=tuple(steps))
         batch = make_batch(DISPUTE, Table.of(Dispute, [row]), context.key, context.network.domain)

@@ -53,6 +53,7 @@ from freehold.services.compute.terms import (
     Dispute,
     Opinion,
     WorkState,
+    claim_of,
 )
 
 MAJORITY = REFEREES // 2 + 1
@@ -201,6 +202,7 @@ def _make_seat(case: WorkState, node: Address, context: Context) -> WorkState:
 def open_case(row: Dispute, epoch: int) -> WorkState:
     """The case of a dispute that is good."""
     first, second, step = row.first, row.second, row.steps[0] if row.steps else None
+    said = [claim_of(one.output, one.measure) if row.kind == EXACT else one.output for one in (first, second)]
     return WorkState(
         role=CASE,
         id=row.case(),
@@ -210,8 +212,8 @@ def open_case(row: Dispute, epoch: int) -> WorkState:
         input=step.before if step else first.input,
         first=first.node,
         second=second.node,
-        first_output=step.first if step else first.output,
-        second_output=step.second if step else second.output,
+        first_output=step.first if step else said[0],
+        second_output=step.second if step else said[1],
         first_order=first.order().struct_hash(),
         second_order=second.order().struct_hash(),
         step=step.index + 1 if step else 0,

@@ -206,11 +206,13 @@ def _rows_at(disputes: Table[Dispute], places: Positions) -> Iterable[tuple[int,
 
 
 def _may_contradict(disputes: Table[Dispute], first: Table[Receipt], second: Table[Receipt]) -> NDArray[np.bool_]:
-    """Different nodes, one task and input; different outputs, or by EXACT one step in which they are said to differ."""
+    """Different nodes, one task and input; different outputs, or by EXACT measures, or one step in which they are said
+    to differ."""
     differ = {name: (first.column(name) != second.column(name)).any(axis=1) for name in ("node", "task", "input")}
     outputs = (first.column("output") != second.column("output")).any(axis=1)
     kinds, steps = disputes.column("kind"), np.diff(disputes.column("steps").edges())
-    said = ((steps == 0) & outputs) | ((steps == 1) & (kinds == EXACT))
+    measures = (first.column("measure") != second.column("measure")) & (kinds == EXACT)
+    said = ((steps == 0) & (outputs | measures)) | ((steps == 1) & (kinds == EXACT))
     may: NDArray[np.bool_] = said & differ["node"] & ~differ["task"] & ~differ["input"] & np.isin(kinds, [EXACT, NEAR])
     return may
 

@@ -24,6 +24,7 @@ FILES_LIMIT = 4096  # inputs of a task, and files that come out
 PATH_LIMIT = 512
 PATTERNS_LIMIT = 4096  # letters of all patterns of the files that are taken: each is held against each file's path
 _IMAGE = re.compile(r"(?!.*:/)[A-Za-z0-9][\w.\-/:]*@sha256:[0-9a-f]{64}", re.ASCII)  # no option, no "dir:/path"
+RUNNER = "python:"  # what the engine of a Python task begins with
 _HASH = re.compile(r"[0-9a-f]{64}")
 _PATH = re.compile(r"(?!/)(?!.*(^|/)\.{1,2}(/|$))(?!.*//)[^\x00-\x1f\x7f\\]+(?<!/)")
 
@@ -81,7 +82,7 @@ class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What one node runs.
 
-    python   `program` is a script: it is run by the interpreter that `engine` names, inside WebAssembly
+    python   `program` is a script: it is run by the interpreter that `engine` names (`name_runner`), in WebAssembly
     module   `program` is a WebAssembly module for WASI preview 1
     native   `program` is an executable, or empty: `arguments[0]` is then a program of the node's read-only root
     image    `image` is an OCI image by digest (name@sha256:...)
@@ -230,6 +231,21 @@ def check_path(path: str) -> None:
 def input_root(contents: list[tuple[str, str]]) -> Hash:
     """A receipt's `input`: over (path, SHA-256) of each input as it was read, in the order of their paths."""
     return row_root([keccak(path.encode() + b"\x00" + digest.encode()) for path, digest in sorted(contents)])
+
+
+def name_runner(sha256: str, engine: str) -> str:
+    """The `engine` of a Python task: the interpreter's content, and the engine it runs in, which decides its fuel."""
+    return f"{RUNNER}{sha256}@{engine}"
+
+
+def runner_of(task: Task) -> str | None:
+    """The SHA-256 of the interpreter that a Python task names; None for any other."""
+    return task.engine.removeprefix(RUNNER).partition("@")[0] if task.engine.startswith(RUNNER) else None
+
+
+def pinned_engine(task: Task) -> str:
+    """The engine that decides a task's result and fuel; "" where it is left open."""
+    return task.engine.partition("@")[2] if task.kind == "python" else task.engine
 
 
 def state_leaf(sha256: str) -> Hash:

@@ -83,6 +83,19 @@ class Receipt(Message, frozen=True):
         )
 
 
+class Claim(Message, frozen=True):
+    """What a receipt says by EXACT, as one hash: what came out, and what it took, which for a deterministic task is the
+    same anywhere."""
+
+    output: Hash
+    measure: Uint64
+
+
+def claim_of(output: Hash, measure: int) -> Hash:
+    """What two receipts by EXACT contradict each other in, and a referee's run agrees with or not."""
+    return Claim(output=output, measure=measure).struct_hash()
+
+
 class Step(Message, frozen=True):
     """The first step at which two receipts differ: its index, the state before it, which both have (the input, for the
     first step), and the state after it by each; with their paths in the receipts' `steps` (32 bytes a level), which are

@@ -30,7 +30,6 @@ from freehold.services.compute.executors.wasm_pool import Pool, Worker, WorkerDi
 from freehold.services.compute.executors.wasm_terms import (
     ENGINE,
     MOST_FUEL,
-    PYTHON,
     Ended,
     Log,
     Run,
@@ -38,7 +37,7 @@ from freehold.services.compute.executors.wasm_terms import (
     Stop,
     Unusable,
 )
-from freehold.services.compute.tasks import Blob, Task
+from freehold.services.compute.tasks import RUNNER, Blob, Task, pinned_engine, runner_of
 
 TRIES = 2  # of a run whose worker dies
 GRACE = 5.0  # seconds that a worker has to answer, once its run's time is over or it was told to stop
@@ -167,9 +166,12 @@ class WasmExecutor:
         assert work.program is not None
         assert task.program is not None
         if task.kind == "python":
-            if not task.engine.startswith(PYTHON) or work.engine is None:
-                raise Stop("refused", f'the engine of a Python task is "{PYTHON}<SHA-256 of the runner>"')
-            program, sha256 = work.engine, task.engine.removeprefix(PYTHON)
+            sha256, pinned = runner_of(task), pinned_engine(task)
+            if not sha256 or work.engine is None:
+                raise Stop("refused", f'the engine of a Python task is "{RUNNER}<SHA-256 of the runner>@{ENGINE}"')
+            if pinned not in ("", ENGINE):
+                raise Stop("refused", f"it is pinned to {pinned!r}, and this node's engine is {ENGINE!r}")
+            program = work.engine
         else:
             if task.engine != ENGINE:
                 raise Stop("refused", f"its engine is {task.engine!r}, and this node's is {ENGINE!r}")

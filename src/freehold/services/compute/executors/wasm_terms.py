@@ -15,7 +15,6 @@ HOST = 1  # goes up with any change of what a call of the host costs or answers
 _VERSION = version("wasmtime")
 ENGINE = f"wasmtime-{_VERSION.partition('.')[0]}" + (f".{HOST}" if HOST > 1 else "")
 CODE = f"{_VERSION}-1"  # names compiled code: the engine's version, and that of its configuration
-PYTHON = "python:"  # behind it, the SHA-256 of the runner
 
 OUTPUT_LIMIT = 64 * 2**20  # bytes of standard output, over all steps
 LOG_PART = 32 * 2**10  # bytes of the log in one message

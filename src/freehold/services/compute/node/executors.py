@@ -14,13 +14,12 @@ from contextlib import suppress
 
 from freehold.protocol.errors import FreeholdError, Refused, Unavailable
 from freehold.services.compute.executors.seam import Capability, Executor
-from freehold.services.compute.tasks import Task
+from freehold.services.compute.tasks import Task, pinned_engine
 
 log = logging.getLogger(__name__)
 
 PROBE_SECONDS = 120.0  # for one probe
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 300.0  # until an executor that does not work is probed again
-RUNNER = "python:"  # what the engine of a Python task begins with; the runner's SHA-256 follows
 
 _UNPROBED = Capability(False, "it has not been probed yet", {})
 
@@ -102,11 +101,7 @@ class Executors:
         if not capability.works:
             raise Refused(f"executor {name!r} does not work here: {capability.reason}")
         own = str(capability.properties.get(f"executor.{name}.engine", ""))
-        if task.engine != own and not task.engine.startswith(RUNNER) and (task.engine or name == "wasm"):
-            raise Refused(f"the task is for the engine {task.engine!r}, executor {name!r} is {own!r} here", engine=own)
+        wanted = pinned_engine(task) or (own if task.kind == "python" else "")
+        if wanted != own and (wanted or name == "wasm"):
+            raise Refused(f"the task is for the engine {wanted!r}, executor {name!r} is {own!r} here", engine=own)
         return self._executors[name]
-
-
-def runner_of(task: Task) -> str | None:
-    """The SHA-256 of the runner that a Python task names."""
-    return task.engine.removeprefix(RUNNER) if task.engine.startswith(RUNNER) else None

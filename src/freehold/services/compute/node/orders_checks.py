@@ -21,9 +21,8 @@ from freehold.protocol.keys import check_signed_by
 from freehold.protocol.typed import Domain
 from freehold.protocol.units import MEASURE_LIMIT, Address, Hash
 from freehold.services.compute.bidding import BidRequest, get_order_party
-from freehold.services.compute.node.executors import runner_of
 from freehold.services.compute.node.settings import Settings
-from freehold.services.compute.tasks import Input, Task, decode_task, memory_of
+from freehold.services.compute.tasks import Input, Task, decode_task, memory_of, runner_of
 from freehold.services.compute.terms import KEPT_EPOCHS, Order
 from freehold.services.seam import Standing
 

@@ -16,14 +16,14 @@ from typing import NamedTuple
 from freehold.protocol.errors import FreeholdError, Refused
 from freehold.services.compute.executors.seam import Executor
 from freehold.services.compute.node.blobs import SMALL, Blobs, in_thread
-from freehold.services.compute.node.executors import Executors, runner_of
+from freehold.services.compute.node.executors import Executors
 from freehold.services.compute.node.gateway import Gateway, read_access
 from freehold.services.compute.node.orders import Ending
 from freehold.services.compute.node.orders_ending import Closer
 from freehold.services.compute.node.orders_live import Job
 from freehold.services.compute.node.orders_running import ExecutorFailed, Given, Produced, Run
 from freehold.services.compute.node.programs import Programs
-from freehold.services.compute.tasks import OutputFile, Result, Task
+from freehold.services.compute.tasks import OutputFile, Result, Task, runner_of
 
 log = logging.getLogger(__name__)
 

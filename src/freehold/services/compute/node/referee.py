@@ -45,7 +45,7 @@ from freehold.services.compute.node.shown import (
     write_checked,
 )
 from freehold.services.compute.tasks import Result, Task, state_leaf
-from freehold.services.compute.terms import BOTH, EXACT, SEAT, UNSHOWN, Opinion, WorkState
+from freehold.services.compute.terms import BOTH, EXACT, SEAT, UNSHOWN, Opinion, WorkState, claim_of
 from freehold.services.compute.verification.metrics import result_distance
 from freehold.services.seam import ProviderContext
 
@@ -162,6 +162,8 @@ class Referee:
         result, task = produced.result(), next(iter(shown.values())).task
         output = output_of(produced, result) if seat.step else result.hash()
         if seat.kind == EXACT:
+            if not seat.step:
+                output = claim_of(output, produced.outcome.measure)
             bits = (output == seat.first_output) | (output == seat.second_output) << 1
             return Finding(output, bits if is_sure(task, result, list(shown.values())) else BOTH)
         if any(claims_nothing(task, one) for one in (result, *(each.result for each in shown.values()))):

@@ -22,7 +22,6 @@ from freehold.protocol.keys import check_signed_by
 from freehold.protocol.typed import Domain
 from freehold.protocol.units import Address, Hash
 from freehold.services.compute.node.blobs import in_thread
-from freehold.services.compute.node.executors import runner_of
 from freehold.services.compute.node.orders_running import Given, Produced
 from freehold.services.compute.tasks import (
     DETERMINISTIC_ENDS,
@@ -31,9 +30,11 @@ from freehold.services.compute.tasks import (
     decode_result,
     decode_task,
     input_root,
+    pinned_engine,
+    runner_of,
     state_leaf,
 )
-from freehold.services.compute.terms import Receipt, WorkState
+from freehold.services.compute.terms import EXACT, Receipt, WorkState, claim_of
 
 BLOB_LIMIT = 2**40  # bytes of a blob that is fetched; what there is room for is less
 CLAIMING = DETERMINISTIC_ENDS | {"disk"}  # of a WebAssembly module: how it ends is the same anywhere
@@ -71,13 +72,14 @@ def check_shown(value: Any, seat: WorkState, node: Address, domain: Domain) -> S
     receipt = Receipt.from_json(answer.receipt)
     check_signed_by(receipt, receipt.node_signature, node, domain)
     task, result = decode_task(answer.task.encode()), decode_result(answer.result.encode())
+    said = claim_of(receipt.output, receipt.measure) if seat.kind == EXACT else receipt.output
     given = Hash(state_leaf(_digest(answer.state))) if answer.state is not None else receipt.input
     facts = {
         "receipt": receipt.node == node and receipt.order().struct_hash() == order,
         "task": task.hash() == seat.task == receipt.task,
         "inputs": input_root([(path, _digest(sha256)) for path, sha256 in answer.inputs]) == receipt.input,
         "state": given == seat.input,
-        "result": result.hash() == receipt.output and (bool(seat.step) or receipt.output == output),
+        "result": result.hash() == receipt.output and (bool(seat.step) or said == output),
         "paths": [path for path, _ in sorted(answer.inputs)] == sorted(one.path for one in task.inputs),
     }
     for name, is_right in facts.items():
@@ -99,7 +101,7 @@ def claims_nothing(task: Task, result: Result) -> bool:
 
 def is_sure(task: Task, own: Result, shown: Sequence[Shown]) -> bool:
     """Whether a difference from one's own result proves a receipt wrong."""
-    if task.executor != "wasm" or claims_nothing(task, own):
+    if task.executor != "wasm" or claims_nothing(task, own) or not pinned_engine(task):
         return False
     results = [one.result for one in shown]
     if len(shown) < 2 and own.ended == "fuel":  # nobody says how much the other order allowed
