@@ -21,12 +21,13 @@ from freehold.protocol.typed import Domain, keccak
 from freehold.protocol.units import ZERO_HASH, Address, Hash
 from freehold.services.compute.court import Ruling, hold_court, open_case
 from freehold.services.compute.proof import Work as State
-from freehold.services.compute.terms import NAME, Dispute, Opinion, Receipt, Step, WorkState
+from freehold.services.compute.terms import EXACT, NAME, Dispute, Opinion, Receipt, Step, WorkState, claim_of
 
 Kind = Literal["honest", "random", "partial", "copied", "lazy", "collusion", "selective", "lowest"]
 FAILS = 0.02  # of an honest node's runs
 CHEATS = 0.2  # of its runs, that a selective cheat gives away what its record is worth for
 EPOCHS = 12  # within which referees decide, or never do
+MEASURE = 1  # that each run takes
 CLIENT = Address(b"client".rjust(20, b"\0"))
 
 
@@ -133,7 +134,8 @@ def referee(
             leaf = work.step(first.job, seat.step - 1, seat.input, party.number)
             return leaf, (leaf == seat.first_output) | (leaf == seat.second_output) << 1
         own = work.right(first.job, party.number)
-        return output_hash(own), are_near(work, own, first.output) | are_near(work, own, second.output) << 1
+        said = claim_of(output_hash(own), MEASURE) if seat.kind == EXACT else output_hash(own)
+        return said, are_near(work, own, first.output) | are_near(work, own, second.output) << 1
 
     return opinion
 
@@ -155,7 +157,7 @@ def receipt_of(given: Given, number: int) -> Receipt:
         input=given.input,
         output=output_hash(given.output),
         steps=row_root(given.output.leaves),
-        measure=1,
+        measure=MEASURE,
     )
 
 

@@ -15,8 +15,8 @@ import wasmtime
 
 from freehold.services.compute.executors.seam import Outcome, Work
 from freehold.services.compute.executors.wasm import WasmExecutor
-from freehold.services.compute.executors.wasm_terms import ENGINE, PYTHON
-from freehold.services.compute.tasks import Blob, Resources, Task
+from freehold.services.compute.executors.wasm_terms import ENGINE
+from freehold.services.compute.tasks import Blob, Resources, Task, name_runner
 from tests.conftest import SLOW
 
 DEADLINE = 30 * SLOW
@@ -108,7 +108,7 @@ class Machine:
         if stdin is not None:
             (folder / "stdin").write_bytes(stdin)
         if runner is not None:
-            engine = PYTHON + hashlib.sha256(runner.read_bytes()).hexdigest()
+            engine = name_runner(hashlib.sha256(runner.read_bytes()).hexdigest(), ENGINE)
         task = Task(
             executor="wasm",
             kind="module" if runner is None else "python",
