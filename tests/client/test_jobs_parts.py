@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from freehold.client.jobs_delivery import to_folder
 from freehold.client.jobs_journal import OPEN, JobJournal, OrderRow
 from freehold.client.jobs_money import CapReached, Held, Purse
 from freehold.client.jobs_orders import LATEST, Desk
 from freehold.client.jobs_pool import NobodyLeft, Pool, Seat, Without
 from freehold.client.jobs_spec import Job, Resources, Step
-from freehold.protocol.errors import Conflict, Corrupt, InsufficientCredits, NotFound
+from freehold.protocol.errors import Conflict, Corrupt, InsufficientCredits, NotFound, Refused
 from freehold.protocol.units import Address, Hash
 from freehold.services.compute.terms import UNITS_PER_PRICE, WAITING, WRONG, Order
 from tests.client.jobs_world import PRICE, Came, World, script_job
@@ -362,3 +363,12 @@ def test_a_service_that_moves_leaves_no_slice_behind(world: World) -> None:
             await waiting
 
     asyncio.run(run())
+
+
+def test_a_hidden_file_is_not_written_to_a_folder(tmp_path: Path) -> None:
+    """A node that nobody checks could otherwise leave .git/config where the user works."""
+    nobody: Any = None
+    named: Any = {".git/config": None}
+    with pytest.raises(Refused, match="hidden"):
+        asyncio.run(to_folder(nobody, {}, named, tmp_path))
+    assert not list(tmp_path.iterdir())

@@ -24,7 +24,7 @@ from freehold.client.jobs_journal import DONE, OPEN, OrderRow
 from freehold.client.jobs_orders import Compute, Desk, NodeFailed, Wanted
 from freehold.client.jobs_pieces import Came, Tools
 from freehold.client.paths import ObjectPath
-from freehold.protocol.errors import Corrupt, FreeholdError
+from freehold.protocol.errors import Corrupt, FreeholdError, Refused
 from freehold.protocol.units import Address, Hash
 from freehold.services.compute.tasks import Blob, Delivery, Input, Resources, Task, check_path, name_runner
 
@@ -100,8 +100,13 @@ async def fetch_all(means: Delivering, rows: Mapping[int, OrderRow], came: Seque
 
 
 async def to_folder(means: Delivering, rows: Mapping[int, OrderRow], named: Mapping[str, Came], folder: Path) -> None:
-    """Write files below a local folder; what is there already with the right bytes is left."""
+    """Write files below a local folder; what is there already with the right bytes is left. Refused for a hidden one: a
+    node that nobody checked could leave settings for this machine's programs there."""
     for path, one in named.items():
+        if any(part.startswith(".") for part in path.split("/")):
+            raise Refused(
+                f"the job left {path!r}, and hidden files are not written here", hint="Name the files to take."
+            )
         data = await means.desk.fetch(rows[one.number], one.blob.sha256, one.blob.size)
         await asyncio.to_thread(_place, data, folder / path)
 

@@ -92,7 +92,7 @@ REFUSALS: list[tuple[str, Change, str, str]] = [
     ("no such executor", lambda w: changed(w, executor="sandbox", kind="native", engine=""), "refused", "offers"),
     ("another engine", lambda w: changed(w, engine="fake-2"), "refused", "'fake-1' here"),
     ("no engine", lambda w: changed(w, engine=""), "refused", "'fake-1' here"),
-    ("a runner that is none", lambda w: changed(w, kind="python", engine="python:xyz"), "invalid_input", "by its SHA-256"),
+    ("no runner", lambda w: changed(w, kind="python", engine="python:xyz"), "invalid_input", "by its SHA-256"),
     ("too many processors", lambda w: changed(w, resources=resources(processors=9)), "refused", "offers 4"),
     ("too much memory", lambda w: changed(w, resources=resources(memory=2**30 + 1)), "refused", "offers 1073741824"),
     ("too much disk", lambda w: changed(w, resources=resources(disk=2**40)), "refused", "disk"),

@@ -150,10 +150,11 @@ def get_wanted(request: BidRequest) -> Constraint:
 def _get_needs(request: BidRequest) -> Constraint:
     """What follows from the request's fields alone."""
     limits = request.resources
+    memory = limits.memory + (limits.disk if request.executor != "wasm" else 0)  # native programs' files are in memory
     wanted = [
         f"executor.{request.executor} = true",
         f"cpu.cores >= {limits.processors}",
-        f"memory.bytes >= {_spell_bytes(limits.memory)}",
+        f"memory.bytes >= {_spell_bytes(memory)}",
         f"disk.bytes >= {_spell_bytes(limits.disk)}",
     ]
     if request.kind == "module" and request.engine:
