@@ -258,7 +258,8 @@ class Driver:
             await ServiceRun(step.name, pieces[0], market, self._means).run()
             return
         dearest = max(offered.price for offered in market.offers)
-        within = affordable(self._purse.free, dearest, max(checking.plan.replicas, checking.plan.audited))
+        # As much again is left for a node that falls silent: what it holds does not come back for long.
+        within = affordable(self._purse.free, dearest, 2 * max(checking.plan.replicas, checking.plan.audited))
         for piece in pieces:
             piece.most = min(piece.most, max(within, LEAST_MEASURE))
             piece.bound = min(piece.bound, max(within, LEAST_MEASURE))
