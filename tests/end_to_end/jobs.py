@@ -33,6 +33,22 @@ def wait_for_job(network: RunningNetwork, job: str, phase: str) -> dict[str, Any
     return wait_for(look, f"job {job} is {phase}", TIMEOUT)
 
 
+def read_figure(url: str, name: str) -> int:
+    """A node's figure of compute, by its metrics; 0 where it does not answer."""
+    try:
+        with urllib.request.urlopen(f"{url}/metrics", timeout=2) as response:
+            lines = response.read().decode().splitlines()
+    except (urllib.error.URLError, OSError):
+        return 0
+    return sum(int(float(line.split()[-1])) for line in lines if line.startswith(f"freehold_node_compute_{name}{{"))
+
+
+def count_taken(network: RunningNetwork) -> int:
+    """Orders that nodes have taken since they started."""
+    nodes = [url for name, url in network.urls().items() if name.startswith("operator")]
+    return sum(read_figure(url, name) for url in nodes for name in ("running", "waiting", "receipts_total"))
+
+
 def request(url: str, method: str = "GET", data: bytes | None = None) -> tuple[int, bytes]:
     """The status and body of an answer."""
     try:

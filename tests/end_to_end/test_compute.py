@@ -6,8 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -94,19 +92,8 @@ def test_a_job_whose_node_dies_goes_on_elsewhere(network: RunningNetwork, tmp_pa
 
 def _find_busy(network: RunningNetwork) -> str | None:
     """A node that runs an order just now."""
-    for name, url in network.urls().items():
-        lines = _metrics(url).splitlines() if name.startswith("operator") else []
-        if any(line.startswith("freehold_node_compute_running") and float(line.split()[-1]) for line in lines):
-            return name
-    return None
-
-
-def _metrics(url: str) -> str:
-    try:
-        with urllib.request.urlopen(f"{url}/metrics", timeout=2) as response:
-            return str(response.read().decode())
-    except (urllib.error.URLError, OSError):
-        return ""
+    nodes = {name: url for name, url in network.urls().items() if name.startswith("operator")}
+    return next((name for name, url in nodes.items() if jobs.read_figure(url, "running")), None)
 
 
 def test_a_liar_is_found_by_referees_and_loses_its_bond(network: RunningNetwork) -> None:
