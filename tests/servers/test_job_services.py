@@ -39,7 +39,7 @@ service: {{health: /, every: 1 s}}
 resources: {{memory: 256 MiB, work: {SLICE} s}}
 """
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.soak]
 
 
 @pytest.fixture(scope="module")
