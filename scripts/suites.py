@@ -150,7 +150,7 @@ SUITES = {
     "compute": Suite(300, lambda: iter([build_pytest(list(COMPUTE), *WITHOUT_COMPILER)])),
     "gateway": Suite(300, lambda: iter([build_pytest(list(GATEWAY), *WITHOUT_COMPILER)])),
     "faults": Suite(300, lambda: iter([build_pytest(list(FAULTS), *WITHOUT_COMPILER)])),
-    "servers": Suite(300, lambda: get_directory_commands("servers", *WITHOUT_COMPILER)),
+    "servers": Suite(420, lambda: get_directory_commands("servers", *WITHOUT_COMPILER)),
     "fuzz": Suite(3600, get_fuzz_commands),
     "soak": Suite(12 * 3600, get_soak_commands),
 }
