@@ -92,6 +92,7 @@ def test_nodes_deliver_what_was_checked_and_one_bill_shows_all_of_it(
     assert cost["assurance"] >= cost["work"]  # every result was confirmed by another operator's run at least
 
 
+@pytest.mark.soak
 def test_what_runs_is_delivered_although_its_client_is_dead(
     network: RunningNetwork, objects: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -111,6 +112,7 @@ def test_what_runs_is_delivered_although_its_client_is_dead(
     assert (end["phase"], end["steps"][0]["orders"]) == ("done", ITEMS)  # nothing was ordered twice
 
 
+@pytest.mark.soak
 def test_a_nodes_grant_is_for_its_task_alone_and_ends(
     network: RunningNetwork, objects: dict[str, bytes], tmp_path: Path
 ) -> None:
