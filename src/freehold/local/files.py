@@ -93,6 +93,7 @@ class LocalFiles:
             "slots": settings.slots,
             "module_cache": settings.module_cache or str(self.root / "modules"),  # eight nodes compile a module once
             "benchmark": False,  # and would measure each other
+            "access_hosts": r"127\.0\.0\.1(:\d+)?",  # the local gateway
         }
         return {"storage": storage, **({"compute": compute} if settings.compute else {})}
 

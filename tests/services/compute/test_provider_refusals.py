@@ -201,6 +201,16 @@ def test_an_access_is_held_against_the_task(tmp_path: Path, access: Any, text: s
     asyncio.run(scenario())
 
 
+def test_no_gateway_is_asked_that_the_operator_has_not_named(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with World(tmp_path) as world:
+            task = world.task("read a", inputs=(Input(path="a", bucket="b", key="c"),))
+            with pytest.raises(Refused, match="does not allow"):
+                await world.submit(task, access={"url": "http://storage:80", "read": {"b/c": "t"}})
+
+    asyncio.run(scenario())
+
+
 def test_unknown_blobs_are_named(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with World(tmp_path) as world:

@@ -83,7 +83,8 @@ async def both(directory: Path, **changes: Any) -> AsyncIterator[tuple[World, St
     app = make_app([web.route("*", "/{rest:.*}", storage.handle)], ready=lambda: (True, ""), metrics=lambda: "")
     storage.server = await serve(app, "127.0.0.1", 0)
     try:
-        async with World(directory, **changes) as world:
+        settings = {"access_hosts": r"127\.0\.0\.1:\d+"} | changes.pop("settings", {})
+        async with World(directory, settings=settings, **changes) as world:
             yield world, storage
     finally:
         await storage.server.stop()

@@ -4,7 +4,7 @@
     PUT  {url}/-/share/TOKEN/bucket/key     a file that came out; again after a fault, as long as the order counts
 
 A token is a secret: it is in no log and no error, and goes from SQL when its job has ended. Nothing but the gateway
-that the order names is asked: redirects are not followed, and an operator may say which hosts there are.
+that the order names is asked: redirects are not followed, and only hosts that the operator has named are asked at all.
 """
 
 from __future__ import annotations
@@ -103,8 +103,11 @@ def _check_url(url: str, hosts: str) -> None:
     if not _URL.fullmatch(url) or not parts.hostname:
         raise InvalidInput("the access's gateway is an http or https URL of a host, and nothing else")
     place = parts.hostname if port is None else f"{parts.hostname}:{port}"
-    if hosts and not re.fullmatch(hosts, place):
-        raise Refused(f"this node's operator does not allow jobs the gateway {place}")
+    if not re.fullmatch(hosts, place):
+        raise Refused(
+            f"this node's operator does not allow jobs the gateway {place}",
+            hint="`access_hosts` in the node's configuration names the gateways that it may ask.",
+        )
 
 
 class Gateway:

@@ -11,7 +11,8 @@ rules            a constraint over orders (`market/constraints.py`): what does n
 pricing          how bids are priced (`bidding.py`); default: the node's list price
 network          whether programs may reach the network where their task asks for it
 container_pull   whether images that are not here are fetched
-access_hosts     a regular expression that a job's storage gateway (host:port) must match; default: any
+access_hosts     a regular expression that a job's storage gateway (host:port) must match: nodes ask these hosts for what
+                 a client says, from inside the operator's own network; default: none
 benchmark        whether the node measures itself at its start, once a day
 """
 
