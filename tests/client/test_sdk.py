@@ -387,11 +387,12 @@ def hanging(bad: list[Node]) -> Callable[[Node], Any]:
 
 
 def test_a_node_that_hangs_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upload, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(upload, "PATIENCE_SECONDS", 1.0)
 
     async def scenario() -> None:
         bad: list[Node] = []
-        async with world(tmp_path / "net", nodes=7, wrap=hanging(bad)) as net, net.client() as client:
+        # More spares than one: where the machine is slow for a moment, others seem to hang too.
+        async with world(tmp_path / "net", nodes=9, wrap=hanging(bad)) as net, net.client() as client:
             bad.append(net.node[0])
             await put_and_get(client, tmp_path)
 
