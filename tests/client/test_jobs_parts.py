@@ -19,7 +19,7 @@ from freehold.client.jobs_orders import LATEST, Desk
 from freehold.client.jobs_pool import NobodyLeft, Pool, Seat, Without
 from freehold.client.jobs_spec import Job, Resources, Step
 from freehold.protocol.errors import Conflict, Corrupt, InsufficientCredits, NotFound, Refused
-from freehold.protocol.units import Address, Hash
+from freehold.protocol.units import ONE, Address, Hash
 from freehold.services.compute.terms import UNITS_PER_PRICE, WAITING, WRONG, Order
 from tests.client.jobs_world import PRICE, Came, World, script_job
 
@@ -81,6 +81,31 @@ def test_who_waits_for_a_purse_gets_what_comes_back() -> None:
             await purse.take(1)
 
     asyncio.run(run())
+
+
+def test_a_cap_that_is_reached_is_said_in_figures() -> None:
+    purse = Purse(ONE)
+    purse.settle(purse.hold(ONE // 2), ONE // 4)
+    purse.hold(ONE // 8).silent = True
+    with pytest.raises(CapReached) as caught:
+        asyncio.run(purse.take(ONE))
+    said = caught.value
+    for figure in (
+        "at most 1 credits",
+        "0.25 credits spent",
+        "0.125 credits held",
+        "come to 1 credits",
+        "0.625 credits",
+    ):
+        assert figure in said.message
+    assert "`--most 1.375`" in said.advice
+    assert {name: int(value) for name, value in said.details.items()} == {
+        "cap": ONE, "spent": ONE // 4, "held": ONE // 8, "free": ONE * 5 // 8, "needed": ONE,
+    }  # fmt: skip
+    enough = Purse(ONE + ONE * 3 // 8)
+    enough.settle(enough.hold(ONE // 2), ONE // 4)
+    enough.hold(ONE // 8)
+    assert asyncio.run(enough.take(ONE)).amount == ONE
 
 
 # The journal

@@ -48,6 +48,8 @@ MISTAKES = [
     ("steps:\n- {name: a, wasm: x}\n- {name: a, wasm: y}\n", 3, 10, "two steps are called 'a'", ""),
     (CYCLE, 3, 10, "in a circle: b -> c -> b", ""),
     ("steps:\n- {name: a, wasm: x, needs: [a]}\n", 2, 10, "in a circle: a -> a", ""),
+    ("python: a.py\nwhere: 'cpu.cores >'\n", 2, 8, "column 12: expected a number, found the end", ""),
+    ("steps:\n- {name: a, wasm: x, where: a b}\n", 2, 29, "column 3: expected =, !=", ""),
     ("steps: []\n", 1, 1, "at least one step", ""),
     ("steps:\n- wasm: x\npython: a.py\n", 3, 1, "'python' is a step's", ""),
     ("python: a.py\npython: b.py\n", 2, 1, "stands here twice", ""),

@@ -346,12 +346,13 @@ def show_fetched(data: dict[str, Any]) -> None:
 @job.command("fetch", show=show_fetched)
 @click.argument("name", metavar="JOB")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--step", default="", help="Of this step, instead of the last ones.")
 @click.pass_obj
-def fetch(program: Program, name: str, folder: Path) -> dict[str, Any]:
+def fetch(program: Program, name: str, folder: Path, step: str) -> dict[str, Any]:
     """Bring the files of JOB's last steps into FOLDER, from the nodes that kept them."""
 
     async def bring(client: Freehold) -> dict[str, Any]:
-        return {"files": [str(folder / path) for path in await client.jobs.fetch(name, folder)]}
+        return {"files": [str(folder / path) for path in await client.jobs.fetch(name, folder, step)]}
 
     return _with_client(program, bring)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from freehold.client.jobs_spec import File, Job, Map, Step, load
 from freehold.client.paths import is_remote
+from freehold.market.constraints import parse
 from freehold.protocol.errors import InvalidInput, NotFound
 
 PROGRAMS = {".py": "python", ".c": "c", ".wasm": "wasm"}
@@ -38,6 +39,8 @@ def read_spec(
     steps = job.steps
     if arguments or inputs or output:
         steps = _change(steps, arguments, inputs, output)
+    for text in where:
+        parse(text)
     constraint = " and ".join(f"({text})" for text in (job.where, *where) if text.strip())
     changed = {"assurance": assurance, "most": most, "deadline": deadline}
     wanted = {name: value for name, value in changed.items() if value is not None}

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -23,15 +24,18 @@ from freehold.client.jobs_checks import result_of
 from freehold.client.jobs_contents import Contents, Objects
 from freehold.client.jobs_delivery import accepted_rows, came_of, to_folder
 from freehold.client.jobs_driver import EVIDENCE, Driver, House, Progress
+from freehold.client.jobs_fields import suggest
+from freehold.client.jobs_folder import CannotPlace, check_places
 from freehold.client.jobs_journal import DONE, LOST, OPEN, RUNNING, STOPPING, JobJournal, JobRow, OrderRow
 from freehold.client.jobs_market import build_request, refuse, survey
 from freehold.client.jobs_nodes import list_nodes, load_speeds
 from freehold.client.jobs_orders import PATIENCE, Compute, program_of
-from freehold.client.jobs_pieces import Planner, Tools, name_outputs
+from freehold.client.jobs_pieces import Came, Planner, Tools, name_outputs
 from freehold.client.jobs_quote import Quote, StepQuote, bound_of, check_classes, first_most, plan_checks, quote_step
-from freehold.client.jobs_spec import Job
+from freehold.client.jobs_sources import check_sources
+from freehold.client.jobs_spec import Job, Step
 from freehold.client.root import AccountRoot
-from freehold.protocol.errors import Conflict, FreeholdError, Refused
+from freehold.protocol.errors import Conflict, FreeholdError, NotFound, Refused
 from freehold.protocol.parameters import Parameters
 from freehold.protocol.units import Address
 from freehold.services.compute.tasks import Task
@@ -106,6 +110,7 @@ class Jobs:
         """What it would take and cost by the bids of now; nothing is ordered. NobodyMatches, InsufficientOperators."""
         house = await self._open()
         check_classes(job)
+        await asyncio.to_thread(check_sources, job, base)
         planner = Planner(house.contents, self._objects, self._tools, base, direct=bool(gateway))
         quoted = list[StepQuote]()
         for step in job.order():
@@ -146,6 +151,7 @@ class Jobs:
         it is what a quote says. Relative paths start at `base`."""
         house = await self._open()
         check_classes(job)
+        await asyncio.to_thread(check_sources, job, base)
         if most is None:
             most = job.most
         if most is None:
@@ -306,21 +312,23 @@ class Jobs:
         data = await driver.desk.fetch(order, stdout.sha256, stdout.size)
         return data if isinstance(data, bytes) else await asyncio.to_thread(data.read_bytes)
 
-    async def fetch(self, job: str, folder: Path) -> list[str]:
-        """Bring the files of a job's last steps into a local folder, from the nodes that kept them; their paths."""
+    async def fetch(self, job: str, folder: Path, step: str = "") -> list[str]:
+        """Bring the files of a job's last steps (or of one step) into a local folder, from the nodes that kept them;
+        their paths. Refused where nothing was put out, CannotPlace where names are in each other's way."""
         house = await self._open()
         row = await house.journal.job(job)
         driver = Driver(house, row, lambda _: None)
-        orders, paths = await house.journal.orders(row.id), list[str]()
-        consumed = {need for step in driver.job.steps for need in step.before}
-        for step in driver.job.order():
-            if step.name in consumed and len(driver.job.steps) > 1:
-                continue
-            pieces = await house.journal.pieces(row.id, step.name)
-            rows = accepted_rows({one.number: one.accepted for one in pieces if one.accepted is not None}, orders)
-            named = name_outputs(came_of(rows), folders=step.map is not None and step.map.folders)
+        orders, found = await house.journal.orders(row.id), list[tuple[dict[int, OrderRow], dict[str, Came]]]()
+        for one in choose_steps(driver.job, step):
+            pieces = await house.journal.pieces(row.id, one.name)
+            rows = accepted_rows({piece.number: piece.accepted for piece in pieces if piece.accepted}, orders)
+            found.append((rows, name_outputs(came_of(rows), folders=one.map is not None and one.map.folders)))
+        paths = [path for _, named in found for path in named]
+        if twice := next((path for path, count in Counter(paths).items() if count > 1), None):
+            raise CannotPlace(f"several steps have put out {twice!r}", hint="Fetch one of them: `--step NAME`.")
+        await asyncio.to_thread(check_places, folder, paths)
+        for rows, named in found:
             await to_folder(driver.delivering, rows, named, folder)
-            paths += named
         return paths
 
     async def logs(self, job: str, *, follow: bool = False) -> AsyncGenerator[tuple[OrderRow, bytes], None]:
@@ -350,6 +358,17 @@ class Jobs:
         if not found or row.ended:
             raise Refused("this job has no service that is up", hint="`freehold job describe JOB` says how it stands.")
         return str(found[-1])
+
+
+def choose_steps(job: Job, name: str = "") -> list[Step]:
+    """The step of this name; without any, those whose outputs no other takes. NotFound."""
+    steps = job.order()
+    if not name:
+        consumed = {need for step in steps for need in step.before}
+        return [step for step in steps if step.name not in consumed]
+    if found := [step for step in steps if step.name == name]:
+        return found
+    raise NotFound(f"this job has no step {name!r}", hint=suggest(name, [str(step.name) for step in steps]))
 
 
 def _part(one: OrderRow, accepted: OrderRow | None) -> str:

@@ -16,6 +16,7 @@ from typing import Protocol
 import aiohttp
 
 from freehold.client.bucket_types import ObjectInfo
+from freehold.client.jobs_folder import place
 from freehold.client.jobs_journal import JobJournal
 from freehold.client.jobs_spec import File
 from freehold.client.paths import ObjectPath
@@ -65,7 +66,7 @@ class Contents:
                 self._remember(sha256, data)
             else:
                 path = self.place(sha256)
-                await asyncio.to_thread(_write, path, data)
+                await asyncio.to_thread(place, data, path)
                 await self._keep(sha256, path)
         return Blob(sha256=sha256, size=len(data))
 
@@ -193,10 +194,3 @@ def _hash(path: Path) -> tuple[str, int, bytes | None]:
     if size > LARGEST:
         raise InvalidInput(f"{path} has {size} bytes, and a node takes at most {LARGEST} as one file")
     return digest.hexdigest(), size, None
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    temporary.write_bytes(data)
-    temporary.replace(path)

@@ -20,11 +20,12 @@ from typing import Any, NamedTuple
 from freehold.client.grants import narrow
 from freehold.client.jobs_checks import result_of
 from freehold.client.jobs_contents import Contents, Objects
+from freehold.client.jobs_folder import check_places, place
 from freehold.client.jobs_journal import DONE, OPEN, OrderRow
 from freehold.client.jobs_orders import Compute, Desk, NodeFailed, Wanted
 from freehold.client.jobs_pieces import Came, Tools
 from freehold.client.paths import ObjectPath
-from freehold.protocol.errors import Corrupt, FreeholdError, Refused
+from freehold.protocol.errors import Corrupt, FreeholdError
 from freehold.protocol.units import Address, Hash
 from freehold.services.compute.tasks import Blob, Delivery, Input, Resources, Task, check_path, name_runner
 
@@ -100,30 +101,12 @@ async def fetch_all(means: Delivering, rows: Mapping[int, OrderRow], came: Seque
 
 
 async def to_folder(means: Delivering, rows: Mapping[int, OrderRow], named: Mapping[str, Came], folder: Path) -> None:
-    """Write files below a local folder; what is there already with the right bytes is left. Refused for a hidden one: a
-    node that nobody checked could leave settings for this machine's programs there."""
+    """Write files below a local folder, each whole; what has their names there is replaced. CannotPlace, before any is
+    written, where they are in each other's way; DiskFull."""
+    await asyncio.to_thread(check_places, folder, named)
     for path, one in named.items():
-        if any(part.startswith(".") for part in path.split("/")):
-            raise Refused(
-                f"the job left {path!r}, and hidden files are not written here", hint="Name the files to take."
-            )
         data = await means.desk.fetch(rows[one.number], one.blob.sha256, one.blob.size)
-        await asyncio.to_thread(_place, data, folder / path)
-
-
-def _place(data: bytes | Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
-    try:
-        if isinstance(data, bytes):
-            temporary.write_bytes(data)
-        else:
-            import shutil
-
-            shutil.copyfile(data, temporary)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+        await asyncio.to_thread(place, data, folder / path)
 
 
 async def to_bucket(
@@ -202,7 +185,7 @@ async def _put(means: Delivering, data: bytes | Path, where: ObjectPath) -> None
         return
     blob = await means.contents.add(data)
     path = means.contents.place(f".{blob.sha256}.{secrets.token_hex(4)}")
-    await asyncio.to_thread(_place, data, path)
+    await asyncio.to_thread(place, data, path)
     try:
         await means.objects.put(path, where)
     finally:

@@ -11,14 +11,25 @@ from __future__ import annotations
 
 import asyncio
 
+from freehold.client.jobs_units import format_credits
 from freehold.protocol.errors import Corrupt, InsufficientCredits
 
 
 class CapReached(InsufficientCredits):
-    """The next order could bring the job above the most that it may cost."""
+    """The next order could bring the job above the most that it may cost. Details: cap, spent, held, free, needed."""
 
     code = "cap_reached"
-    hint = "Order the job again with a higher --most."
+
+    def __init__(self, purse: Purse, needed: int) -> None:
+        wanted = purse.cap + needed - purse.free
+        held = f", {format_credits(purse.held)} held by orders that nodes may still bill" if purse.held else ""
+        super().__init__(
+            f"this job may cost at most {format_credits(purse.cap)} ({format_credits(purse.spent)} spent{held}): "
+            f"its next run may come to {format_credits(needed)}, and {format_credits(purse.free)} are left",
+            hint=f"Order it again with `--most {format_credits(wanted, up=True).partition(' ')[0]}` or more (`most` in "
+            "its spec); a smaller `work` in its `resources` makes each run cost less at most.",
+            cap=str(purse.cap), spent=str(purse.spent), held=str(purse.held), free=str(purse.free), needed=str(needed),
+        )  # fmt: skip
 
 
 class Held:
@@ -54,10 +65,7 @@ class Purse:
         """Set an amount aside, waiting for orders under way to give some back. CapReached where none will."""
         while self.free < amount:
             if all(one.silent for one in self._held):
-                raise CapReached(
-                    "the most that this job may cost is reached: its next order may come to more than is left",
-                    needed=str(amount), free=str(self.free), cap=str(self.cap),
-                )  # fmt: skip
+                raise CapReached(self, amount)
             self._changed.clear()
             await self._changed.wait()
         return self.hold(amount)

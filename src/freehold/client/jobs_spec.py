@@ -38,6 +38,7 @@ from freehold.client.jobs_fields import (
 from freehold.client.jobs_units import CREDITS as _CREDITS
 from freehold.client.jobs_yaml import Entries, Mark, mark_of, read_yaml, spec_error
 from freehold.client.paths import is_remote, parse_path
+from freehold.market.constraints import parse as parse_constraint
 from freehold.protocol.errors import InvalidInput
 from freehold.services.compute.tasks import check_path
 
@@ -78,10 +79,23 @@ def _url(value: Any) -> str:
     return value
 
 
+def _constraint(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(value)
+    try:
+        parse_constraint(value)
+    except InvalidInput as error:
+        raise spec_error(error.message, value) from None
+    return value
+
+
 def _digest(value: Any) -> str:
     if not isinstance(value, str) or len(value) != 64 or set(value) - set("0123456789abcdef"):
         raise ValueError(value)
     return value
+
+
+CONSTRAINT = Kind("a constraint", _constraint)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,7 +255,7 @@ class Step(Part):
         part(Resources, "a mapping (processors, memory and so on)"), "what one task may use", Resources()
     )
     network: bool = one_of(FLAG, "whether it may open connections", False)
-    where: str = one_of(TEXT, "a constraint that nodes must meet, besides the job's", "")
+    where: str = one_of(CONSTRAINT, "what nodes must meet, besides the job's", "")
     verify: Verify = one_of(
         part(Verify, f"one of {', '.join(CLASSES)}, or a mapping", lambda v: {"kind": v} if isinstance(v, str) else v),
         "how results are compared", Verify(),
@@ -295,7 +309,7 @@ class Job(Part):
     most: int | None = one_of(
         measured(_CREDITS, CREDITS.take), "the most that it may cost, checks included; asked if it is not said", None
     )
-    where: str = one_of(TEXT, 'a constraint that nodes must meet, like `place == "EU"`', "")
+    where: str = one_of(CONSTRAINT, 'what nodes must meet, like `place == "EU"`', "")
     assurance: str = one_of(ASSURANCE, "how sure to be of every result; 0: each task is run once and believed", "0")
     retries: int = one_of(count(0, 100), "how often a task that failed is tried again, elsewhere", 3)
 

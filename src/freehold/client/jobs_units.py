@@ -43,6 +43,16 @@ def parse_credits(text: str) -> int:
     return _parse(text, {"credits": ONE, "credit": ONE}, "credits", AMOUNT_LIMIT - 1)
 
 
+def format_credits(value: int, *, up: bool = False) -> str:
+    """Base units of credits to six places, as `parse_credits` reads them; rounded down, or up where that is asked."""
+    millionths, rest = divmod(value, ONE // 10**6)
+    millionths += bool(rest and up)
+    places = f"{millionths % 10**6:06d}".rstrip("0")
+    if value and not millionths:
+        return "less than 0.000001 credits"
+    return f"{millionths // 10**6}{'.' if places else ''}{places} credits"
+
+
 def _parse(text: str, units: dict[str, int], bare: str, most: int) -> int:
     found = _NUMBER.fullmatch(text.strip())
     if found is None:
