@@ -10,12 +10,12 @@ Ctrl-C while waiting stops waiting: orders that run go on, and `freehold job wai
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -117,16 +117,17 @@ async def _run(
     spec, base = read_spec(what, **given)
     gateway = program.settings.get("gateway").value
     async with open_client(program) as client:
-        most = spec.most if spec.most is not None else await _agree(program, client, spec, base, gateway, yes=yes)
-        await wait_for_credits(program, client, 1)
-        row = await client.jobs.submit(spec, base, gateway, most)
-        if not gateway and _touches_storage(spec):
-            program.warn("no gateway is known: what the job reads and writes at fh:// passes through this machine")
-        if detach:
-            _drive_in_background(program, client, row)
-            program.note(f"job {row.id} goes on: `freehold job wait {row.id}`, `freehold job stop {row.id}`")
-            return {"job": row.id, "phase": row.phase, "output": []}
-        return await _wait(program, client, row)
+        with _following(program, client) as follower:
+            most = spec.most if spec.most is not None else await _agree(program, client, spec, base, gateway, yes=yes)
+            await wait_for_credits(program, client, 1)
+            row = await client.jobs.submit(spec, base, gateway, most)
+            if not gateway and _touches_storage(spec):
+                program.warn("no gateway is known: what the job reads and writes at fh:// passes through this machine")
+            if detach:
+                _drive_in_background(program, client, row)
+                program.note(f"job {row.id} goes on: `freehold job wait {row.id}`, `freehold job stop {row.id}`")
+                return {"job": row.id, "phase": row.phase, "output": []}
+            return await _wait(program, client, row, follower)
 
 
 async def _agree(program: Program, client: Freehold, spec: Job, base: Path, gateway: str, *, yes: bool) -> int:
@@ -156,17 +157,24 @@ def _touches_storage(spec: Job) -> bool:
     return any(one and one.remote for one in files) or any(is_remote(step.output or "") for step in spec.steps)
 
 
-async def _wait(program: Program, client: Freehold, row: JobRow) -> dict[str, Any]:
+@contextmanager
+def _following(program: Program, client: Freehold) -> Iterator[Follower]:
+    """A follower that hears what this machine is busy with, too."""
+    with Follower(quiet=program.as_json) as follower:
+        client.jobs.listen(follower.busy)
+        yield follower
+
+
+async def _wait(program: Program, client: Freehold, row: JobRow, follower: Follower) -> dict[str, Any]:
     """Drive a job to its end, and end as it did."""
-    follower = Follower(quiet=program.as_json)
     try:
         done = await client.jobs.wait(row.id, follower)
     except asyncio.CancelledError:
-        follower.clear()
+        follower.end()
         program.note(f"job {row.id} is not waited for any more; what runs goes on at its nodes")
         program.note(f"  `freehold job wait {row.id}` goes on with it, `freehold job stop {row.id}` ends it")
         raise click.exceptions.Exit(INTERRUPTED) from None
-    follower.clear()
+    follower.end()
     data: dict[str, Any] = {"job": done.id, "phase": done.phase, "reason": done.reason, "status": done.status}
     data["output"] = await _read_output(client, done)
     if done.phase != "done":
@@ -184,9 +192,9 @@ async def _show_end(client: Freehold, row: JobRow, data: dict[str, Any]) -> None
     show_results(data)
     said = b""
     if ends and ends[-1].get("order"):
-        with contextlib.suppress(FreeholdError):
+        with suppress(FreeholdError):
             click.echo(await client.jobs.printed(row.id, ends[-1]["order"]), nl=False)
-    with contextlib.suppress(FreeholdError):
+    with suppress(FreeholdError):
         async for _, piece in client.jobs.logs(row.id, follow=False):
             said = (said + piece)[-SHOWN_LOG:]
     click.echo(said.decode(errors="replace"), err=True, nl=False)
@@ -249,7 +257,8 @@ async def _quote(program: Program, what: Path, given: dict[str, Any]) -> dict[st
 
     spec, base = read_spec(what, **given)
     async with open_client(program) as client:
-        return (await client.jobs.quote(spec, base, program.settings.get("gateway").value)).to_json()
+        with _following(program, client):
+            return (await client.jobs.quote(spec, base, program.settings.get("gateway").value)).to_json()
 
 
 @job.command("list", show=show_jobs)
@@ -278,7 +287,8 @@ def wait(program: Program, name: str) -> dict[str, Any]:
     """Go on with JOB until it has ended; prints what it printed, and exits as it did."""
 
     async def follow(client: Freehold) -> dict[str, Any]:
-        return await _wait(program, client, await client.jobs.find(name))
+        with _following(program, client) as follower:
+            return await _wait(program, client, await client.jobs.find(name), follower)
 
     return _with_client(program, follow)
 
@@ -365,15 +375,20 @@ def show_url(data: dict[str, Any]) -> None:
 @click.argument("name", metavar="JOB")
 @click.pass_obj
 def open_service(program: Program, name: str) -> dict[str, Any]:
-    """The URL of JOB's service: whoever has it may use it, and it stays when the service moves."""
-    from freehold.client.service_places import URL_PATH
+    """The URL of JOB's service: whoever has it may use it, and it stays when the service moves.
+
+    On this machine it is a name below localhost, which browsers and curl know; --json has the plain one beside it.
+    """
+    from freehold.client.service_places import path_url_of, url_of
 
     gateway = program.settings.get("gateway").value
     if not gateway:
         raise click.UsageError("A service is reached through a gateway, and none is known: say --gateway URL.")
 
     async def find(client: Freehold) -> dict[str, Any]:
-        return {"url": f"{gateway.rstrip('/')}{URL_PATH}{await client.jobs.service(name)}/"}
+        service = await client.jobs.service(name)
+        url = url_of(gateway, service, program.settings.service_domain)
+        return {"url": url, "plain_url": path_url_of(gateway, service)}
 
     return _with_client(program, find)
 

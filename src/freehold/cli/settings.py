@@ -83,6 +83,16 @@ class Settings:
         return self.path("home")
 
     @property
+    def service_domain(self) -> str:
+        """The name below which services are hosts at the gateway that runs here; "" for another one, or none."""
+        told = _read_gateway(self._gateway_file)
+        return told.get("service_domain", "") if told.get("url") == self.get("gateway").value else ""
+
+    @property
+    def _gateway_file(self) -> Path:
+        return self.path("network").parent / "gateway.json"
+
+    @property
     def local(self) -> Path:
         """Where the local network of this home is kept."""
         return self.home / "local"
@@ -98,7 +108,7 @@ class Settings:
             own = self.path("network").parent / "wallets" / "client.json"  # of the local network
             return "client" if own.exists() else "default"
         if name == "gateway":
-            return _read_gateway(self.path("network").parent / "gateway.json")  # of the local network
+            return _read_gateway(self._gateway_file).get("url", "")  # of the local network
         return ""
 
     def _read_file(self) -> dict[str, str]:
@@ -116,12 +126,13 @@ def _xdg(environment: Mapping[str, str], variable: str, function: str) -> Path:
     return Path(getattr(platformdirs, function)("freehold", appauthor=False))
 
 
-def _read_gateway(path: Path) -> str:
-    """The URL of a gateway that runs here, as it wrote it down; "" where there is none."""
+def _read_gateway(path: Path) -> dict[str, str]:
+    """What a gateway that runs here wrote down: its `url` and more; nothing where there is none."""
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["url"])
+        told = json.loads(path.read_text(encoding="utf-8"))
+        return {name: str(told[name]) for name in {"url", *told}}
     except FileNotFoundError:
-        return ""
+        return {}
     except (ValueError, KeyError, TypeError):
         raise click.UsageError(f'{path} is not what a gateway writes: {{"url": ...}}') from None
 

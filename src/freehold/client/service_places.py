@@ -1,11 +1,13 @@
 """Where an account's services run, as its gateways find them: in the account's root, by an id that nobody guesses.
 
-A service that moves to another node keeps its id, and so its URL: `/-/service/ID/` below any gateway of the account.
+A service that moves to another node keeps its id, and so its URL: at a host of its own, or `/-/service/ID/`, of any
+gateway of the account.
 """
 
 from __future__ import annotations
 
 import secrets
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -21,6 +23,26 @@ ANSWER_HEADER = "Freehold-Service"  # a node sets it on what the service itself 
 def new_service_id() -> str:
     """An id for a service that is about to start: whoever knows it may use the service."""
     return secrets.token_hex(16)
+
+
+def host_of(service: str, domain: str, port: str) -> str:
+    """A service's own host; `port` has the colon before it, or is empty."""
+    return f"{service}.{domain}{port}"
+
+
+def url_of(gateway: str, service: str, domain: str = "") -> str:
+    """Where a service is an origin of its own at a gateway: below the domain that the gateway has for services, or
+    below localhost where it is on this machine; else the path at the gateway's own host."""
+    parts = urlsplit(gateway)
+    port = f":{parts.port}" if parts.port is not None else ""
+    if domain or (parts.scheme == "http" and parts.hostname in ("localhost", "127.0.0.1", "::1")):
+        return f"{parts.scheme}://{host_of(service, domain or 'localhost', port)}/"
+    return path_url_of(gateway, service)
+
+
+def path_url_of(gateway: str, service: str) -> str:
+    """Where a service is at the gateway's own host, for programs that do not know names below localhost."""
+    return f"{gateway.rstrip('/')}{URL_PATH}{service}/"
 
 
 async def publish(root: AccountRoot, service: str, place: ServicePlace) -> None:

@@ -7,7 +7,11 @@
     host, port, ready_file                    where it listens (port 0: any)
     region, domain                            what clients sign for; the name below which buckets are hosts
     tls, certificate, certificate_key         own files (PEM), or one that is made where there are none
+    service_domain                            the name below which services are hosts, besides localhost
     requests, requests_per_address            worked on at once, before others hear SlowDown
+    requests_per_service                      of one service at once; of all services: half of `requests`
+    jobs                                      the home of a client of the same accounts on this machine: services that
+                                              were ordered there are kept up here when nobody else does
     lifecycle_seconds                         between looks at what has expired
 
 Invariant: what is not understood is refused by name, at the start.
@@ -25,7 +29,7 @@ from freehold.protocol.errors import InvalidInput
 from freehold.store.configuration import parse_configuration, read_configuration, read_passphrase, wrong
 
 DEFAULT_REGION = "us-east-1"
-_PATHS = {"network", "data", "passphrase_file", "ready_file", "certificate", "certificate_key"}
+_PATHS = {"network", "data", "passphrase_file", "ready_file", "certificate", "certificate_key", "jobs"}
 _REGION = re.compile(r"[a-z0-9-]{1,64}")
 _DOMAIN = re.compile(r"[a-z0-9.-]{1,253}")
 
@@ -56,6 +60,9 @@ class GatewayConfig:
     certificate_key: Path | None = None
     requests: int = 512
     requests_per_address: int = 512
+    requests_per_service: int = 64
+    service_domain: str = ""
+    jobs: Path | None = None
     lifecycle_seconds: float = 3600.0
 
     @staticmethod
@@ -69,6 +76,8 @@ class GatewayConfig:
         config = parse_configuration(GatewayConfig, value, directory, _parse)
         if (config.certificate is None) != (config.certificate_key is None):
             raise InvalidInput("'certificate' and 'certificate_key' go together")
+        if config.service_domain and config.service_domain == config.domain:
+            raise InvalidInput("'domain' and 'service_domain' are two names: buckets and services are hosts below them")
         return config
 
     def passphrase(self, wallet: WalletFile) -> str:
@@ -83,7 +92,7 @@ def _parse(name: str, item: Any, directory: Path) -> Any:
         return tuple(_parse_wallet(each, directory) for each in item)
     if name == "tls" and isinstance(item, bool):
         return item
-    if name in ("requests", "requests_per_address") and type(item) is int and item > 0:
+    if name in ("requests", "requests_per_address", "requests_per_service") and type(item) is int and item > 0:
         return item
     if name == "port" and type(item) is int and 0 <= item < 65536:
         return item
@@ -93,7 +102,7 @@ def _parse(name: str, item: Any, directory: Path) -> Any:
         return item
     if name == "region" and isinstance(item, str) and _REGION.fullmatch(item):
         return item
-    if name == "domain" and isinstance(item, str) and (not item or _DOMAIN.fullmatch(item)):
+    if name in ("domain", "service_domain") and isinstance(item, str) and (not item or _DOMAIN.fullmatch(item)):
         return item
     raise wrong(name, item)
 

@@ -2,7 +2,7 @@
 
     data/networks/...    what each account's client keeps       data/tls/    a certificate, where one is made
 
-Start: accounts, server, then lifecycle and upkeep. Stop, on SIGTERM or SIGINT: no
+Start: accounts, server, then lifecycle, upkeep and services. Stop, on SIGTERM or SIGINT: no
 new requests, those that run are finished within STOP_SECONDS, then the accounts. A kill at any moment loses nothing
 that was acknowledged: the gateway keeps nothing that the network does not have.
 """
@@ -22,6 +22,7 @@ from aiohttp import web
 
 from freehold.client import service_places, shares
 from freehold.client.account import Account
+from freehold.client.jobs_supervisor import Supervisor
 from freehold.client.keystore import open_secret
 from freehold.client.sdk import Freehold
 from freehold.gateway.admin import Admin
@@ -34,6 +35,7 @@ from freehold.gateway.tenants import Tenant, Tenants
 from freehold.market.network import Network
 from freehold.net.client import Dial
 from freehold.net.limits import Connections
+from freehold.net.passing import IDLE_SECONDS as IDLE_SECONDS_OF_SERVICES
 from freehold.net.running import run_until_signal
 from freehold.net.server import BACKLOG, write_ready_file
 from freehold.net.tls import Certificate, ensure_certificate, load_certificate, server_context
@@ -77,10 +79,20 @@ async def run(config: GatewayConfig, stopping: asyncio.Event, connect: Connect =
         )
         expiry = Expiry(tenants, config.lifecycle_seconds)
         admin, pages = Admin(gateway, expiry), SharePages(tenants, turns=gateway.turns)
-        dial = await stack.enter_async_context(Dial(connections_per_peer=64))
-        ports = ServicePorts(tenants, dial, network.domain, time.time)
+        dial = await stack.enter_async_context(Dial(connections_per_peer=0, read_seconds=IDLE_SECONDS_OF_SERVICES))
+        ports = ServicePorts(
+            tenants,
+            dial,
+            network.domain,
+            time.time,
+            service_domain=config.service_domain,
+            at_once=(max(1, config.requests // 2), config.requests_per_service),
+        )
+        supervisors = [Supervisor(client.jobs) for client in await _open_jobs(stack, config, network, clients, connect)]
 
         async def handle(request: web.BaseRequest) -> web.StreamResponse:
+            if ports.service_at(request) is not None:
+                return await gateway.count(request, ports.handle)
             if not request.raw_path.startswith(OWN_PATHS):
                 return await gateway(request)
             if request.raw_path.startswith(shares.URL_PATH):
@@ -98,6 +110,7 @@ async def run(config: GatewayConfig, stopping: asyncio.Event, connect: Connect =
         tasks = [
             asyncio.create_task(expiry.run(), name="lifecycle"),
             asyncio.create_task(_keep_up(clients), name="upkeep"),
+            *(asyncio.create_task(supervisor.run(), name="services") for supervisor in supervisors),
         ]
         stopped = asyncio.create_task(stopping.wait())
         try:
@@ -116,6 +129,15 @@ async def _open(
 ) -> Freehold:
     account = await asyncio.to_thread(_open_wallet, wallet.path, config.passphrase(wallet))
     return await stack.enter_async_context(connect(network, account, config.data))
+
+
+async def _open_jobs(
+    stack: AsyncExitStack, config: GatewayConfig, network: Network, clients: list[Freehold], connect: Connect
+) -> list[Freehold]:
+    """A client of each account at the home whose journal has their jobs."""
+    if config.jobs is None or config.jobs == config.data:
+        return [] if config.jobs is None else clients
+    return [await stack.enter_async_context(connect(network, each.account, config.jobs)) for each in clients]
 
 
 def _make_tenant(client: Freehold, label: str) -> Tenant:
@@ -140,8 +162,9 @@ def _find_certificate(config: GatewayConfig) -> Certificate | None:
     if not config.tls:
         return None
     names = [config.host] if config.host not in ("", "0.0.0.0", "::") else []
+    domains = [domain for domain in (config.domain, config.service_domain) if domain]
     return ensure_certificate(
-        config.data / "tls", [*names, *((config.domain, f"*.{config.domain}") if config.domain else ())]
+        config.data / "tls", [*names, *(name for domain in domains for name in (domain, f"*.{domain}"))]
     )
 
 
@@ -188,15 +211,16 @@ async def serve(
 def _tell(config: GatewayConfig, url: str, certificate: Certificate | None, tenants: Tenants) -> None:
     """Where this gateway is, for `freehold share`, and for whoever started it."""
     with suppress(OSError):  # the network file may stand where nothing may be written
-        write_ready_file(config.network.with_name(GATEWAY_FILE), {"url": url, "region": config.region})
+        told = {"url": url, "region": config.region, "service_domain": config.service_domain}
+        write_ready_file(config.network.with_name(GATEWAY_FILE), told)
     if config.ready_file is not None:
         own = [(tenant.owner, tenant.own_key) for tenant in tenants]
         keys = [{"account": owner, "access_key": key.id, "secret": key.secret} for owner, key in own if key]
         previous = os.umask(0o077)  # it may hold secrets
         try:
             fingerprint = ZERO_HASH if certificate is None else certificate.fingerprint
-            told = {"url": url, "pid": os.getpid(), "fingerprint": str(fingerprint), "region": config.region}
-            write_ready_file(config.ready_file, {**told, "keys": keys})
+            ready = {"url": url, "pid": os.getpid(), "fingerprint": str(fingerprint), "region": config.region}
+            write_ready_file(config.ready_file, {**ready, "keys": keys})
         finally:
             os.umask(previous)
 

@@ -1,158 +1,203 @@
-"""Ports of services that run on nodes: /-/service/ID/path leads to where the service of that id runs now.
+"""Ports of services that run on nodes, at hosts of their own or below /-/service/ID/ (`service_origins.py`).
 
-The id is the key: whoever knows it may use the service. Requests and answers pass through as they come, but for what is
-between two ends only (RFC 9110, section 7.6.1), for cookies, which go to that service alone, and for what speaks for
-the whole host. A service that has moved is found at its new node; while it is nowhere, the answer is 503. WebSockets
-are not passed on.
+The id is the key: whoever knows it may use the service. Requests, answers and WebSockets pass through as they come
+(`net/passing.py`), but for what is between two ends only, and for what would speak for others than the service. A
+service that has moved is found at its new node; while it is nowhere, the answer is 503.
 
-Invariant: nothing is asked of a node but the path of the service, and nobody's credentials for the gateway reach it.
+A service has so many requests at once, and all of them together so many, as has each node: however slow its visitors
+are, other services and S3 are served. Invariant: nothing is asked of a node but the path of the service, and nobody's
+credentials for the gateway reach it.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from http.cookies import CookieError, SimpleCookie
 
 import aiohttp
 from aiohttp import web
-from multidict import CIMultiDict, CIMultiDictProxy
 
 from freehold.client.root import ServicePlace
-from freehold.client.service_places import ANSWER_HEADER, TOKEN_HEADER, URL_PATH
+from freehold.client.service_places import ANSWER_HEADER, URL_PATH
+from freehold.gateway.bodies import OBJECT_LIMIT, send_continue
+from freehold.gateway.service_origins import (
+    headers_to_node,
+    headers_to_visitor,
+    is_page_visit,
+    own_host,
+    service_at,
+)
 from freehold.gateway.tenants import Tenant
 from freehold.market.meeting import node_peer
-from freehold.net.client import Dial
-from freehold.protocol.errors import FreeholdError, Unavailable
+from freehold.net.client import Dial, Peer
+from freehold.net.limits import Places
+from freehold.net.passing import (
+    HANDSHAKE,
+    MESSAGE_LIMIT,
+    Upload,
+    is_websocket,
+    open_response,
+    pass_answer,
+    pass_messages,
+    protocols_of,
+)
+from freehold.protocol.errors import BodyTooLarge, DeadlineExpired, FreeholdError, Overloaded, Unavailable
 from freehold.protocol.typed import Domain
 from freehold.protocol.units import Address
 
-PIECE = 64 * 2**10
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-BODIES = frozenset({"POST", "PUT", "PATCH"})
+NODE_AT_ONCE = 96  # requests to one node, which takes 128 connections of one address, for services and all else
 FRESH_SECONDS = 5.0  # for which a place is taken as it was read
-_BETWEEN = frozenset(
-    {
-        *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer"),
-        *("transfer-encoding", "upgrade", "host", "content-length", "expect"),
-    }
-)
-_OWN = frozenset({TOKEN_HEADER.lower(), ANSWER_HEADER.lower()})
-_FORWARDED = ("X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Prefix")
-# What speaks for the whole host, of which a service is one path among others'.
-_OF_THE_HOST = frozenset(
-    {"service-worker-allowed", "clear-site-data", "strict-transport-security", "alt-svc", "public-key-pins", "nel"}
-    | {"report-to", "reporting-endpoints", "origin-agent-cluster", "server"}
-)
+RETRY_SECONDS = 1
 
 
 class ServicePorts:
-    """Passes requests on to services of a gateway's accounts."""
+    """Passes requests on to services of a gateway's accounts. `at_once`: requests of all services, and of each one."""
 
-    def __init__(self, tenants: Iterable[Tenant], dial: Dial, domain: Domain, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        tenants: Iterable[Tenant],
+        dial: Dial,
+        domain: Domain,
+        clock: Callable[[], float],
+        *,
+        service_domain: str = "",
+        at_once: tuple[int, int] = (256, 64),
+    ) -> None:
         self._tenants = tenants
         self._dial = dial
         self._domain = domain
         self._clock = clock
+        self._service_domain = service_domain
+        self._places = Places(*at_once)
+        self._at_nodes = Places(at_once[0], NODE_AT_ONCE)
+
+    def service_at(self, request: web.BaseRequest) -> str | None:
+        """The service that a request is for by its host, whatever its path; None where that is no service's."""
+        return service_at(request.headers.get("Host", ""), self._service_domain)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """The service's answer; 404 for an id that no service has, 502 and 503 where it cannot be reached."""
-        service, slash, rest = request.raw_path.removeprefix(URL_PATH).partition("/")
-        if not slash:
-            service, mark, query = service.partition("?")
-            return _moved(f"{URL_PATH}{service}/{mark}{query}")
+        service = self.service_at(request)
+        if service is not None:
+            visit = _Visit(request, service, request.raw_path.removeprefix("/"), is_own=True)
+        else:
+            service, slash, rest = request.raw_path.removeprefix(URL_PATH).partition("/")
+            if not slash:
+                service, mark, query = service.partition("?")
+                return _moved(f"{URL_PATH}{service}/{mark}{query}")
+            host = own_host(service, request.headers.get("Host", ""), self._service_domain)
+            visit = _Visit(request, service, rest, is_own=False)
+            if (
+                host is not None
+                and is_page_visit(request.method, request.headers)
+                and await self._find(service, FRESH_SECONDS)
+            ):
+                return _moved(f"//{host}/{rest}", 307)
         if request.method not in METHODS:
             return _said(405, "services are spoken to by HTTP's usual methods")
-        place = await self._find(service, FRESH_SECONDS)
+        try:
+            with self._places.take(service):
+                return await self._serve(visit)
+        except Overloaded:
+            return _said(503, "there are as many requests for it as there may be at once", _RETRY)
+
+    async def _serve(self, visit: _Visit) -> web.StreamResponse:
+        place = await self._find(visit.service, FRESH_SECONDS)
         if place is None:
             return _said(404, "there is no such service")
         failure: FreeholdError | None = None
         for fresh in (False, True):
             if fresh:
-                newer = await self._find(service, 0)
+                newer = await self._find(visit.service, 0)
                 if newer is None or newer == place:
                     break
                 place = newer
             try:
-                return await self._pass_on(request, service, place, rest)
+                with self._at_nodes.take(place.node):
+                    return await self._pass_on(visit, place)
+            except Overloaded:
+                raise
             except FreeholdError as error:  # before anything was answered
                 failure = error
-                if request.can_read_body:  # it is spent
+                if visit.body.failure is not None:
+                    return _refused(visit.body.failure)
+                if visit.request.can_read_body:  # it is spent
                     break
         detail = "" if failure is None else f": {failure.message}"
-        return _said(503, f"the service cannot be reached just now{detail}", {"Retry-After": "2"})
+        return _said(503, f"the service cannot be reached just now{detail}", _RETRY)
 
     async def _find(self, service: str, max_age: float) -> ServicePlace | None:
         roots = await asyncio.gather(*(tenant.root(max_age) for tenant in self._tenants))
         return next((root.services[service] for root in roots if service in root.services), None)
 
-    async def _pass_on(
-        self, request: web.BaseRequest, service: str, place: ServicePlace, rest: str
-    ) -> web.StreamResponse:
+    async def _pass_on(self, visit: _Visit, place: ServicePlace) -> web.StreamResponse:
+        request = visit.request
         peer = node_peer(self._dial, Address(place.node), place.endpoint, self._domain, self._clock)
-        path = f"/v1/compute/{place.lease}/services/{place.order}/{rest}"
-        host = request.headers.get("Host", "")
-        headers = _passed(request.headers) | {
-            TOKEN_HEADER: place.token,
-            **dict(zip(_FORWARDED, (request.remote or "", host, request.scheme, f"{URL_PATH}{service}"), strict=True)),
-        }
-        body = request.content.iter_chunked(PIECE) if request.method in BODIES and request.can_read_body else None
-        async with peer.exchange(request.method, path, headers=headers, data=body) as answer:
+        path = f"/v1/compute/{place.lease}/services/{place.order}/{visit.rest}"
+        prefix = "" if visit.is_own else f"{URL_PATH}{visit.service}"
+        headers = headers_to_node(request.headers, place.token, request.remote or "", request.scheme, prefix)
+        if is_websocket(request.headers):
+            for name in HANDSHAKE:
+                headers.popall(name, None)
+            return await _pass_websocket(visit, peer, path, headers)
+        try:
+            visit.body.check()
+        except BodyTooLarge as error:
+            return _refused(error)
+        if request.can_read_body and request.headers.get("Expect", "").lower() == "100-continue":
+            await send_continue(request)
+        data = visit.body if request.can_read_body else None
+        async with peer.exchange(request.method, path, headers=headers, data=data) as answer:
             if ANSWER_HEADER not in answer.headers:
+                if answer.status == Overloaded.status:
+                    raise Overloaded("the node has as many requests for it as it takes")
                 raise Unavailable(f"{place.endpoint} does not run it", status=answer.status)
             response = web.StreamResponse(status=answer.status, reason=answer.reason)
-            response.headers.extend(_answered(answer.headers, f"{URL_PATH}{service}/"))
-            if answer.content_length is not None:
-                response.content_length = answer.content_length
-            await response.prepare(request)
-            try:
-                async for piece in answer.content.iter_any():
-                    await response.write(piece)
-            except (aiohttp.ClientError, OSError):
-                if request.transport is not None:
-                    request.transport.abort()  # it has begun: nothing that follows may be taken for a part of it
-                return response
-            await response.write_eof()
+            response.headers.extend(headers_to_visitor(answer.headers, visit.service, is_own=visit.is_own))
+            await pass_answer(request, answer, response)
             return response
 
 
-def _between(headers: Mapping[str, str]) -> frozenset[str]:
-    """What is for the next end only, by its own words too."""
-    named = headers.get("Connection", "").lower().split(",")
-    return _BETWEEN | {name.strip() for name in named}
+class _Visit:
+    """One request: for which service, which of its paths (without the first slash), and at whose host."""
+
+    def __init__(self, request: web.BaseRequest, service: str, rest: str, *, is_own: bool) -> None:
+        self.request = request
+        self.service = service
+        self.rest = rest
+        self.is_own = is_own
+        self.body = Upload(request, OBJECT_LIMIT)
 
 
-def _passed(headers: CIMultiDictProxy[str]) -> dict[str, str]:
-    dropped = _between(headers) | _OWN | {name.lower() for name in _FORWARDED}
-    return {name: value for name, value in headers.items() if name.lower() not in dropped}
-
-
-def _answered(headers: CIMultiDictProxy[str], path: str) -> CIMultiDict[str]:
-    dropped = _between(headers) | _OWN | _OF_THE_HOST
-    kept: CIMultiDict[str] = CIMultiDict()
-    for name, value in headers.items():
-        if name.lower() == "set-cookie":
-            for cookie in _confined(value, path):
-                kept.add(name, cookie)
-        elif name.lower() not in dropped:
-            kept.add(name, value)
-    return kept
-
-
-def _confined(value: str, path: str) -> list[str]:
-    """The cookies of a header, for this service's path alone."""
+async def _pass_websocket(visit: _Visit, peer: Peer, path: str, headers: Mapping[str, str]) -> web.StreamResponse:
     try:
-        cookies = SimpleCookie(value)
-    except CookieError:
-        return []
-    for cookie in cookies.values():
-        cookie["path"], cookie["domain"] = path, ""
-    return [cookie.OutputString() for cookie in cookies.values()]
+        async with peer.websocket(
+            path, headers=headers, protocols=protocols_of(visit.request.headers), limit=MESSAGE_LIMIT
+        ) as there:
+            here = open_response(there.protocol)
+            await here.prepare(visit.request)
+            await pass_messages(here, there)
+            return here
+    except aiohttp.WSServerHandshakeError as error:
+        if error.headers is None or ANSWER_HEADER not in error.headers:
+            raise Unavailable(f"{peer.url} opens no WebSocket to it", status=error.status) from None
+        return _said(error.status, "the service opens no WebSocket here")
+
+
+_RETRY = {"Retry-After": str(RETRY_SECONDS)}
+
+
+def _refused(error: FreeholdError) -> web.Response:
+    """Its body is not wanted any more: nothing may follow on this connection."""
+    response = _said(408 if isinstance(error, DeadlineExpired) else error.status, error.message)
+    response.force_close()
+    return response
 
 
 def _said(status: int, text: str, headers: Mapping[str, str] | None = None) -> web.Response:
     return web.Response(status=status, text=f"{text}\n", headers=headers)
 
 
-def _moved(location: str) -> web.Response:
-    return web.Response(status=308, headers={"Location": location})
+def _moved(location: str, status: int = 308) -> web.Response:
+    return web.Response(status=status, headers={"Location": location})

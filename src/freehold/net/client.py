@@ -9,10 +9,11 @@ peer that has a fingerprint is never spoken to over http.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+import errno
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 import aiohttp
 import yarl
@@ -37,6 +38,9 @@ ERROR_LIMIT = 64 * 2**10
 JSON_HEADERS = {"Content-Type": "application/json"}
 BYTES_HEADERS = {"Content-Type": "application/octet-stream"}
 
+T = TypeVar("T")
+Check = aiohttp.Fingerprint | bool  # aiohttp's `ssl`
+
 
 class Pin(Protocol):
     """Who knows a peer's fingerprint, and can find out again when the peer has a new certificate."""
@@ -55,8 +59,9 @@ class Known(NamedTuple):
 class Dial:
     """One a process: hands out peers that share its connections. `known` are certificates, by owner and URL."""
 
-    def __init__(self, connections_per_peer: int = 16) -> None:
+    def __init__(self, connections_per_peer: int = 16, read_seconds: float = READ_SECONDS) -> None:
         self._per_peer = connections_per_peer
+        self._read_seconds = read_seconds
         self._session: aiohttp.ClientSession | None = None
         self._checks: dict[Hash, aiohttp.Fingerprint] = {}  # one of each: connections are kept by the object
         self.known: dict[tuple[Address, str], Known] = {}
@@ -64,7 +69,7 @@ class Dial:
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, limit_per_host=self._per_peer),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=self._read_seconds),
             auto_decompress=False,
             read_bufsize=2**20,
             headers={"Accept-Encoding": "identity"},
@@ -140,38 +145,66 @@ class Peer:
 
         Redirects are not followed: a peer must not choose whom this process asks.
         """
-        target = _target_of(self.url + path)
-        try:
-            async with await self._send(method, target, headers, data) as response:
+        session = self._dial.session
+
+        async def send(target: yarl.URL, check: Check) -> aiohttp.ClientResponse:
+            return await session.request(method, target, headers=headers, data=data, allow_redirects=False, ssl=check)
+
+        with self._named():
+            async with await self._meet(path, send) as response:
                 yield response
+
+    @asynccontextmanager
+    async def websocket(
+        self, path: str, *, headers: Mapping[str, str], protocols: Sequence[str], limit: int
+    ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+        """A WebSocket whose messages have at most `limit` bytes; pings are the caller's to answer. What else than one
+        is answered is aiohttp's WSServerHandshakeError."""
+        session, closing = self._dial.session, aiohttp.ClientWSTimeout(ws_close=CONNECT_SECONDS)
+
+        async def send(target: yarl.URL, check: Check) -> aiohttp.ClientWebSocketResponse:
+            return await session.ws_connect(
+                target, headers=headers, protocols=protocols, max_msg_size=limit, autoping=False, timeout=closing,
+                ssl=check,
+            )  # fmt: skip
+
+        with self._named():
+            async with await self._meet(path, send) as socket:
+                yield socket
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """What goes wrong between two processes, as Unavailable; `refused` in its details where nothing listens."""
+        try:
+            yield
+        except aiohttp.WSServerHandshakeError:
+            raise
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:
             reason = str(error) or type(error).__name__
-            raise Unavailable(f"{self.url} does not answer: {reason}", url=self.url) from None
+            refused = isinstance(error, aiohttp.ClientConnectorError) and error.errno == errno.ECONNREFUSED
+            failure = Unavailable(f"{self.url} does not answer: {reason}", url=self.url)
+            failure.details |= {"refused": True} if refused else {}
+            raise failure from None
         except aiohttp.ClientError as error:
             raise Unavailable(f"{self.url}: {error}", url=self.url) from None
 
-    async def _send(
-        self, method: str, target: yarl.URL, headers: Mapping[str, str] | None, data: Any
-    ) -> aiohttp.ClientResponse:
+    async def _meet(self, path: str, send: Callable[[yarl.URL, Check], Awaitable[T]]) -> T:
         """The answer of the peer itself: one whose certificate is another is asked nothing."""
+        target = _target_of(self.url + path)
+
+        async def send_to(fingerprint: Hash) -> T:
+            return await send(target, self._dial.check(fingerprint) if target.scheme == "https" else True)
+
         expected = await self._fingerprint(target)
         try:
-            return await self._send_to(expected, method, target, headers, data)
+            return await send_to(expected)
         except aiohttp.ServerFingerprintMismatch as error:
             shown = Hash(error.got)
-        # Nothing was sent, so `data` is whole. A certificate that its owner has signed for meanwhile is as good.
+        # Nothing was sent, so any body is whole. A certificate that its owner has signed for meanwhile is as good.
         newer = expected if isinstance(self._pin, Hash) else await self._pin.fingerprint(wrong=expected)
         if newer != shown:
             raise self._wrong(shown, newer)
-        return await self._send_to(newer, method, target, headers, data)
-
-    async def _send_to(
-        self, fingerprint: Hash, method: str, target: yarl.URL, headers: Mapping[str, str] | None, data: Any
-    ) -> aiohttp.ClientResponse:
-        check = self._dial.check(fingerprint) if target.scheme == "https" else True
-        return await self._dial.session.request(
-            method, target, headers=headers, data=data, allow_redirects=False, ssl=check
-        )
+        return await send_to(newer)
 
     async def _fingerprint(self, target: yarl.URL) -> Hash:
         expected = self._pin if isinstance(self._pin, Hash) else await self._pin.fingerprint()

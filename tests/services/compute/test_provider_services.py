@@ -14,8 +14,11 @@ import pytest
 import yarl
 from aiohttp import web
 
+from freehold.net import passing
+from freehold.net.passing import MESSAGE_LIMIT
 from freehold.protocol.errors import FreeholdError, NotFound
 from freehold.services.compute.executors.seam import Outcome, Work
+from freehold.services.compute.node import proxy
 from freehold.services.compute.node.proxy import ANSWER_HEADER, TOKEN_HEADER
 from freehold.services.compute.tasks import Resources, Service, Task, decode_result
 from tests.services.compute.provider_world import FakeExecutor, World, receipt_of, until
@@ -36,6 +39,7 @@ class FakeServices(FakeExecutor):
         self.used = 0
         self.ending: Outcome | None = None
         self.seen: list[tuple[str, dict[str, str]]] = []
+        self.read_first = asyncio.Event()
         self._ended = asyncio.Event()
         self._folders: dict[Path, Path] = {}
 
@@ -44,7 +48,8 @@ class FakeServices(FakeExecutor):
         stop = self.stopped[work.folder] = asyncio.Event()
         folder = self._folders[work.folder] = Path(tempfile.mkdtemp(prefix="fh-"))
         app = web.Application()
-        app.add_routes([web.get("/socket", self._talk), web.route("*", "/{path:.*}", self._answer)])
+        app.add_routes([web.get("/socket", self._talk), web.get("/events", self._tell)])
+        app.add_routes([web.route("*", "/{path:.*}", self._answer)])
         runner = web.AppRunner(app)
         await runner.setup()
         await web.UnixSite(runner, str(folder / "port")).start()
@@ -87,6 +92,15 @@ class FakeServices(FakeExecutor):
         self.seen.append((request.raw_path, dict(request.headers)))
         headers = {"X-Own": "1", "Connection": "close"}
         return web.Response(status=418, body=request.method.encode() + b":" + body, headers=headers)
+
+    async def _tell(self, request: web.Request) -> web.StreamResponse:
+        """The second event is sent once the first has been read."""
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(b"data: first\n\n")
+        await self.read_first.wait()
+        await response.write(b"data: second\n\n")
+        return response
 
     async def _talk(self, request: web.Request) -> web.WebSocketResponse:
         socket = web.WebSocketResponse()
@@ -256,6 +270,64 @@ def test_what_is_asked_goes_through_as_it_is(tmp_path: Path) -> None:
             with pytest.raises(FreeholdError) as error:
                 await world.get(place["url"].removeprefix(f"/v1/compute/{world.id}"))
             assert error.value.details["status"] == 418
+
+    asyncio.run(scenario())
+
+
+def test_answers_and_messages_come_piece_by_piece(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path) as (world, executor):
+            place = (await world.call("GET", f"/orders/{await started(world, executor, service())}"))["service"]
+            url, headers = world.server.url + place["url"], {TOKEN_HEADER: place["token"], "X-Forwarded-Host": "a.b:1"}
+            async with aiohttp.ClientSession(headers=headers) as session:
+                async with session.get(f"{url}events") as answer:
+                    assert await answer.content.readuntil(b"\n\n") == b"data: first\n\n"
+                    executor.read_first.set()
+                    assert await answer.content.read() == b"data: second\n\n"
+                async with session.get(url) as answer:
+                    assert executor.seen[-1][1]["Host"] == "a.b:1"  # as its visitor asked for it
+                async with session.ws_connect(f"{url}socket", autoping=False) as socket:
+                    await socket.ping(b"there?")
+                    assert (await socket.receive()).data == b"there?"
+                    await socket.send_str("x" * (MESSAGE_LIMIT + 1))
+                    assert (await socket.receive()).data == 1009
+                with pytest.raises(aiohttp.WSServerHandshakeError) as error:
+                    await session.ws_connect(url)
+                assert (error.value.status, ANSWER_HEADER in (error.value.headers or {})) == (418, True)
+
+    asyncio.run(scenario())
+
+
+def test_what_is_sent_and_asked_at_once_has_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy, "AT_ONCE_EACH", 2)
+    monkeypatch.setattr(proxy, "BODY_LIMIT", 1000)
+    monkeypatch.setattr(passing, "GRACE_SECONDS", 0.05)
+
+    async def never() -> AsyncIterator[bytes]:
+        yield b"begun"
+        await asyncio.Event().wait()
+
+    async def scenario() -> None:
+        async with running(tmp_path, slots=2) as (world, executor):
+            jobs = [await started(world, executor, service())]
+            jobs.append(await started(world, executor, service(arguments=("other",))))
+            await until(lambda: len(executor._folders) == 2)
+            places = [(await world.call("GET", f"/orders/{job}"))["service"] for job in jobs]
+            (url, headers), (other, others) = [
+                (world.server.url + place["url"], {TOKEN_HEADER: place["token"]}) for place in places
+            ]
+            async with aiohttp.ClientSession() as session:
+                for data, status in ((bytes(1001), 413), (never(), 401), (bytes(1000), 418)):
+                    async with session.post(url, headers=headers, data=data) as answer:
+                        assert answer.status == status
+                async with (
+                    session.ws_connect(f"{url}socket", headers=headers),
+                    session.ws_connect(f"{url}socket", headers=headers),
+                ):
+                    async with session.get(url, headers=headers) as answer:
+                        assert (answer.status, ANSWER_HEADER in answer.headers) == (429, False)
+                    async with session.get(other, headers=others) as answer:
+                        assert answer.status == 418
 
     asyncio.run(scenario())
 

@@ -2,10 +2,11 @@
 
     ANY /v1/compute/{lease}/services/{order}/{path}     signed by the lease's client, or with the service's token
 
-Path, query, headers and bodies go through as they are, but for what belongs to one connection, and the token, which
-the program does not see. An answer of the service itself has the header `Freehold-Service`; the node's own errors have
-not. WebSockets are passed on message by message. Invariant: nobody without token or key reaches a program, and one
-is reached for as long as an order pays for it, no longer.
+Path, query, headers, bodies and WebSockets go through as they are (`net/passing.py`), but for what belongs to one
+connection, and the token, which the program does not see. An answer of the service itself has the header
+`Freehold-Service`; the node's own errors have not. A service is asked so many things at once, and no more: those of
+others are not held up. Invariant: nobody without token or key reaches a program, and one is reached for as long as an
+order pays for it, no longer.
 """
 
 from __future__ import annotations
@@ -17,8 +18,21 @@ from pathlib import Path
 import aiohttp
 import yarl
 from aiohttp import web
-from multidict import CIMultiDict, CIMultiDictProxy
+from multidict import CIMultiDict
 
+from freehold.net.limits import Places
+from freehold.net.passing import (
+    HANDSHAKE,
+    IDLE_SECONDS,
+    MESSAGE_LIMIT,
+    Upload,
+    is_websocket,
+    open_response,
+    pass_answer,
+    pass_headers,
+    pass_messages,
+    protocols_of,
+)
 from freehold.protocol.errors import NotFound, Unavailable
 from freehold.protocol.units import ZERO_HASH
 from freehold.services.compute.node.orders_checks import parse_key
@@ -28,14 +42,10 @@ from freehold.services.compute.node.orders_services import Instance, Services
 from freehold.services.seam import ProviderContext
 
 TOKEN_HEADER, ANSWER_HEADER = "Freehold-Service-Token", "Freehold-Service"
-READ_SECONDS = 300.0  # without a byte of the service's answer
-MESSAGE_LIMIT = 16 * 2**20  # bytes of a WebSocket's message
-# Of one connection (RFC 9110, 7.6.1), or of this node.
-_DROPPED = frozenset(
-    {"connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding"}
-    | {"upgrade", "host", "expect", "freehold-request", "freehold-signature", TOKEN_HEADER.lower()}
-)
-_HANDSHAKE = ("sec-websocket-key", "sec-websocket-version", "sec-websocket-extensions", "sec-websocket-protocol")
+FORWARDED_HOST = "X-Forwarded-Host"
+BODY_LIMIT = 5 * 2**30
+AT_ONCE, AT_ONCE_EACH = 256, 64  # requests and WebSockets, of all services, and of one
+_OWN = frozenset({"freehold-request", "freehold-signature", TOKEN_HEADER.lower(), ANSWER_HEADER.lower()})
 
 
 class Proxy:
@@ -44,6 +54,7 @@ class Proxy:
     def __init__(self, context: ProviderContext, desk: Desk, services: Services) -> None:
         self._context, self._desk, self._services = context, desk, services
         self._sessions: dict[Path, aiohttp.ClientSession] = {}
+        self._places = Places(AT_ONCE, AT_ONCE_EACH)
 
     def routes(self, base: str) -> list[web.RouteDef]:
         """Below `base`."""
@@ -56,18 +67,12 @@ class Proxy:
 
     async def _pass_on(self, request: web.Request) -> web.StreamResponse:
         instance = await self._find(request)
-        session = await self._session_of(instance.socket())
-        target = yarl.URL("http://service" + _path_of(request), encoded=True)
-        if request.headers.get("Upgrade", "").lower() == "websocket":
-            return await _pass_messages(request, session, target)
-        body = request.content if request.body_exists else None
-        try:
-            async with session.request(
-                request.method, target, headers=_headers_of(request.headers), data=body, allow_redirects=False
-            ) as answer:
-                return await _send(request, answer)
-        except aiohttp.ClientError as error:  # what it says may be no HTTP at all
-            raise Unavailable(f"the service does not answer: {type(error).__name__}") from None
+        with self._places.take(instance.token):
+            session = await self._session_of(instance.socket())
+            target = yarl.URL("http://service" + _path_of(request), encoded=True)
+            if is_websocket(request.headers):
+                return await _pass_websocket(request, session, target)
+            return await _pass_request(request, session, target)
 
     async def _find(self, request: web.Request) -> Instance:
         """The instance that an order pays for, or has paid for. NotFound, WrongSignature."""
@@ -89,8 +94,8 @@ class Proxy:
             for path in [path for path in self._sessions if not path.exists()]:
                 await self._sessions.pop(path).close()
             session = self._sessions[socket] = aiohttp.ClientSession(
-                connector=aiohttp.UnixConnector(path=str(socket)),
-                timeout=aiohttp.ClientTimeout(total=None, sock_read=READ_SECONDS),
+                connector=aiohttp.UnixConnector(path=str(socket), limit=0),
+                timeout=aiohttp.ClientTimeout(total=None, sock_read=IDLE_SECONDS),
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
@@ -102,57 +107,52 @@ def _path_of(request: web.Request) -> str:
     return "/" + request.raw_path.partition("/services/")[2].partition("/")[2]
 
 
-def _headers_of(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
-    named = {name.strip().lower() for name in headers.get("Connection", "").split(",")}
-    return CIMultiDict((k, v) for k, v in headers.items() if k.lower() not in _DROPPED | named)
+def _headers_to(request: web.Request) -> CIMultiDict[str]:
+    """With the host that its visitor asked for: programs compare it with where a request says it came from."""
+    headers = pass_headers(request.headers, _OWN)
+    headers["Host"] = request.headers.get(FORWARDED_HOST, "") or "service"
+    return headers
 
 
-async def _send(request: web.Request, answer: aiohttp.ClientResponse) -> web.StreamResponse:
-    response = web.StreamResponse(status=answer.status, reason=answer.reason, headers=_headers_of(answer.headers))
-    response.headers[ANSWER_HEADER] = "1"
-    await response.prepare(request)
+async def _pass_request(request: web.Request, session: aiohttp.ClientSession, target: yarl.URL) -> web.StreamResponse:
+    body = Upload(request, BODY_LIMIT)
+    body.check()
     try:
-        async for piece in answer.content.iter_any():
-            await response.write(piece)
-    except (aiohttp.ClientError, OSError):
-        if request.transport is not None:
-            request.transport.abort()  # it has begun: nothing that follows may be taken for a part of it
-        return response
-    await response.write_eof()
-    return response
+        async with session.request(
+            request.method,
+            target,
+            headers=_headers_to(request),
+            data=body if request.body_exists else None,
+            allow_redirects=False,
+        ) as answer:
+            response = web.StreamResponse(
+                status=answer.status, reason=answer.reason, headers=pass_headers(answer.headers, _OWN)
+            )
+            response.headers[ANSWER_HEADER] = "1"
+            await pass_answer(request, answer, response)
+            return response
+    except aiohttp.ClientError as error:  # what it says may be no HTTP at all
+        if body.failure is not None:
+            raise body.failure from None
+        raise Unavailable(f"the service does not answer: {type(error).__name__}") from None
 
 
-async def _pass_messages(request: web.Request, session: aiohttp.ClientSession, target: yarl.URL) -> web.StreamResponse:
-    names = [name.strip() for name in request.headers.get("Sec-WebSocket-Protocol", "").split(",") if name.strip()]
-    headers = _headers_of(request.headers)
-    for name in _HANDSHAKE:
+async def _pass_websocket(request: web.Request, session: aiohttp.ClientSession, target: yarl.URL) -> web.StreamResponse:
+    headers = _headers_to(request)
+    for name in HANDSHAKE:
         headers.popall(name, None)
     try:
-        there = await session.ws_connect(target, headers=headers, protocols=names, max_msg_size=MESSAGE_LIMIT)
+        there = await session.ws_connect(
+            target, headers=headers, protocols=protocols_of(request.headers), max_msg_size=MESSAGE_LIMIT, autoping=False
+        )
+    except aiohttp.WSServerHandshakeError as error:  # the service has answered: something else
+        status = error.status if error.status >= 400 else 502
+        return web.Response(status=status, headers={ANSWER_HEADER: "1"})
     except aiohttp.ClientError as error:
         raise Unavailable(f"the service takes no WebSocket: {type(error).__name__}") from None
     async with there:
-        chosen = (there.protocol,) if there.protocol else ()
-        here = web.WebSocketResponse(protocols=chosen, max_msg_size=MESSAGE_LIMIT)
+        here = open_response(there.protocol)
         here.headers[ANSWER_HEADER] = "1"
         await here.prepare(request)
-        ways = [asyncio.create_task(_forward(here, there)), asyncio.create_task(_forward(there, here))]
-        try:
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for way in ways:
-                way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
-            await here.close()
+        await pass_messages(here, there)
     return here
-
-
-WebSocket = web.WebSocketResponse | aiohttp.ClientWebSocketResponse
-
-
-async def _forward(source: WebSocket, target: WebSocket) -> None:
-    async for message in source:
-        if message.type is aiohttp.WSMsgType.TEXT:
-            await target.send_str(message.data)
-        elif message.type is aiohttp.WSMsgType.BINARY:
-            await target.send_bytes(message.data)
