@@ -13,11 +13,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from freehold.client.grants import narrow
 from freehold.client.jobs_checks import result_of
 from freehold.client.jobs_contents import Contents, Objects
 from freehold.client.jobs_folder import check_places, place
@@ -42,38 +41,15 @@ for path in sys.argv[1:]:
 """
 
 
-class Access:
-    """What a job's nodes read and write objects by: a grant for each object, narrowed from `grant`, which is the job's
-    and never leaves this account: to revoke it is to end them all."""
-
-    def __init__(self, gateway: str) -> None:
-        self._gateway = gateway.rstrip("/")
-        self.grant = ""
-
-    def of(self, task: Task) -> Mapping[str, Any] | None:
-        """What goes along with an order for this task; None where it touches no object."""
-        inputs = [one for one in task.inputs if one.bucket]
-        if not inputs and task.delivery is None:
-            return None
-        read = {
-            f"{one.bucket}/{one.key}": narrow(
-                self.grant, operations=["read"], bucket=one.bucket, prefix=one.key, exact=True
-            )
-            for one in inputs
-        }
-        where = task.delivery
-        write = narrow(self.grant, operations=["write"], bucket=where.bucket, prefix=where.prefix) if where else ""
-        return {"url": self._gateway, "read": read, "write": write}
-
-
 class Delivering(NamedTuple):
-    """What a delivery works with."""
+    """What a delivery works with. `note` (step, kind, data) writes down what `freehold job why` tells."""
 
     desk: Desk
     client: Compute
     contents: Contents
     objects: Objects
     tools: Tools
+    note: Callable[[str, str, dict[str, Any]], Awaitable[None]]
 
 
 def came_of(rows: Mapping[int, OrderRow]) -> list[Came]:
@@ -117,7 +93,13 @@ async def to_bucket(
     left = await _not_there(means, named, where)
     if through_nodes and left:
         for group in _groups(rows, left):
-            await _copy(means, rows, {path: left[path] for path in group}, where, known, step)
+            first = rows[left[group[0]].number]
+            failures = [
+                first.reason,
+                await _copy(means, rows, {path: left[path] for path in group}, where, known, step),
+            ]
+            for reason in filter(None, failures):
+                await means.note(step, "delivery", {"node": str(first.node), "files": len(group), "reason": reason})
         left = await _not_there(means, left, where)
     for path, one in left.items():
         data = await means.desk.fetch(rows[one.number], one.blob.sha256, one.blob.size)
@@ -153,8 +135,8 @@ def _groups(rows: Mapping[int, OrderRow], named: Mapping[str, Came]) -> Iterator
 async def _copy(
     means: Delivering, rows: Mapping[int, OrderRow], named: Mapping[str, Came], where: Delivery,
     known: Sequence[OrderRow], step: str,
-) -> None:  # fmt: skip
-    """Have the node that ran them write these files; a failure is seen by what is then missing."""
+) -> str:  # fmt: skip
+    """Have the node that ran them write these files; "", or why it has not as far as it says: look what is there."""
     runner = await means.contents.add_file(await means.tools.python_runner())
     size = sum(one.blob.size for one in named.values())
     task = Task(
@@ -165,18 +147,25 @@ async def _copy(
     )  # fmt: skip
     first = rows[next(iter(named.values())).number]
     before = [row for row in known if row.order.task == task.hash() and row.purpose == "delivery"]
-    if any(row.phase == DONE for row in before):
-        return
+    if done := next((row for row in before if row.phase == DONE), None):
+        return _why_not(done)
     try:
         opened = next((row for row in before if row.phase == OPEN), None)
         if opened is not None:
-            await means.desk.resume(opened, task)
-            return
+            return _why_not(await means.desk.resume(opened, task))
         node = await means.client.reopen(first.node, first.order.lease)
         most = COPY_BASE + COPY_FILE * len(named) + COPY_BYTE * size
-        await means.desk.run(node, Wanted(step, first.number, task, most, "delivery"))
-    except (NodeFailed, FreeholdError):
-        return
+        return _why_not(await means.desk.run(node, Wanted(step, first.number, task, most, "delivery")))
+    except NodeFailed as error:
+        return error.reason
+    except FreeholdError as error:
+        return error.message
+
+
+def _why_not(row: OrderRow) -> str:
+    """Why a copy task that is done may have written nothing; "" where it says nothing of the kind."""
+    ended = result_of(row).ended
+    return row.reason if ended == "exited" else f"copying them ended: {ended}"
 
 
 async def _put(means: Delivering, data: bytes | Path, where: ObjectPath) -> None:

@@ -20,11 +20,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from freehold.client.errors import BucketExists
-from freehold.client.grants import GrantKey
+from freehold.client.jobs_access import Access, end_grants, open_grant, own_delivery
 from freehold.client.jobs_checks import Piece
 from freehold.client.jobs_contents import Contents, Objects
 from freehold.client.jobs_delivery import (
-    Access,
     Delivering,
     accepted_rows,
     came_of,
@@ -43,7 +42,6 @@ from freehold.client.jobs_spec import Job, Step
 from freehold.client.jobs_steps import Means, PieceFailed, StepRun, load_piece
 from freehold.client.root import AccountRoot, ServicePlace
 from freehold.client.service_places import new_service_id, publish, withdraw
-from freehold.client.shares import revoke
 from freehold.protocol.errors import FreeholdError
 from freehold.protocol.parameters import Parameters
 from freehold.protocol.units import Address
@@ -53,7 +51,6 @@ from freehold.services.compute.tasks import Task, decode_task
 from freehold.services.compute.verification.reliability import Evidence
 
 EVIDENCE, SPEEDS = "evidence", "speeds"  # records in the journal
-GRANT = "grant "  # and a job's id: a record, too
 LOOK_SECONDS = 1.0  # between looks whether another process has stopped the job
 GRACE_SECONDS = 5.0  # for telling nodes to stop
 
@@ -102,7 +99,7 @@ class Driver:
             self._on_standing, float(house.parameters.epoch_length), house.patience,
         )  # fmt: skip
         self._planner = Planner(house.contents, house.objects, house.tools, Path(row.base), direct=self._direct)
-        self.delivering = Delivering(self.desk, house.client, house.contents, house.objects, house.tools)
+        self.delivering = Delivering(self.desk, house.client, house.contents, house.objects, house.tools, self._note)
         self._means = Means(
             row, self.job.retries, house.journal, house.client, self.desk, house.contents, house.evidence, house.clock,
             self._note, lambda step, done, total: watch(Progress("pieces", step, done, total)),
@@ -123,8 +120,7 @@ class Driver:
         watching = asyncio.create_task(self._watch_for_stop())
         work = asyncio.create_task(self._run())
         try:
-            await asyncio.wait({work, watching}, timeout=max(0.0, row.deadline - self._house.clock()),
-                               return_when=asyncio.FIRST_COMPLETED)  # fmt: skip
+            await asyncio.wait({work, watching}, timeout=self._time_left(), return_when=asyncio.FIRST_COMPLETED)
             phase, reason, status = await self._judge(work, watching)
         finally:
             for task in (work, watching, after):
@@ -134,6 +130,13 @@ class Driver:
         await self._finish()
         await journal.end_job(row.id, phase, reason, status, int(self._house.clock()))
         return await journal.job(row.id)
+
+    def _time_left(self) -> float:
+        """Seconds. A job that is found again after its deadline has a moment to take what came until then: nothing is
+        ordered any more."""
+        left = self._row.deadline - self._house.clock()
+        is_late = left <= 0 and any(step.service is None for step in self.job.steps)
+        return GRACE_SECONDS + self._house.patience if is_late else max(0.0, left)
 
     async def stop(self) -> JobRow:
         """End it without driving it: its orders are stopped at their nodes. The job as it then is."""
@@ -169,11 +172,11 @@ class Driver:
         for service in {str(one.data["service"]) for one in events if one.kind == "service"}:
             if self._house.root is not None:
                 await withdraw(self._house.root, service)
-        grant = await self._house.journal.record(GRANT + self._row.id)
-        if grant and self._house.root is not None:
-            with suppress(FreeholdError):  # else it ends with the job's deadline
-                await revoke(self._house.root, GrantKey(self._house.seed), grant.decode())
-            await self._house.journal.keep_record(GRANT + self._row.id, b"")
+        if self._house.root is not None:
+            now = int(self._house.clock())
+            failed = await end_grants(self._house.journal, self._house.root, self._house.seed, self._row.id, now)
+            if reason := failed.get(self._row.id):
+                await self._note("", "grant", {"reason": reason, "until": self._row.deadline})
 
     async def _open_storage(self) -> None:
         """The grant that its nodes' are narrowed from: made once, for a job that reads or writes objects by itself."""
@@ -181,12 +184,8 @@ class Driver:
         touches = any(file is not None and file.remote for some in files for file in some)
         if not self._direct or not (touches or any(delivery_to(step.output) for step in self.job.steps)):
             return
-        kept = await self._house.journal.record(GRANT + self._row.id)
-        if not kept:
-            key = GrantKey(self._house.seed)
-            grant = key.issue(self._house.account, ["read", "write"], expires=self._row.deadline)
-            await self._house.journal.keep_record(GRANT + self._row.id, kept := grant.encode())
-        self._access.grant = kept.decode()
+        house = self._house
+        self._access.grant = await open_grant(house.journal, self._row, house.seed, house.account)
 
     async def _watch_for_stop(self) -> None:
         """Another process says so in the journal, which has no way to wake this one."""
@@ -219,17 +218,13 @@ class Driver:
         journal, id = self._house.journal, self._row.id
         phases = await journal.steps(id)
         if step.name not in phases:
-            drafts = await self._planner.expand(step, self._came.__getitem__, self._direct_delivery(step))
+            where = own_delivery(self.job, step, direct=self._direct)
+            drafts = await self._planner.expand(step, self._came.__getitem__, where)
             await journal.add_step(id, step.name, [(label, task.encode()) for label, task in drafts])
         if phases.get(step.name) != DONE:
             await self._run_pieces(step)
         await self._deliver(step, is_done=phases.get(step.name) == DONE)
         self._done[step.name].set()
-
-    def _direct_delivery(self, step: Step) -> Any:
-        """What lets a node write as its task ends: only where nothing checks the result and no step takes it."""
-        free = self.job.assurance == "0" and step.name not in self._consumed
-        return delivery_to(step.output) if self._direct and free else None
 
     async def _run_pieces(self, step: Step) -> None:
         house, id = self._house, self._row.id
@@ -239,7 +234,8 @@ class Driver:
             return
         bound = bound_of(step)
         largest, _ = await house.journal.measure(program_of(tasks[0]))
-        most = bound if step.service is not None else first_most(largest, bound)
+        is_left_alone = own_delivery(self.job, step, direct=self._direct) is not None
+        most = bound if step.service is not None else first_most(largest, bound, is_left_alone=is_left_alone)
         pieces = [Piece(row, task, most, bound) for row, task in zip(rows, tasks, strict=True)]
         by_number: dict[int, list[OrderRow]] = {}
         for order in await house.journal.orders(id, step.name):

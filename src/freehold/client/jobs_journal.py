@@ -324,9 +324,18 @@ class JobJournal:
         rows = await self._read("SELECT data FROM records WHERE name = ?", (name,))
         return rows[0][0] if rows else None
 
+    async def records(self, start: str) -> dict[str, bytes]:
+        """Those whose names start so."""
+        query = "SELECT name, data FROM records WHERE substr(name, 1, length(?1)) = ?1 ORDER BY name"
+        return dict(await self._read(query, (start,)))
+
     async def keep_record(self, name: str, data: bytes) -> None:
         """Replace it."""
         await self._run("REPLACE INTO records (name, data) VALUES (?, ?)", [(name, data)])
+
+    async def drop_record(self, name: str) -> None:
+        """It is not needed any more."""
+        await self._run("DELETE FROM records WHERE name = ?", [(name,)])
 
     async def _read(self, query: str, values: Sequence[object] = ()) -> list[Any]:
         return await self._database.read(lambda connection: connection.execute(query, values).fetchall())

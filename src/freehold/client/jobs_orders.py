@@ -23,7 +23,7 @@ from freehold.client.jobs_journal import DONE, EXPIRED, OPEN, JobJournal, JobRow
 from freehold.client.jobs_money import Held, Purse
 from freehold.client.jobs_pieces import blobs_of
 from freehold.client.jobs_pool import Opens
-from freehold.protocol.errors import FreeholdError, InsufficientCredits, NotFound, Overloaded, Unavailable
+from freehold.protocol.errors import FreeholdError, InsufficientCredits, NotFound, Overloaded, Refused, Unavailable
 from freehold.protocol.units import Address, Hash
 from freehold.services.compute.ordering.checks import Standing, WrongReceipt, most_cost
 from freehold.services.compute.ordering.node import ComputeNode
@@ -119,7 +119,9 @@ class Desk:
                 held.silent = row.phase != OPEN
 
     async def run(self, node: ComputeNode, wanted: Wanted) -> OrderRow:
-        """Order, and wait for the receipt. NodeFailed; CapReached before anything is sent."""
+        """Order, and wait for the receipt. NodeFailed; CapReached and Refused before anything is sent."""
+        if wanted.task.service is None and self._clock() >= self._job.deadline:
+            raise Refused("its deadline passed before it was done")
         cost = most_cost(wanted.most, node.price)
         until = await self._client.until(max(0.0, self._job.deadline - self._clock()))
         held = await self._purse.take(cost)
@@ -192,13 +194,14 @@ class Desk:
         states = tuple(state.hex() for state in standing.steps)
         await self._journal.end_order(
             row.id, DONE, now, cost=cost, receipt=receipt, result=standing.result, states=states, blobs=standing.inline,
-            program=program_of(task),
+            program=program_of(task), reason=standing.reason,
         )  # fmt: skip
         if (held := self._held.pop(row.id, None)) is not None:
             self._purse.settle(held, cost)
         return row._replace(
-            phase=DONE, finished=now, cost=cost, receipt=receipt, result=standing.result, states=states, reason=""
-        )
+            phase=DONE, finished=now, cost=cost, receipt=receipt, result=standing.result, states=states,
+            reason=standing.reason,
+        )  # fmt: skip
 
     async def _lose(self, row: OrderRow, reason: str, *, wrong: bool = False) -> NodeFailed:
         await self._journal.mark_lost(row.id, reason)

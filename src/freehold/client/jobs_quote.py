@@ -91,9 +91,15 @@ class Quote(NamedTuple):
         }
 
 
-def first_most(largest: int, bound: int) -> int:
-    """The most of an order, from the largest measure that a receipt for its program had (0: there is none)."""
-    return min(bound, max(LEAST_MEASURE, LEARNED_FACTOR * largest)) if largest else bound
+def first_most(largest: int, bound: int, *, is_left_alone: bool = False) -> int:
+    """The most of a task's first order, from the largest measure that a receipt for its program had (0: there is none).
+
+    What nodes deliver by themselves is ordered for all that it may take: with other arguments it may take more than was
+    learned, and nobody may be there to order it anew.
+    """
+    if is_left_alone or not largest:
+        return bound
+    return min(bound, max(LEAST_MEASURE, LEARNED_FACTOR * largest))
 
 
 def affordable(credits: int, price: int, runs: int) -> int:
