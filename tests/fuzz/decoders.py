@@ -44,7 +44,7 @@ from freehold.services.compute.node import orders_checks
 from freehold.services.compute.node import shown as provider_shown
 from freehold.services.compute.ordering import checks as client_checks
 from freehold.services.compute.terms import Order, Receipt, WorkState
-from freehold.services.compute.verification import metrics, quotes
+from freehold.services.compute.verification import metrics
 from freehold.services.judging import JUDGES
 from freehold.services.seam import Standing
 from freehold.services.storage import (
@@ -61,6 +61,7 @@ from freehold.services.storage.client_objects import StoredObject, StoredSegment
 from freehold.services.storage.codec import REPAIR_KEY_BYTES, SegmentKeys
 from freehold.services.storage.segment_record import SegmentRecord
 from freehold.services.storage.terms import ShardEntry
+from tests.fuzz.quote_decoders import quote_decoders
 from tests.fuzz.wire_decoders import wire_decoders
 from tests.protocol.world import ADDRESSES, DOMAIN, MEMBERS, PARAMETERS, World, busy_world, key
 
@@ -713,7 +714,7 @@ def others() -> Iterator[Decoder]:
         "chain.endpoint.parse_retry_after",
     )
     # what nodes have computed
-    yield entry("quote", quotes.decode_quote, quote_seeds, "services.compute.verification.quotes.decode_quote")
+    yield from quote_decoders(entry)
     for metric in metrics.METRICS:
         yield entry(f"metric_{metric}", halves_apart(metric), result_pairs)
     # the gateway
@@ -735,14 +736,6 @@ def halves_apart(metric: str) -> Callable[[bytes], int]:
 def result_pairs() -> list[bytes]:
     pictures = [b"P6 4 2 255\n" + bytes(range(n, n + 24)) for n in (1, 9)]
     return [b"\0\0".join(pair) for pair in (pictures, (b"1.5 nan\n2", b"1.4 nan\n2"), (b"P5 1 1 65535 ab", b""))]
-
-
-def quote_seeds() -> list[bytes]:
-    head = (4).to_bytes(4, "little") + (0x81).to_bytes(4, "little")
-    return [
-        head + bytes(quotes.HEADER_BYTES + quotes.REPORT_BYTES - 8) + (n).to_bytes(4, "little") + bytes(n)
-        for n in (0, 9)
-    ]
 
 
 def parse_change(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Records, samples, steps, classes and quotes."""
+"""Records, samples, steps and classes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from freehold.protocol.errors import Corrupt, InvalidInput, MalformedMessage, Unavailable
+from freehold.protocol.errors import InvalidInput
 from freehold.protocol.merkle import row_root
 from freehold.protocol.typed import keccak
 from freehold.protocol.units import ZERO_HASH, Address, Hash
@@ -20,14 +20,6 @@ from freehold.services.compute.tasks import Blob, ExecutorName, ProgramKind, Ser
 from freehold.services.compute.terms import EXACT, NEAR, Receipt
 from freehold.services.compute.verification.bisect import build_step, first_difference
 from freehold.services.compute.verification.classes import check_class, dispute_kind
-from freehold.services.compute.verification.quotes import (
-    DEBUG,
-    HEADER_BYTES,
-    REPORT_BYTES,
-    NoVerifier,
-    check_quote,
-    decode_quote,
-)
 from freehold.services.compute.verification.reliability import (
     BACK_OFF,
     Evidence,
@@ -248,34 +240,3 @@ def test_what_each_class_takes() -> None:
     check_class("attested", NATIVE)
     assert dispute_kind(task()) == EXACT
     assert dispute_kind(task(metric="bytes")) == NEAR
-
-
-# Quotes
-
-
-def quote(attributes: int = 0, measured: bytes = b"m" * 48, bound: bytes = bytes(64), signed: int = 3) -> bytes:
-    header = (4).to_bytes(2, "little") + (2).to_bytes(2, "little") + (0x81).to_bytes(4, "little") + bytes(40)
-    report = bytes(120) + attributes.to_bytes(8, "little") + bytes(8) + measured + bytes(336) + bound
-    assert (len(header), len(report)) == (HEADER_BYTES, REPORT_BYTES)
-    return header + report + signed.to_bytes(4, "little") + b"sig"
-
-
-def test_a_quotes_structure_is_held_against_the_policy() -> None:
-    bound = keccak(b"output")
-    good = quote(bound=bound + bytes(32))
-    assert check_quote(good, {b"m" * 48}, bound).measurement == b"m" * 48
-    for data, allowed, of in (
-        (quote(DEBUG, bound=bound + bytes(32)), {b"m" * 48}, bound),
-        (good, {b"n" * 48}, bound),
-        (good, {b"m" * 48}, keccak(b"another")),
-    ):
-        with pytest.raises(Corrupt):
-            check_quote(data, allowed, of)
-    for bad in (b"", good[:-1], quote(signed=4), b"\x03" + good[1:]):
-        with pytest.raises(MalformedMessage):
-            decode_quote(bad)
-
-
-def test_by_default_no_quote_is_believed() -> None:
-    with pytest.raises(Unavailable, match="no hardware here"):
-        NoVerifier().verify(quote(), ZERO_HASH)
