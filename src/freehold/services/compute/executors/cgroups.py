@@ -24,6 +24,7 @@ _PREFIX = "freehold-"
 _OWN = "freehold.node"  # where this process goes, so that version 2 lets it have cgroups beside itself
 _PERIOD = 100_000  # microseconds of a processor's quota
 _REMOVE_TRIES = 50
+_FLAT_FILE = 2**16  # bytes: more than any of them has
 
 _numbers = itertools.count(1)
 
@@ -226,7 +227,12 @@ def _groups(root: Path, process: str) -> list[tuple[str, str]]:
 def _field(path: Path, name: str) -> int:
     """A number by its name in one of the kernel's flat files; 0 where there is none."""
     try:
-        lines = path.read_text().splitlines()
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return 0
-    return next((int(value) for key, _, value in (line.partition(" ") for line in lines) if key == name), 0)
+    try:
+        words = os.read(descriptor, _FLAT_FILE).split()
+    finally:
+        os.close(descriptor)
+    at = words.index(name.encode()) if name.encode() in words else -1
+    return int(words[at + 1]) if 0 <= at < len(words) - 1 else 0

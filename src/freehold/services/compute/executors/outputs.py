@@ -92,6 +92,15 @@ def copy_out(box: int, name: str, target: Path, *, files: int, size: int) -> Non
                         left -= len(data)
 
 
+def is_empty(box: int | None, name: str) -> bool:
+    """Whether nothing at all is in the folder `name` of the open folder `box`, or there is no such folder."""
+    try:
+        with _open_folder(name, box) as folder, os.scandir(folder) as entries:
+            return next(entries, None) is None
+    except OSError:
+        return True
+
+
 def matches(path: str, patterns: Sequence[str]) -> bool:
     """Whether a pattern names this path. Component by component: `*`, `?` and `[]` stay within one, `**` is any number
     of them, none included."""

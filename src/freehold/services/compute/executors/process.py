@@ -87,23 +87,19 @@ class Box(ABC):
         """
         assert self._watch is not None
         over = None
+        ends: list[asyncio.Future[Any]] = [self._status, self._over]
         while not self._status.done():
             left = deadline - self.elapsed
-            if left <= 0:
+            if over is None and left <= 0:
                 over = Over("time", reason)
-            elif self._over.done():
+            elif over is None and self._over.done():
                 over = self._over.result()
-            else:
-                over = self._watch.check()
             if over is not None:
                 self.kill()
                 break
-            ends: list[asyncio.Future[Any]] = [self._status, self._over]
-            await asyncio.wait(
-                ends,
-                timeout=min(self._watch.tick, left / 1e9),
-                return_when=asyncio.FIRST_COMPLETED,
-            )
+            seconds = min(self._watch.tick, left / 1e9)
+            done, _ = await asyncio.wait(ends, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            over = None if done else self._watch.check()
         status = await asyncio.shield(self._status)
         await asyncio.wait(self._drained)
         if over is None and self._over.done():
@@ -213,9 +209,12 @@ class Box(ABC):
 def spawn(command: Sequence[str], files: Mapping[int, int], variables: Mapping[str, str]) -> int:
     """Start a process that has these open files (its number: ours) and no others, with this environment, in a process
     group of its own. OSError."""
+    # Python opens no file that a child would have too, but whoever started this process may have. To close one that is
+    # closed already is no error.
+    there = set(map(int, os.listdir("/proc/self/fd")))
     # Above the numbers they get, so that none is written over before it was taken.
     high = {target: fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, 64) for target, source in files.items()}
-    closed = [(os.POSIX_SPAWN_CLOSE, descriptor) for descriptor in _inherited() if descriptor not in files]
+    closed = [(os.POSIX_SPAWN_CLOSE, descriptor) for descriptor in there - files.keys() - set(high.values())]
     try:
         return os.posix_spawn(
             command[0],
@@ -229,13 +228,3 @@ def spawn(command: Sequence[str], files: Mapping[int, int], variables: Mapping[s
     finally:
         for descriptor in high.values():
             os.close(descriptor)
-
-
-def _inherited() -> list[int]:
-    """The open files that a child would have too: Python opens none such, but whoever started this process may have."""
-    found = []
-    for name in os.listdir("/proc/self/fd"):
-        with suppress(OSError):
-            if os.get_inheritable(int(name)):
-                found.append(int(name))
-    return found

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from freehold.protocol.errors import DiskFull, InvalidInput, Unavailable
 from freehold.services.compute.executors.bounds import Over
+from freehold.services.compute.executors.outputs import is_empty
 from freehold.services.compute.executors.process import GRACE, Box
 from freehold.services.compute.executors.seam import Capability, Outcome, Work
 
@@ -169,6 +170,8 @@ async def _run_step(run: Run, work: Work, opener: BoxOpener, is_last: bool) -> O
 
 async def _take(box: Box, target: Path) -> None:
     """Copy what came out, in a thread; cancelled, it is waited for, since the box is closed after this. DiskFull."""
+    if is_empty(*box.out()):
+        return
     copying = asyncio.ensure_future(asyncio.to_thread(box.take, target))
     try:
         await asyncio.shield(copying)

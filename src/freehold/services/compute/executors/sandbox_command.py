@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -122,7 +123,8 @@ def _box(resources: Resources, layout: Layout) -> list[str]:
     return words
 
 
-def _root(network: bool) -> list[str]:
+@cache
+def _root(network: bool) -> Sequence[str]:
     words = ["--ro-bind", "/usr", "/usr"]
     for name in _ROOTS:
         path = f"/{name}"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import platform
 import struct
+from functools import cache
 
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # classic BPF, on 32-bit words
 _ALLOW, _KILL, _ERROR = 0x7FFF0000, 0x80000000, 0x00050000  # what SECCOMP_RET_* are
@@ -50,6 +51,7 @@ def is_known_machine() -> bool:
     return platform.machine() in _MACHINES
 
 
+@cache
 def build_filter(counted: bool, machine: str = "") -> bytes:
     """The program, an array of struct sock_filter, as bubblewrap's --seccomp reads it. KeyError for a machine that
     `is_known_machine` does not know. `counted`: a cgroup counts the memory of files that exist in memory only; where

@@ -1,8 +1,9 @@
 """The orders that a node has taken, and what came of each, in SQL.
 
 An order is written before it runs; what came of it is written once, with its outputs, before anybody is told. Between
-the two there is nothing: whether an order runs is known in memory alone, so a node that was killed runs it again from
-the start. Invariant: an order has at most one receipt, whatever happens, and what was told of it survives a kill.
+the two there is nothing but what is on its way to storage (`node/delivery.py`): whether an order runs is known in
+memory alone, so a node that was killed runs it again from the start. Invariant: an order has at most one receipt,
+whatever happens, and what was told of it survives a kill.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from freehold.services.seam import Sql
 QUEUED, RUNNING, FINISHED = "queued", "running", "finished"
 PAGE = 500
 LOG_KEPT = 64 * 2**10  # bytes of the log's end that are kept once a job has ended
+_DECIDED = f"({PAID}, {WRONG}, {UPHELD})"
+_UNDECIDED = f"receipt IS NOT NULL AND stand NOT IN {_DECIDED}"
 
 MIGRATIONS = [
     BLOBS
-    + """
+    + f"""
     CREATE TABLE tasks (hash BLOB PRIMARY KEY, body BLOB NOT NULL);
     CREATE TABLE jobs (
         sequence INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, client BLOB NOT NULL, lease BLOB NOT NULL,
@@ -36,7 +39,12 @@ MIGRATIONS = [
     CREATE INDEX jobs_client ON jobs (client, sequence);
     CREATE INDEX jobs_task ON jobs (task);
     CREATE INDEX jobs_open ON jobs (sequence) WHERE is_over = 0;
-    CREATE INDEX jobs_unsettled ON jobs (until) WHERE is_over = 1;
+    CREATE INDEX jobs_over ON jobs (until) WHERE is_over = 1;
+    CREATE INDEX jobs_undecided ON jobs (stand, until) WHERE {_UNDECIDED};
+    CREATE TABLE deliveries (
+        id BLOB PRIMARY KEY, ending BLOB NOT NULL, done INTEGER NOT NULL DEFAULT 0, log BLOB NOT NULL,
+        log_end INTEGER NOT NULL
+    ) WITHOUT ROWID;
     CREATE TABLE facts (name TEXT PRIMARY KEY, body BLOB NOT NULL, at INTEGER NOT NULL);
     """,
 ]
@@ -44,7 +52,8 @@ MIGRATIONS = [
 
 class Ending(msgspec.Struct, frozen=True, kw_only=True):
     """What came of an order beside its receipt. `result` is canonical JSON; empty where there is no receipt, and
-    `reason` then says why. `inputs` are (path, SHA-256) as they were read, `steps` the states' SHA-256."""
+    `reason` then says why. `inputs` are (path, SHA-256) as they were read, `steps` the states' SHA-256. `stop`: its
+    client's request to end it: the path, and the headers that sign it (`net/auth.py`)."""
 
     result: str = ""
     reason: str = ""
@@ -55,6 +64,7 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
     read_bytes: int = 0
     written_bytes: int = 0
     ended_at: int = 0
+    stop: tuple[str, str, str] | None = None
 
 
 class Entry(NamedTuple):
@@ -73,7 +83,6 @@ class Entry(NamedTuple):
     log_end: int
 
 
-_DECIDED = f"({PAID}, {WRONG}, {UPHELD})"
 _COLUMNS = "sequence, id, client, lease, body, access, ending, receipt, stand, log, log_end"
 
 
@@ -139,6 +148,7 @@ class Orders:
             )
             if not done.rowcount:
                 raise Conflict(f"the order {entry.id} has ended before")
+            c.execute("DELETE FROM deliveries WHERE id = ?", (entry.id,))
             if receipt is None:
                 unname(c, entry.id)
                 return 0
@@ -183,15 +193,15 @@ class Orders:
     async def unsent(self, committed: int) -> list[Receipt]:
         """Receipts that the state after `committed` lacks and that may still come into one, in the order in which they
         were given."""
-        query = "SELECT receipt FROM jobs WHERE receipt IS NOT NULL AND stand = 0 AND until > ? ORDER BY sequence"
+        query = f"SELECT receipt FROM jobs WHERE {_UNDECIDED} AND stand = 0 AND until > ? ORDER BY sequence"
         return await self._sql.read(lambda c: [Receipt.from_bytes(row[0]) for row in c.execute(query, (committed,))])
 
     async def owed(self, committed: int) -> list[tuple[Hash, Hash, int]]:
         """Lease, order and measure of receipts that the state after `committed` has not decided on and may still come
         to pay."""
         query = (
-            f"SELECT lease, id, measure FROM jobs WHERE receipt IS NOT NULL AND stand NOT IN {_DECIDED} "
-            "AND (until > ? OR stand != 0)"
+            f"SELECT lease, id, measure FROM jobs WHERE {_UNDECIDED} AND stand = 0 AND until > ? "
+            f"UNION ALL SELECT lease, id, measure FROM jobs WHERE {_UNDECIDED} AND stand > 0"
         )
         return await self._sql.read(lambda c: [(Hash(r[0]), Hash(r[1]), r[2]) for r in c.execute(query, (committed,))])
 
@@ -199,9 +209,11 @@ class Orders:
         """What a committed state says of receipts, by order. One that stood there and does not any more has been
         decided: nothing is owed for it."""
 
+        changes = [(stand, key, stand) for key, stand in stands.items()]
+
         def work(c: Any) -> None:
-            c.executemany("UPDATE jobs SET stand = ? WHERE id = ?", [(stand, key) for key, stand in stands.items()])
-            rows = c.execute(f"SELECT id FROM jobs WHERE stand NOT IN {_DECIDED} AND stand != 0").fetchall()
+            c.executemany("UPDATE jobs SET stand = ? WHERE id = ? AND stand != ?", changes)
+            rows = c.execute(f"SELECT id FROM jobs WHERE {_UNDECIDED} AND stand > 0").fetchall()
             gone = [(row[0],) for row in rows if row[0] not in stands]
             c.executemany(f"UPDATE jobs SET stand = {PAID} WHERE id = ?", gone)
 
@@ -210,11 +222,11 @@ class Orders:
     async def forget(self, committed: int, before: int) -> None:
         """Let go of what orders need that have run out KEPT_EPOCHS ago and that nobody disputes; and of the orders, if
         they ended `before` (unix time)."""
-        over = f"is_over = 1 AND until + {KEPT_EPOCHS} < ? AND stand != {HELD}"
+        over, last = f"is_over = 1 AND until < ? AND stand != {HELD}", committed - KEPT_EPOCHS
 
         def work(c: Any) -> None:
-            c.execute(f"DELETE FROM names WHERE holder IN (SELECT id FROM jobs WHERE {over})", (committed,))
-            c.execute(f"DELETE FROM jobs WHERE {over} AND ended < ?", (committed, before))
+            c.execute(f"DELETE FROM names WHERE holder IN (SELECT id FROM jobs WHERE {over})", (last,))
+            c.execute(f"DELETE FROM jobs WHERE {over} AND ended < ?", (last, before))
             c.execute("DELETE FROM tasks WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.task = tasks.hash)")
 
         await self._sql.write(work)

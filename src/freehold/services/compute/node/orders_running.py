@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from shutil import rmtree
 from typing import BinaryIO, NamedTuple
 
 from freehold.protocol.errors import DiskFull, FreeholdError, Unavailable
-from freehold.services.compute.executors.outputs import Found, collect
+from freehold.services.compute.executors.outputs import Found, collect, is_empty
 from freehold.services.compute.executors.seam import Executor, Outcome, Work
 from freehold.services.compute.node.blobs import PIECE, SMALL, in_thread
 from freehold.services.compute.tasks import OutputFile, Result, Task
@@ -117,6 +118,8 @@ class Run:
         except FreeholdError as error:
             raise ExecutorFailed(error.message) from error
         outcome = outcome._replace(measure=max(0, min(outcome.measure, most)))
+        if is_empty(None, os.fspath(self.folder / "out")):
+            return Produced(outcome)
         try:
             files = await in_thread(_take_files, self.folder / "out", self._task.outputs, self._task.resources.disk)
         except DiskFull as error:
