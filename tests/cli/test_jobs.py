@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +17,10 @@ import pytest
 
 from freehold.cli import client as cli_client
 from freehold.cli import jobs as cli_jobs
+from freehold.cli import jobs_output
+from freehold.cli.jobs_output import Follower
 from freehold.cli.output import plain, print_table
+from freehold.client.jobs_driver import Progress
 from freehold.protocol.errors import InsufficientCredits
 from tests.cli.runner import Outcome, invoke
 from tests.client.jobs_world import Came, FakeClient, World, script_job
@@ -122,6 +127,47 @@ def test_the_jobs_own_status_is_passed_on(bench: Bench, status: int, code: int) 
     done = bench.run("run", bench.write("a.py", "bad"), "--most", "1")
     assert done.code == code
     assert f"exited with status {status}" in done.stderr
+
+
+def test_what_takes_long_is_said_once_where_nobody_watches_and_never_in_json(bench: Bench) -> None:
+    bench.world.add(1)
+    bench.world.builds = True
+    script = bench.write("a.py", "print")
+    assert bench.run("run", script, "--most", "1").stderr.splitlines() == ["building the interpreter"]
+    assert bench.run("run", script, "--most", "1", "--json").stderr == ""
+    assert "building the interpreter" in bench.run("quote", script).stderr
+
+
+def test_a_line_on_a_terminal_says_what_goes_on_and_since_when(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(jobs_output, "REDRAW", 0.001)
+    monkeypatch.setattr(jobs_output, "COMPILING", 0.0)
+    with Follower(quiet=False) as follower:
+        follower.busy("building it")
+        terminal.wait_for("building it   1 s")
+        follower.busy("")
+        follower(Progress("pieces", "main", 0, 2))
+        terminal.wait_for("main: 0 of 2   nodes compile")
+        follower(Progress("pieces", "main", 1, 2))
+        terminal.wait_for("main: 1 of 2   1 s")
+        follower(Progress("say", "main", text="it moved"))
+        terminal.wait_for("it moved\n")
+        follower.end()
+        drawn = terminal.getvalue()
+        assert drawn[-1] in "\r\n"  # a clean line
+    assert terminal.getvalue() == drawn
+
+
+class Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+    def wait_for(self, text: str) -> None:
+        until = time.monotonic() + 20
+        while text not in self.getvalue():
+            assert time.monotonic() < until, self.getvalue()[-500:]
+            time.sleep(0.002)
 
 
 def test_refused_and_failed_have_codes_of_their_own(bench: Bench) -> None:

@@ -238,6 +238,7 @@ class World:
         self.disputes: list[tuple[Receipt, Receipt]] = []
         self.verdicts: dict[Hash, Any] = {}
         self.surveys: list[Any] = []
+        self.builds = False  # whether the interpreter is built anew
         self.steps: list[str] = []
         self.crash_at = -1  # of `steps`, where the client's process ends
         self.signed: dict[Hash, int] = {}  # orders that left, and the most that each may cost
@@ -317,8 +318,12 @@ class FakeTools:
     def __init__(self, world: World, runner: Path) -> None:
         self._world = world
         self._runner = runner
+        self.tell: Callable[[str], None] = lambda _: None
 
     async def python_runner(self) -> Path:
+        if self._world.builds:
+            self.tell("building the interpreter")
+            self.tell("")
         return self._runner
 
     async def compile_c(self, source: Path) -> Path:

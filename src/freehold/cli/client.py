@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from freehold.cli.amounts import format_amount
 from freehold.cli.connection import known_names, load_network
@@ -25,10 +26,13 @@ async def open_client(program: Program, wallet: str | None = None) -> AsyncItera
     What a client knows of a local network (indexes, leases, vouchers) lives and ends with that network's directory.
     """
     network = load_network(program)
-    place = program.settings.path("network").parent
-    home = place if known_names(program) else program.settings.home
-    async with Freehold(network, open_wallet(program, wallet), home=home) as client:
+    async with Freehold(network, open_wallet(program, wallet), home=get_home(program)) as client:
         yield client
+
+
+def get_home(program: Program) -> Path:
+    """Below which an account keeps what it knows: the network's own directory where that is a local one."""
+    return program.settings.path("network").parent if known_names(program) else program.settings.home
 
 
 async def wait_for_credits(program: Program, client: Freehold, needed: int) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 
@@ -14,40 +16,91 @@ from freehold.cli.output import plain, print_table
 if TYPE_CHECKING:
     from freehold.client.jobs_driver import Progress
 
-REDRAW = 0.1
+REDRAW = 0.2  # seconds
+COMPILING = 5.0  # seconds without a first result, after which it is said what may take so long
 
 
 class Follower:
-    """A line on stderr that says how far each step is, where a person watches; sentences are printed anywhere."""
+    """`with Follower(...) as follower`: a line on stderr that says what goes on, how far each step is and since when,
+    where a person watches; elsewhere only sentences are printed, each once, and where `quiet` nothing is."""
 
     def __init__(self, *, quiet: bool) -> None:
-        self._shown = not quiet and sys.stderr.isatty()
         self._quiet = quiet
+        self._shown = not quiet and sys.stderr.isatty()
+        self._busy = ""
         self._steps: dict[str, tuple[int, int]] = {}
+        self._since = time.monotonic()  # of the last change
         self._width = 0
-        self._drawn = 0.0
+        self._drawing = threading.Lock()
+        self._ended = threading.Event()
+        self._ticker = threading.Thread(target=self._tick, name="freehold-progress", daemon=True)
+
+    def __enter__(self) -> Self:
+        if self._shown:
+            self._ticker.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Draw nothing more, and leave a clean line."""
+        self._ended.set()
+        if self._shown:
+            self._ticker.join()
+        self.clear()
+
+    def busy(self, text: str) -> None:
+        """What this machine does now, and takes long for; "" once it has ended."""
+        self.clear()
+        self._busy, self._since = text, time.monotonic()
+        if text and not self._quiet and not self._shown:
+            click.echo(text, err=True)
 
     def __call__(self, progress: Progress) -> None:
         if progress.kind == "say":
-            self.clear()
             if not self._quiet:
-                click.echo(plain(progress.text), err=True)
+                with self._drawing:
+                    self._erase()
+                    click.echo(plain(progress.text), err=True)
             return
-        self._steps[progress.step] = (progress.done, progress.total)
-        now = time.monotonic()
-        if self._shown and (now - self._drawn >= REDRAW or progress.done == progress.total):
-            self._drawn = now
-            text = "   ".join(f"{step}: {done} of {total}" for step, (done, total) in self._steps.items())
-            sys.stderr.write("\r" + text.ljust(self._width))
-            sys.stderr.flush()
-            self._width = len(text)
+        standing = (progress.done, progress.total)
+        if self._steps.get(progress.step) != standing:
+            self._steps[progress.step], self._since = standing, time.monotonic()
 
     def clear(self) -> None:
         """Leave a clean line."""
+        with self._drawing:
+            self._erase()
+
+    def _erase(self) -> None:
         if self._width:
             sys.stderr.write("\r" + " " * self._width + "\r")
             sys.stderr.flush()
             self._width = 0
+
+    def _tick(self) -> None:
+        while not self._ended.wait(REDRAW):
+            text = self._describe()
+            with self._drawing:
+                if text and not self._ended.is_set():
+                    text = text[: max(20, shutil.get_terminal_size().columns - 1)]
+                    sys.stderr.write("\r" + text.ljust(self._width))
+                    sys.stderr.flush()
+                    self._width = len(text)
+
+    def _describe(self) -> str:
+        seconds = time.monotonic() - self._since
+        since = f"   {format_seconds(seconds)}" if seconds >= 1 else ""
+        if self._busy:
+            return f"{self._busy}{since}"
+        steps = list(self._steps.items())
+        text = "   ".join(
+            f"{step}: {done} of {total}" for step, (done, total) in steps if done < total or len(steps) < 4
+        )
+        is_first = steps and not any(done for _, (done, _) in steps)
+        waits = "   nodes compile what they have not run before" if is_first and seconds > COMPILING else ""
+        return f"{text}{since}{waits}" if text else ""
 
 
 def amount(text: str) -> str:
@@ -168,6 +221,10 @@ def _show_event(event: dict[str, Any]) -> None:
         click.echo(f"task {event['number']}: the result of {short(event['node'])} was outvoted")
     elif event["kind"] == "service":
         click.echo(f"the service runs at {short(event['node'])}")
+    elif event["kind"] == "delivery":
+        click.echo(f"{event['files']} files were not written by {short(event['node'])}: {plain(event['reason'])}")
+    elif event["kind"] == "grant":
+        click.echo(f"what its nodes were granted ends with its deadline: {plain(event['reason'])}")
     elif event["kind"] == "end":
         click.echo(f"ended: {plain(event['reason'])}")
 

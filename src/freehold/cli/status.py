@@ -1,4 +1,4 @@
-"""`freehold status`: what runs where, healthy or why not, and where the epoch stands."""
+"""`freehold status`: what runs where, healthy or why not, where the epoch stands, and this account's jobs that run."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from freehold.cli.output import Command, Program, print_table
+from freehold.cli.output import Command, Program, plain, print_table
 
 if TYPE_CHECKING:
     from freehold.cli.connection import Connection
+    from freehold.market.network import Network
     from freehold.net.client import Peer
     from freehold.protocol.units import Address
 
@@ -35,10 +36,15 @@ def show_status(data: dict[str, Any]) -> None:
         click.echo(f"        reported {epoch['posted']}, active {epoch['active']}")
         click.echo(f"price   {format_amount(int(epoch['price']))} US dollars a token")
     click.echo()
+    listed = [*data["processes"], *([data["gateway"]] if data["gateway"] else [])]
     print_table(
         ["NAME", "KIND", "URL", "STATE"],
-        [[p["name"], p["kind"], p["url"], "healthy" if p["healthy"] else p["why"]] for p in data["processes"]],
+        [[p["name"], p["kind"], p["url"], "healthy" if p["healthy"] else p["why"]] for p in listed],
     )
+    for job in data["jobs"]:
+        left = format_seconds(max(0, job["deadline"] - time.time()))
+        waits = "" if job["driven"] else f"; nobody waits for it: `freehold job wait {job['job']}` goes on with it"
+        click.echo(f"job {job['job']}  {job['name']}  {job['phase']}, {left} until its deadline{waits}")
     for line in data["problems"]:
         click.secho(f"! {line}", fg="yellow")
     click.echo("\nall is well" if data["healthy"] else "\nnot healthy")
@@ -47,7 +53,7 @@ def show_status(data: dict[str, Any]) -> None:
 @click.command(cls=Command, show=show_status)
 @click.pass_obj
 def status(program: Program) -> dict[str, Any]:
-    """What runs where, healthy or why not; URLs; the epoch's step."""
+    """What runs where, healthy or why not; URLs; the epoch's step; this account's jobs that run."""
     from freehold.cli.connection import run
 
     return run(_status(program))
@@ -63,15 +69,20 @@ async def _status(program: Program) -> dict[str, Any]:
         listed = [(connection.member(m), name_of(names, str(m.address)), "member", m.address) for m in network.members]
         if chain["healthy"]:
             listed += await _nodes(connection, names)
-        processes = await asyncio.gather(*(check_process(*item) for item in listed))
+        gateway, *processes = await asyncio.gather(
+            _gateway(program, connection), *(check_process(*item) for item in listed)
+        )
         epoch = await _epoch(connection) if chain["healthy"] else None
-    problems = _problems(processes, chain, epoch)
+        jobs = await _jobs(program, connection.network)
+    problems = _problems([*processes, *([gateway] if gateway else [])], chain, epoch)
     return {
         "network": network.name,
         "file": str(program.settings.path("network")),
         "chain": chain,
         "epoch": epoch,
         "processes": processes,
+        "gateway": gateway,
+        "jobs": jobs,
         "problems": problems,
         "healthy": not problems,
     }
@@ -132,6 +143,51 @@ async def check_process(peer: Peer, name: str, kind: str, address: Address) -> d
         return facts | {"healthy": False, "why": f"no answer within {ANSWER_SECONDS:g} s: stopped, or overloaded"}
 
 
+async def _gateway(program: Program, connection: Connection) -> dict[str, Any] | None:
+    """The gateway of the settings, and whether it answers; None where none is known."""
+    import aiohttp
+
+    url = program.settings.get("gateway").value.rstrip("/")
+    if not url:
+        return None
+    facts = {"name": "gateway", "kind": "gateway", "url": url}
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS), connection.dial.session.get(f"{url}/-/readyz") as answer:
+            data = (await answer.json())["data"]
+            return facts | {"healthy": bool(data["ready"]), "why": str(data["why"])}
+    except TimeoutError:
+        return facts | {"healthy": False, "why": f"no answer within {ANSWER_SECONDS:g} s: stopped, or overloaded"}
+    except aiohttp.ClientConnectionError:
+        return facts | {"healthy": False, "why": "nothing answers there: is the gateway running?"}
+    except (aiohttp.ClientError, ValueError, KeyError, TypeError):
+        return facts | {"healthy": False, "why": "what answers there is no gateway"}
+
+
+async def _jobs(program: Program, network: Network) -> list[dict[str, Any]]:
+    """The jobs of the settings' wallet that have not ended, from its journal: no passphrase is needed for that."""
+    from freehold.cli.client import get_home
+    from freehold.cli.wallets import find_wallets
+    from freehold.client.account import get_account_dir
+    from freehold.client.jobs import describe_row
+    from freehold.client.jobs_journal import JobJournal
+    from freehold.protocol.errors import FreeholdError
+
+    name = program.settings.get("wallet").value
+    try:
+        address = find_wallets(program, name).address(name)
+    except FreeholdError:
+        return []
+    folder = get_account_dir(get_home(program), network.domain, address) / "jobs"
+    if not (folder / "jobs.sqlite").exists():
+        return []
+    journal = JobJournal(folder)
+    try:
+        running = [row for row in await journal.jobs() if not row.ended]
+        return [describe_row(row) | {"driven": journal.is_driven(row.id)} for row in running]
+    finally:
+        journal.close()
+
+
 async def _epoch(connection: Connection) -> dict[str, Any]:
     from freehold.protocol.errors import FreeholdError
 
@@ -152,7 +208,7 @@ async def _epoch(connection: Connection) -> dict[str, Any]:
 
 
 def _problems(processes: list[dict[str, Any]], chain: dict[str, Any], epoch: Any) -> list[str]:
-    problems = [f"{p['name']} at {p['url']}: {p['why']}" for p in processes if not p["healthy"]]
+    problems = [f"{p['name']} at {p['url']}: {plain(p['why'])}" for p in processes if not p["healthy"]]
     if not chain["healthy"]:
         problems.insert(0, f"the chain at {chain['url']}: {chain['why']}")
     elif chain["stale"]:

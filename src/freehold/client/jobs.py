@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from freehold.client.jobs_access import own_delivery
 from freehold.client.jobs_checks import result_of
 from freehold.client.jobs_contents import Contents, Objects
 from freehold.client.jobs_delivery import accepted_rows, came_of, to_folder
@@ -90,6 +91,11 @@ class Jobs:
         self._stack.close()
         self._house = None
 
+    def listen(self, tell: Callable[[str], None]) -> None:
+        """Have `tell` told what this machine is busy with for a job (building an interpreter, compiling), and "" when
+        that has ended."""
+        self._tools.tell = tell
+
     async def _open(self) -> House:
         if self._house is None:
             journal = JobJournal(self._folder)
@@ -119,7 +125,8 @@ class Jobs:
             sample = tasks[0] if tasks else await self._guess(planner, step)
             bound = bound_of(step)
             largest, _ = await house.journal.measure(program_of(sample))
-            most = bound if step.service is not None else first_most(largest, bound)
+            is_left_alone = own_delivery(job, step, direct=bool(gateway)) is not None
+            most = bound if step.service is not None else first_most(largest, bound, is_left_alone=is_left_alone)
             request = build_request(self._account, job, step, sample, most, max(1, len(tasks)))
             market = await survey(self._client, request, house.evidence, house.speeds, int(self._clock()))
             if not market.offers:

@@ -42,6 +42,7 @@ class Tools(Protocol):
     """What turns sources into programs, on this machine."""
 
     engine: str  # that modules are run by
+    tell: Callable[[str], None]  # is told what takes long when it begins, and "" when it has ended
 
     async def python_runner(self) -> Path:
         """The component that runs scripts; built once."""

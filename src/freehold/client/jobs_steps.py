@@ -97,6 +97,7 @@ class StepRun:
     async def run(self) -> None:
         """Until every piece is accepted. PieceFailed, NobodyLeft, CapReached; what runs then is left as it is."""
         waiting = [piece for piece in self.pieces if piece.row.phase == WAITING]
+        self.means.progress(self.step.name, self._done, len(self.pieces))
         for piece in self.pieces:
             piece.checked = self._sample is None
         await self._settle_all(waiting)

@@ -15,10 +15,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 from freehold.protocol.errors import InvalidInput, NotFound, Unavailable
+
+Tell = Callable[[str], None]  # is told, in a sentence, what takes long before it begins; in any thread
 
 SOURCES = Path(__file__).parent / "executors" / "python_runner"
 BUILD_SECONDS = 600
@@ -31,11 +34,15 @@ class MissingTool(Unavailable):
     code, retryable = "missing_tool", False
 
 
-def python_runner(cache: Path) -> Path:
-    """The runner, built in about 15 s if this cache has none that is up to date. MissingTool, Unavailable."""
+def python_runner(cache: Path, tell: Tell = lambda _: None) -> Path:
+    """The runner, built in about 15 s if this cache has none that is up to date; `tell` is told so. MissingTool,
+    Unavailable."""
     _need("componentize_py", "componentize-py", "Install it with `pip install componentize-py`.")
     name = f"python-runner-{_hash_sources()}.wasm"
     cache.mkdir(parents=True, exist_ok=True)
+    if (cache / name).exists():
+        return cache / name
+    tell("building the Python interpreter for WebAssembly, once on this machine")
     with open(cache / "python-runner.lock", "wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (cache / name).exists():
@@ -43,8 +50,9 @@ def python_runner(cache: Path) -> Path:
     return cache / name
 
 
-def compile_c(source: Path, cache: Path) -> Path:
-    """The C program `source`, as a module for WASI preview 1. InvalidInput with what the compiler says; MissingTool."""
+def compile_c(source: Path, cache: Path, tell: Tell = lambda _: None) -> Path:
+    """The C program `source`, as a module for WASI preview 1; `tell` is told where it is compiled anew. InvalidInput
+    with what the compiler says; MissingTool."""
     _need("ziglang", "ziglang", "Install it with `pip install ziglang`, or `pip install 'freehold[c]'`.")
     try:
         text = source.read_bytes()
@@ -53,6 +61,7 @@ def compile_c(source: Path, cache: Path) -> Path:
     name = f"{hashlib.sha256(version('ziglang').encode() + text).hexdigest()}.wasm"
     cache.mkdir(parents=True, exist_ok=True)
     if not (cache / name).exists():
+        tell(f"compiling {source.name}")
         with tempfile.TemporaryDirectory(dir=cache) as folder:
             made = Path(folder) / name
             arguments = ["cc", "--target=wasm32-wasi", "-O2", "-s", "-o", str(made), str(source.resolve())]
