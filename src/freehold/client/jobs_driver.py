@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -244,15 +245,15 @@ class Driver:
             load_piece(piece, by_number.get(piece.row.number, []))
         if failed := next((piece for piece in pieces if piece.row.phase == FAILED), None):
             raise PieceFailed(f"step {step.name!r}, task {failed.row.number} {failed.row.reason}")
+        if step.service is not None:
+            await ServiceRun(step.name, pieces[0], self._means, partial(self._survey, step, tasks, most)).run()
+            return
         market = await self._survey(step, tasks, most)
         checking = plan_checks(self.job, step, tasks, market, house.evidence, house.parameters, most)
         await self._note(step.name, "plan", {
             "tasks": len(tasks), "replicas": checking.plan.replicas, "audit_ppm": checking.plan.audit_ppm,
             "sample": checking.sample, "reasons": list(checking.reasons), "class": str(step.verify.kind),
         })  # fmt: skip
-        if step.service is not None:
-            await ServiceRun(step.name, pieces[0], market, self._means).run()
-            return
         dearest = max(offered.price for offered in market.offers)
         # As much again is left for a node that falls silent: what it holds does not come back for long.
         within = affordable(self._purse.free, dearest, 2 * max(checking.plan.replicas, checking.plan.audited))
@@ -320,7 +321,11 @@ class Driver:
                 node=str(row.node), endpoint=endpoint, lease=str(row.order.lease),
                 order=str(row.id), token=token, job=self._row.id, since=int(self._house.clock()),
             )  # fmt: skip
-            await publish(self._house.root, service, found)
+            try:
+                await publish(self._house.root, service, found)
+            except FreeholdError as error:  # it runs all the same: whoever looks at it next tries again
+                self._say(row.step, f"the service runs, and its URL does not lead to it yet: {error.message}")
+                return
             self._published[row.step] = token
 
     async def _note_place(self, row: OrderRow, instance: str) -> str:

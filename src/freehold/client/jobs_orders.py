@@ -32,7 +32,9 @@ from freehold.services.compute.tasks import Task
 from freehold.services.compute.terms import WRONG, Receipt, Step
 
 WAIT = 30.0  # seconds of one long poll
-SERVICE_WAIT = 2.0  # of a service, whose health changes while it runs
+SERVICE_WAIT = 1.0  # of a service, whose health changes while it runs
+START_PAUSE = 0.1  # between looks at one that is not healthy yet
+SERVICE_PATIENCE = 4.0  # without an answer of its node, after which a service is started elsewhere
 PATIENCE = 20.0  # seconds without an answer, after which a node is given up
 PAUSES = (0.2, 0.5, 1.0, 2.0, 4.0)  # seconds between two tries
 LOST_PAUSES = (5.0, 10.0, 20.0, 40.0, 60.0)  # before a lost order is asked for again
@@ -150,14 +152,15 @@ class Desk:
         """Send the order until its node knows it, then wait until it is over."""
         self._nodes[row.order.lease] = node
         loop = asyncio.get_running_loop()
-        tries, silent_since = 0, 0.0
+        tries, silent_since, is_up = 0, 0.0, False
         try:
             while True:
+                asked = loop.time()
                 try:
-                    standing = await self._ask(node, row, task, is_known=is_known)
+                    standing = await self._ask(node, row, task, is_known=is_known, is_up=is_up)
                 except (Unavailable, Overloaded) as error:
-                    silent_since = silent_since or loop.time()
-                    if loop.time() - silent_since > self._patience:
+                    silent_since = silent_since or (loop.time() if task.service is None else asked)
+                    if _is_gone(error, task, tries) or loop.time() - silent_since > self._patience_with(task):
                         raise await self._lose(row, error.message) from None
                     await asyncio.sleep(PAUSES[min(tries, len(PAUSES) - 1)])
                     tries += 1
@@ -166,6 +169,9 @@ class Desk:
                 if standing.is_over:
                     return await self._take(row, standing, task)
                 await self._on_standing(node.leases.endpoint, row, standing)
+                if task.service is not None:
+                    is_up = standing.service is not None and bool(standing.service.get("healthy"))
+                    await asyncio.sleep(0 if is_up else START_PAUSE)
         except InsufficientCredits as error:
             await self._lose(row, error.message)
             raise
@@ -174,10 +180,20 @@ class Desk:
         except FreeholdError as error:
             raise await self._lose(row, error.message) from None
 
-    async def _ask(self, node: ComputeNode, row: OrderRow, task: Task, *, is_known: bool) -> Standing:
-        wait = WAIT if task.service is None else SERVICE_WAIT
+    def _patience_with(self, task: Task) -> float:
+        return self._patience if task.service is None else min(self._patience, SERVICE_PATIENCE)
+
+    async def _ask(self, node: ComputeNode, row: OrderRow, task: Task, *, is_known: bool, is_up: bool) -> Standing:
+        if is_known and task.service is None:
+            return await node.wait(row.id, WAIT, task)
         if is_known:
-            return await node.wait(row.id, wait, task)
+            wait = SERVICE_WAIT if is_up else 0.0
+            try:
+                async with asyncio.timeout(wait + self._patience_with(task)):
+                    return await node.wait(row.id, wait, task)
+            except TimeoutError:
+                raise Unavailable(f"{row.node} did not answer in time") from None
+        wait = WAIT if task.service is None else 0.0
         blobs = {sha256: found for sha256 in blobs_of(task) if (found := await self._contents.find(sha256)) is not None}
         return await node.submit(row.order, task, blobs, self._access(task), wait)
 
@@ -209,10 +225,13 @@ class Desk:
             self._purse.linger(held)
         return NodeFailed(reason, wrong=wrong)
 
-    async def stop_all(self, step: str | None = None) -> None:
-        """End what runs, of one step or of all; what it took is billed. Who does not answer is asked again later."""
-        rows = [row for row in await self._journal.orders(self._job.id, step) if row.phase == OPEN]
-        await asyncio.gather(*(self._stop(row) for row in rows))
+    async def stop_all(self) -> None:
+        """End what runs; what it took is billed. Who does not answer is asked again later."""
+        await self.stop(await self._journal.orders(self._job.id))
+
+    async def stop(self, rows: Sequence[OrderRow]) -> None:
+        """The same of these orders, where they are open."""
+        await asyncio.gather(*(self._stop(row) for row in rows if row.phase == OPEN))
 
     async def _stop(self, row: OrderRow) -> None:
         try:
@@ -278,6 +297,11 @@ class Desk:
         await node.fetch_to(row.id, sha256, path, size)
         await self._contents.kept(sha256)
         return path
+
+
+def _is_gone(error: FreeholdError, task: Task, tries: int) -> bool:
+    """Whether a service's node is no more: nothing listens where it answered, asked twice."""
+    return task.service is not None and tries > 0 and bool(error.details.get("refused"))
 
 
 def program_of(task: Task) -> str:
