@@ -38,6 +38,7 @@ from freehold.services.compute.node.api import ComputeApi
 from freehold.services.compute.node.bids import Bids
 from freehold.services.compute.node.blobs import Blobs, in_thread
 from freehold.services.compute.node.cases import Cases
+from freehold.services.compute.node.delivery import Deliveries
 from freehold.services.compute.node.evidence import Evidence
 from freehold.services.compute.node.executors import Executors
 from freehold.services.compute.node.orders import MIGRATIONS, Orders
@@ -49,6 +50,7 @@ from freehold.services.compute.node.orders_services import OrdersCrew, Services
 from freehold.services.compute.node.orders_work import Bounds, Worker
 from freehold.services.compute.node.programs import Programs
 from freehold.services.compute.node.proxy import Proxy
+from freehold.services.compute.node.quoter import Quoter
 from freehold.services.compute.node.referee import Referee
 from freehold.services.compute.node.settings import Settings, read_settings
 from freehold.services.compute.terms import NAME, WorkState
@@ -90,12 +92,14 @@ class ComputeProvider:
         self._executors = Executors(make(self._settings, folder))
         self._credits = Credits()
         self._evidence = Evidence(context.key.address, self._orders, self._credits, context.clock)
-        self._closer = Closer(context, self._orders, self._blobs, self._credits, self._evidence)
+        self._quoter = Quoter(self._settings.quoter)
+        self._closer = Closer(context, self._orders, self._blobs, self._credits, self._evidence, self._quoter)
         programs = self._programs = Programs(folder / "programs", self._blobs)
         bounds = Bounds(self._runs, lambda: self._evidence.committed, self._release, self._again, self._settings.disk)
-        worker = self._worker = Worker(bounds, self._executors, self._blobs, programs, self._closer)
+        deliveries = Deliveries(self._sql, self._blobs, context.clock)
+        worker = self._worker = Worker(bounds, self._executors, self._blobs, programs, deliveries, self._closer)
         services = Services(bounds, self._executors, programs, worker, self._closer)
-        self._bids = Bids(context, self._settings, self._executors, self._orders, self._blobs)
+        self._bids = Bids(context, self._settings, self._executors, self._orders, self._blobs, self._quoter)
         shop = Shop(
             self._settings, parse(self._settings.rules), self._bids.properties,
             self._executors, self._orders, self._blobs, self._credits, self._closer,
@@ -122,6 +126,7 @@ class ComputeProvider:
         await self._blobs.start()
         await self._evidence.start(await self._committed())
         self._executors.start()
+        await self._quoter.start()
         await self._bids.start()
         await self._desk.start()
         self._figures = await self._blobs.figures()

@@ -107,6 +107,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     service: Service | None = None
     metric: str = ""  # what "near" means: see verification/metrics.py; empty: results must be equal
     threshold: int = 0  # the largest distance by that metric
+    attested: bool = False  # whether its receipt comes with a quote of the node's hardware
 
     def encode(self) -> bytes:
         """Its canonical bytes."""

@@ -41,6 +41,7 @@ from freehold.services.compute.bidding import (
 from freehold.services.compute.node.blobs import Blobs, in_thread
 from freehold.services.compute.node.executors import Executors
 from freehold.services.compute.node.orders import Orders
+from freehold.services.compute.node.quoter import Quoter
 from freehold.services.compute.node.settings import DAY, Settings
 from freehold.services.compute.tasks import Blob, Task
 from freehold.services.seam import ProviderContext
@@ -64,10 +65,11 @@ class Bids:
     """One node's properties, bids and prices."""
 
     def __init__(
-        self, context: ProviderContext, settings: Settings, executors: Executors, orders: Orders, blobs: Blobs
-    ) -> None:
+        self, context: ProviderContext, settings: Settings, executors: Executors, orders: Orders, blobs: Blobs,
+        quoter: Quoter,
+    ) -> None:  # fmt: skip
         self._context, self._settings, self._executors = context, settings, executors
-        self._orders, self._blobs = orders, blobs
+        self._orders, self._blobs, self._quoter = orders, blobs, quoter
         self._rules, self._pricing = parse(settings.rules), read_pricing(settings.pricing)
         self._machine = read_machine()
         self._speeds: dict[str, Any] = {}
@@ -143,6 +145,7 @@ class Bids:
             "place": self._context.place,
             **self._speeds,
             **self._executors.properties(),
+            **self._quoter.properties(),
         }
 
     def routes(self, base: str) -> list[web.RouteDef]:

@@ -53,7 +53,8 @@ MIGRATIONS = [
 class Ending(msgspec.Struct, frozen=True, kw_only=True):
     """What came of an order beside its receipt. `result` is canonical JSON; empty where there is no receipt, and
     `reason` then says why. `inputs` are (path, SHA-256) as they were read, `steps` the states' SHA-256. `stop`: its
-    client's request to end it: the path, and the headers that sign it (`net/auth.py`)."""
+    client's request to end it: the path, and the headers that sign it (`net/auth.py`). `quote`: the hardware's, where
+    the task asks for one (`quoter.py`)."""
 
     result: str = ""
     reason: str = ""
@@ -64,6 +65,7 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
     read_bytes: int = 0
     written_bytes: int = 0
     ended_at: int = 0
+    quote: bytes = b""
     stop: tuple[str, str, str] | None = None
 
 

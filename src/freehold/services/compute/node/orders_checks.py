@@ -21,6 +21,7 @@ from freehold.protocol.keys import check_signed_by
 from freehold.protocol.typed import Domain
 from freehold.protocol.units import MEASURE_LIMIT, Address, Hash
 from freehold.services.compute.bidding import BidRequest, get_order_party
+from freehold.services.compute.node.quoter import PROPERTY
 from freehold.services.compute.node.settings import Settings
 from freehold.services.compute.tasks import Input, Task, decode_task, memory_of, runner_of
 from freehold.services.compute.terms import KEPT_EPOCHS, Order
@@ -132,6 +133,8 @@ def check_resources(task: Task, settings: Settings, properties: Mapping[str, obj
             f"the task asks for {memory} bytes of memory with its files, which are in memory too, this node offers "
             f"{settings.memory}", memory=settings.memory,
         )  # fmt: skip
+    if task.attested and PROPERTY not in properties:
+        raise Refused("the task asks for an attestation, and this node has no hardware that gives one")
     gpus = properties.get("gpu.count", 0)
     if wanted.gpus and (not isinstance(gpus, int) or wanted.gpus > gpus):
         raise Refused(f"the task asks for {wanted.gpus} GPUs, this node has {gpus}")

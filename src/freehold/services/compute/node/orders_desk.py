@@ -239,6 +239,8 @@ class Desk:
         if ending is not None and not is_short:
             value["result"] = ending.result or None
             value["steps"] = list(ending.steps)
+            if ending.quote:
+                value["quote"] = base64.b64encode(ending.quote).decode()
             inline = await self._closer.inline(entry)
             value["inline"] = {sha256: base64.b64encode(body).decode() for sha256, body in inline.items()}
         return value

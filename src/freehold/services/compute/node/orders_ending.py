@@ -21,6 +21,7 @@ from freehold.services.compute.node.orders import FINISHED, LOG_KEPT, Ending, En
 from freehold.services.compute.node.orders_credits import Credits
 from freehold.services.compute.node.orders_live import Job
 from freehold.services.compute.node.orders_running import inline_of
+from freehold.services.compute.node.quoter import Quoter
 from freehold.services.compute.tasks import Result, decode_result, input_root, state_leaf
 from freehold.services.compute.terms import NO_STEPS, Receipt
 from freehold.services.seam import ProviderContext
@@ -35,16 +36,18 @@ class Closer:
     """Ends orders, for one node. `recent` are the last endings, with the outputs that are answered with them."""
 
     def __init__(
-        self, context: ProviderContext, orders: Orders, blobs: Blobs, credits: Credits, evidence: Evidence
-    ) -> None:
+        self, context: ProviderContext, orders: Orders, blobs: Blobs, credits: Credits, evidence: Evidence,
+        quoter: Quoter,
+    ) -> None:  # fmt: skip
         self._context, self._orders, self._blobs = context, orders, blobs
-        self._credits, self._evidence = credits, evidence
+        self._credits, self._evidence, self._quoter = credits, evidence, quoter
         self.live: dict[Hash, Job] = {}
         self.recent: OrderedDict[Hash, tuple[Entry, dict[str, bytes]]] = OrderedDict()
         self.receipts, self.measure = 0, 0
 
     async def close(self, job: Job, result: Result, ending: Ending, small: Mapping[str, bytes]) -> None:
-        """Give a receipt. `small` are outputs and states that are not kept yet; `ending` says the rest."""
+        """Give a receipt. `small` are outputs and states that are not kept yet; `ending` says the rest. Unavailable
+        where it has to come with a quote, and there is none."""
         order, measure = job.entry.order, min(ending.measure, job.entry.order.most)
         receipt = Receipt(
             node=self._context.key.address,
@@ -59,9 +62,12 @@ class Closer:
             measure=measure,
             client_signature=order.client_signature,
         )
+        quote = await self._quoter.quote(receipt) if job.task.attested else b""
         signature = self._context.key.sign(receipt, self._context.domain)
         receipt = msgspec.structs.replace(receipt, node_signature=signature)
-        ending = msgspec.structs.replace(ending, result=result.encode().decode(), measure=measure)
+        ending = msgspec.structs.replace(
+            ending, result=result.encode().decode(), measure=measure, stop=job.stop_request, quote=quote
+        )
         await self._end(job, ending, receipt, small, inline_of(small, result, INLINE_LIMIT))
         self.receipts += 1
         self.measure += measure

@@ -13,6 +13,8 @@ network          whether programs may reach the network where their task asks fo
 container_pull   whether images that are not here are fetched
 access_hosts     a regular expression that a job's storage gateway (host:port) must match: nodes ask these hosts for what
                  a client says, from inside the operator's own network; default: none
+quoter           a command, with its arguments, that gives quotes of the trusted hardware that the node runs inside
+                 (`quoter.py`); default: none, and no attestation is offered
 benchmark        whether the node measures itself at its start, once a day
 """
 
@@ -47,6 +49,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     network: bool = False
     container_pull: bool = False
     access_hosts: str = ""
+    quoter: tuple[str, ...] = ()
     benchmark: bool = True
 
 

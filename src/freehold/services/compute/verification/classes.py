@@ -4,7 +4,7 @@
     tolerance   results at most the task's threshold apart by its metric (`metrics.py`)
     refereed    two differ: the first differing step is found and only that is run again, by referees
     sampled     some items (segments, crops) of one run are run again elsewhere, drawn after it has committed
-    attested    hardware vouches for what ran: its quote is bound to the receipt (`quotes.py`)
+    attested    hardware vouches for what ran: its quote is bound to the receipt (`attestation/`)
 
 Invariant: a task that passes `check_class` can be verified as its class promises.
 """
@@ -48,8 +48,8 @@ CLASSES: dict[ClassName, Promise] = {
         "a map over items, segments or crops that can be run again one by one",
     ),
     "attested": Promise(
-        "Hardware signed that this program, and no other, gave this result.",
-        "a node with a trusted execution environment, and a verifier of its quotes",
+        "Hardware by an accepted maker signed that what it was started with, which is accepted, stands by the receipt.",
+        "a node inside a trusted execution environment, accepted measurements, and the roots of the hardware's makers",
     ),
 }
 
@@ -58,7 +58,7 @@ def check_class(name: str, task: Task, items: int = 1) -> None:
     """InvalidInput, saying what is missing, unless `task` (one of `items` of its map) can be verified so."""
     if name not in get_args(ClassName):
         raise InvalidInput(f"there is no verification class {name!r}", hint=f"Use one of {', '.join(CLASSES)}.")
-    if task.executor == "service" and name != "attested":
+    if task.executor == "service":
         raise InvalidInput("a service has no result to verify", hint="Its health checks say whether it works.")
     if name in ("bit_exact", "refereed"):
         if task.executor not in DETERMINISTIC:
@@ -74,6 +74,8 @@ def check_class(name: str, task: Task, items: int = 1) -> None:
         raise InvalidInput("tolerance needs a metric", hint=f"Name one of {', '.join(METRICS)}, and a threshold.")
     if task.metric and task.metric not in METRICS:
         raise InvalidInput(f"there is no metric {task.metric!r}", hint=f"Use one of {', '.join(METRICS)}.")
+    if name == "attested" and not task.attested:
+        raise InvalidInput("attested needs a task that asks for a quote")
     if name == "sampled" and items < 2:
         raise InvalidInput("sampled needs a map over two items or more", hint="Use bit_exact or tolerance for one.")
 

@@ -83,7 +83,7 @@ def decide(
     """
     strays = _find_strays(votes, expected_input)
     groups = _group(votes, [i for i in range(len(votes)) if i not in strays], agree)
-    if plan.assurance == 0 and groups:
+    if (plan.assurance == 0 or plan.kind == "attested") and groups:  # then only runs whose quotes are good are votes
         return Accept(groups[0], (), strays, ())
     pairs = _pair(votes, groups, agree, disputed)
     if not groups:

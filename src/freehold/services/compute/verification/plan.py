@@ -172,10 +172,10 @@ def make_plan(
     weights = [weight(candidate.record, adversary.prior) for candidate in chosen]
     if not chosen:
         raise InsufficientOperators("nobody could run it", available=0, needed=1)
-    if assurance == 0:
-        return _unchecked(kind, adversary, weights)
     if kind == "attested":
         return _attested(assurance, adversary)
+    if assurance == 0:
+        return _unchecked(kind, adversary, weights)
     floor = audit_floor_ppm(stake) if stake is not None else LEAST_AUDIT_PPM
     if kind == "sampled":
         return _sampled(assurance, adversary, weights, floor, stake, Map(items, max(workers, 1), wrong_fraction))

@@ -120,6 +120,8 @@ def verify_report(
         raise QuoteRefused("the report comes without the certificates of its chip (VCEK) and of their issuer (ASK)")
     vcek, ask = _read(table[VCEK], "the VCEK"), _read(table[ASK], "the ASK")
     chain = check_chain([vcek, ask], roots, at)
+    if len(chain) != 3:
+        raise QuoteRefused("the report's certificates are not a chip's, its issuer's and a root")
     _check_chip(report, vcek)
     _check_signature(data[:REPORT_BYTES], vcek)
     return report, chain
