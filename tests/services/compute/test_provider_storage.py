@@ -31,7 +31,8 @@ def sha256(body: bytes) -> str:
 
 
 class Storage:
-    """A gateway's shared links. `faults` are the statuses of the next answers; "cut" closes the connection."""
+    """A gateway's shared links. `faults` are the statuses of the next answers; "cut" closes the connection, "lost" does
+    so once the object is there, "none" is no fault."""
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
@@ -45,8 +46,8 @@ class Storage:
         assert token == TOKEN
         name = unquote(path.removeprefix("/"))
         self.asked.append((request.method, name))
-        if self.faults:
-            fault = self.faults.pop(0)
+        fault = self.faults.pop(0) if self.faults else "none"
+        if fault not in ("none", "lost"):
             if fault == "cut":
                 assert request.transport is not None
                 request.transport.abort()
@@ -70,6 +71,9 @@ class Storage:
             return web.Response(body=self.objects[name], headers={"ETag": f'"{etag(self.objects[name])}"'})
         self.checksums[name] = request.headers["x-amz-checksum-sha256"]
         self.objects[name] = await request.read()
+        if fault == "lost":
+            assert request.transport is not None
+            request.transport.abort()
         return web.json_response({}, status=201)
 
 
@@ -205,22 +209,58 @@ def test_a_delivery_that_is_not_allowed_is_not_tried_again(tmp_path: Path) -> No
             storage.faults = [403, 403]
             answer = await world.submit(world.task("write a 3", delivery=Delivery("out", "")), access=access(storage))
             assert (answer["delivered"], storage.asked) == (False, [("PUT", "out/a")])
+            assert answer["reason"] == "not delivered: the gateway answered 403 for out/a"
 
     asyncio.run(scenario())
 
 
-def test_a_kill_in_mid_delivery_delivers_again_and_bills_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("last", ["cut", "lost"])  # the object is not there, or is and nobody said so
+def test_a_kill_in_mid_delivery_goes_on_with_it_and_bills_once(tmp_path: Path, last: str) -> None:
+    """Killed with each of its files under way in turn: nothing runs again, what had arrived is not sent again."""
+    large = SMALL + 9
+    whole = {"o/a": b"aaa", "o/b": b"b" * large, "o/c": b"ccccc"}
+
+    async def scenario() -> None:
+        async with both(tmp_path) as (world, storage):
+            storage.faults = [last] * 10_000
+            task = world.task(f"write a 3 b {large} c 5", delivery=Delivery("o", ""))
+            job = (await world.submit(task, access=access(storage), wait=0))["job"]
+            for name in ("a", "b", "c"):
+                await until(lambda name=name: storage.asked[-2:] == [("PUT", f"o/{name}")] * 2)  # type: ignore[misc]
+                await world.restart()
+                storage.faults = ["none", *[last] * 10_000]
+            storage.faults = []
+            answer = await world.wait(job)
+            assert (answer["delivered"], answer["written_bytes"]) == (True, 8 + large)
+            assert storage.objects == whole
+            assert world.executor.runs == []  # this process has run nothing
+            names = [name for _, name in storage.asked]
+            assert names == sorted(names)  # none was sent once the next had begun
+            assert len((await world.provider.collect())["compute.receipt"]) == 1
+            assert receipt_of(answer).measure == 5
+            for name, body in whole.items():
+                assert await world.get(f"/blobs/{sha256(body)}") == body, name
+            with sqlite3.connect(tmp_path / "compute.sqlite") as rows:
+                assert rows.execute("SELECT count(*) FROM deliveries").fetchone() == (0,)
+
+    asyncio.run(scenario())
+
+
+def test_a_delivery_that_would_come_too_late_after_a_kill_costs_nothing(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with both(tmp_path) as (world, storage):
             storage.faults = ["cut"] * 10_000
             task = world.task("write a 3", delivery=Delivery("o", ""))
-            job = (await world.submit(task, access=access(storage), wait=0))["job"]
+            job = (await world.submit(task, access=access(storage), wait=0, until=5))["job"]
             await until(lambda: len(storage.asked) > 2)
-            await world.restart()
+            await world.kill()
             storage.faults = []
+            with sqlite3.connect(tmp_path / "compute.sqlite") as rows:
+                rows.execute("INSERT OR REPLACE INTO facts (name, body, at) VALUES ('committed', x'', 5)")
+            await world.start()
             answer = await world.wait(job)
-            assert (answer["delivered"], storage.objects) == (True, {"o/a": b"aaa"})
-            assert len((await world.provider.collect())["compute.receipt"]) == 1
+            assert (answer["receipt"], storage.objects) == (None, {})
+            assert "ran out" in answer["reason"]
 
     asyncio.run(scenario())
 

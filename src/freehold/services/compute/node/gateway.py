@@ -17,7 +17,7 @@ import re
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 from urllib.parse import quote, urlsplit
 
 import aiohttp
@@ -36,7 +36,7 @@ from freehold.protocol.errors import (
 )
 from freehold.protocol.units import Hash
 from freehold.services.compute.node.blobs import PIECE, in_thread
-from freehold.services.compute.tasks import Input, Task
+from freehold.services.compute.tasks import Input, OutputFile, Task
 
 log = logging.getLogger(__name__)
 
@@ -111,14 +111,13 @@ def _check_url(url: str, hosts: str) -> None:
 
 
 class Gateway:
-    """One job's storage, as a context. Bytes are counted for its bill."""
+    """One job's storage, as a context. Bytes that are read are counted for its bill."""
 
     def __init__(self, access: Access) -> None:
         self._access = access
         self._check = aiohttp.Fingerprint(Hash(access.fingerprint)) if access.fingerprint else True
         self._session: aiohttp.ClientSession | None = None
         self.read_bytes = 0
-        self.written_bytes = 0
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -185,13 +184,19 @@ class Gateway:
         return digest.hexdigest(), size
 
     async def deliver(
-        self, bucket: str, key: str, file: BinaryIO | bytes, sha256: str, size: int, may_go_on: Callable[[], bool]
+        self,
+        bucket: str,
+        key: str,
+        pieces: Callable[[], AsyncIterator[bytes]],
+        file: OutputFile,
+        may_go_on: Callable[[], bool],
     ) -> None:
-        """Put a file, again and again until it is there or `may_go_on` says no. Refused, Unavailable."""
+        """Put a file, whose bytes `pieces` gives anew for each attempt, again and again until it is there or
+        `may_go_on` says no. Refused, Unavailable."""
         attempt = 0
         while True:
             try:
-                return await self._deliver(bucket, key, file, sha256, size)
+                return await self._deliver(bucket, key, pieces(), file)
             except Unavailable as error:
                 attempt += 1
                 if not may_go_on():
@@ -199,31 +204,23 @@ class Gateway:
                 log.info("%s: tried again (attempt %d)", error.message, attempt)
                 await asyncio.sleep(_pause(attempt))
 
-    async def _deliver(self, bucket: str, key: str, file: BinaryIO | bytes, sha256: str, size: int) -> None:
+    async def _deliver(self, bucket: str, key: str, data: AsyncIterator[bytes], file: OutputFile) -> None:
         assert self._session is not None
         name = f"{bucket}/{key}"
         headers = {
-            "Content-Length": str(size),
+            "Content-Length": str(file.size),
             "Content-Type": "application/octet-stream",
-            "x-amz-checksum-sha256": base64.b64encode(bytes.fromhex(sha256)).decode(),
+            "x-amz-checksum-sha256": base64.b64encode(bytes.fromhex(file.sha256)).decode(),
         }
         url = self._target(self._access.write, bucket, key)
         try:
-            data = file if isinstance(file, bytes) else _pieces(file)
             async with (
-                asyncio.timeout(READ_SECONDS + size / LEAST_RATE),
+                asyncio.timeout(READ_SECONDS + file.size / LEAST_RATE),
                 self._session.put(url, data=data, headers=headers, allow_redirects=False, ssl=self._check) as response,
             ):
                 _check_answer(response.status, name)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise Unavailable(f"{name} cannot be written: {_why(error)}") from None
-        self.written_bytes += size
-
-
-async def _pieces(file: BinaryIO) -> AsyncIterator[bytes]:
-    file.seek(0)
-    while piece := await in_thread(file.read, PIECE):
-        yield piece
 
 
 def _pause(attempt: int) -> float:

@@ -1,7 +1,8 @@
 """What a node does with an order whose turn has come: fetch, run, keep, deliver, give a receipt.
 
-A run that is cut short by the end of this process leaves no trace but the order itself, which then runs again. An
-executor that fails is probed again, and the order runs once more; what the program does is its own affair.
+A run that is cut short by the end of this process leaves no trace but the order itself, which then runs again; a
+delivery goes on where it was. An executor that fails is probed again, and the order runs once more; what the program
+does is its own affair.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from freehold.protocol.errors import FreeholdError, Refused
 from freehold.services.compute.executors.seam import Executor
 from freehold.services.compute.node.blobs import SMALL, Blobs, in_thread
+from freehold.services.compute.node.delivery import Deliveries, Kept
 from freehold.services.compute.node.executors import Executors
 from freehold.services.compute.node.gateway import Gateway, read_access
 from freehold.services.compute.node.orders import Ending
@@ -23,7 +25,7 @@ from freehold.services.compute.node.orders_ending import Closer
 from freehold.services.compute.node.orders_live import Job
 from freehold.services.compute.node.orders_running import ExecutorFailed, Given, Produced, Run
 from freehold.services.compute.node.programs import Programs
-from freehold.services.compute.tasks import OutputFile, Result, Task, runner_of
+from freehold.services.compute.tasks import OutputFile, Result, Task, decode_result, runner_of
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +46,17 @@ class Bounds(NamedTuple):
 class Worker:
     """Runs orders, for one node."""
 
-    def __init__(self, bounds: Bounds, executors: Executors, blobs: Blobs, programs: Programs, closer: Closer) -> None:
+    def __init__(
+        self,
+        bounds: Bounds,
+        executors: Executors,
+        blobs: Blobs,
+        programs: Programs,
+        deliveries: Deliveries,
+        closer: Closer,
+    ) -> None:
         self._bounds, self._executors, self._blobs = bounds, executors, blobs
-        self._programs, self._closer = programs, closer
+        self._programs, self._deliveries, self._closer = programs, deliveries, closer
         self.read_bytes, self.written_bytes = 0, 0
 
     async def perform(self, job: Job) -> None:
@@ -62,6 +72,8 @@ class Worker:
             self._bounds.release(job)
 
     async def _perform(self, job: Job) -> None:
+        if job.task.delivery is not None and (kept := await self._deliveries.find(job)) is not None:
+            return await self._resume(job, kept)
         if job.is_stopping:
             return await self._closer.close(job, empty_result("stopped"), Ending(reason="it was stopped"), EMPTY)
         check_in_time(job, self._bounds.committed())
@@ -126,19 +138,37 @@ class Worker:
                 with one.open() as file:
                     await self._blobs.keep_file(file, job.entry.client, one.listed.sha256, one.listed.size, job.id)
         small = await self._keep_large(job, produced.bodies())
-        delivered = await self._deliver(job, produced, gateway)
+        result = produced.result()
         ending = Ending(
+            result=result.encode().decode(),
             reason=produced.outcome.reason,
             measure=produced.outcome.measure,
             inputs=tuple(inputs),
             steps=produced.states(),
-            delivered=delivered,
             read_bytes=gateway.read_bytes if gateway else 0,
-            written_bytes=gateway.written_bytes if gateway else 0,
         )
+        if job.task.delivery is not None and gateway is not None and produced.outcome.ended == "exited":
+            ending = await self._deliver(job, await self._deliveries.keep(job, ending, small), gateway)
         self.read_bytes += ending.read_bytes
+        await self._closer.close(job, result, ending, small)
+
+    async def _resume(self, job: Job, kept: Kept) -> None:
+        """Go on with what was being delivered when the node was ended."""
+        check_in_time(job, self._bounds.committed())
+        self._bounds.release(job)
+        access = read_access(job.entry.access)
+        assert access is not None
+        async with Gateway(access) as gateway:
+            ending = await self._deliver(job, kept, gateway)
+        await self._closer.close(job, decode_result(ending.result.encode()), ending, {})
+
+    async def _deliver(self, job: Job, kept: Kept, gateway: Gateway) -> Ending:
+        def may_go_on() -> bool:
+            return not job.is_stopping and self._bounds.committed() + 2 <= job.entry.order.until
+
+        ending = await self._deliveries.deliver(job, kept, gateway, may_go_on)
         self.written_bytes += ending.written_bytes
-        await self._closer.close(job, produced.result(), ending, small)
+        return ending
 
     async def _keep_large(self, job: Job, bodies: dict[str, bytes]) -> dict[str, bytes]:
         """Keep what is too large for the receipt's own transaction; the rest."""
@@ -148,26 +178,6 @@ class Worker:
         small = {sha256: body for sha256, body in bodies.items() if sha256 not in large}
         await self._blobs.make_room(sum(map(len, small.values())))
         return small
-
-    async def _deliver(self, job: Job, produced: Produced, gateway: Gateway | None) -> bool | None:
-        """Put what came out where the task wants it; None where it wants nothing, or did not get so far."""
-        delivery = job.task.delivery
-        if delivery is None or gateway is None or produced.outcome.ended != "exited":
-            return None
-
-        def may_go_on() -> bool:
-            return not job.is_stopping and self._bounds.committed() + 2 <= job.entry.order.until
-
-        try:
-            for one in produced.files:
-                key = delivery.prefix + one.listed.path
-                with one.open() if one.body is None else nullcontext(one.body) as data:
-                    digest, size = one.listed.sha256, one.listed.size
-                    await gateway.deliver(delivery.bucket, key, data, digest, size, may_go_on)
-        except FreeholdError as error:
-            job.add_log(f"not delivered: {error.message}\n".encode())
-            return False
-        return True
 
 
 def check_in_time(job: Job, committed: int) -> None:
