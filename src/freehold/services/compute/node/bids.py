@@ -13,7 +13,6 @@ import logging
 import platform
 import secrets
 import time
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from shutil import rmtree
@@ -41,6 +40,7 @@ from freehold.services.compute.bidding import (
 from freehold.services.compute.node.blobs import Blobs, in_thread
 from freehold.services.compute.node.executors import Executors
 from freehold.services.compute.node.orders import Orders
+from freehold.services.compute.node.prices import Prices
 from freehold.services.compute.node.quoter import Quoter
 from freehold.services.compute.node.settings import DAY, Settings
 from freehold.services.compute.tasks import Blob, Task
@@ -48,7 +48,6 @@ from freehold.services.seam import ProviderContext
 
 log = logging.getLogger(__name__)
 
-PRICES_LIMIT = 10_000  # that clients were bid, and are remembered
 SPEEDS = "speeds"  # the fact that they are kept under
 
 
@@ -73,8 +72,7 @@ class Bids:
         self._rules, self._pricing = parse(settings.rules), read_pricing(settings.pricing)
         self._machine = read_machine()
         self._speeds: dict[str, Any] = {}
-        self._bids: OrderedDict[tuple[Address, int], int] = OrderedDict()  # by client and price: until when
-        self._worked: set[tuple[Address, int]] = set()  # clients, and prices of leases that they have used
+        self._prices = Prices()
         self._measuring: asyncio.Task[None] | None = None
         self.queue: Busy
         self.bids = 0
@@ -119,16 +117,14 @@ class Bids:
 
     def worked(self, lease: Lease) -> None:
         """A client has ordered under this lease."""
-        if len(self._worked) < PRICES_LIMIT:
-            self._worked.add((lease.client, lease.price))
+        self._prices.work(lease.client, lease.price)
 
     def agreed_price(self, lease: Lease) -> int | None:
         """The price of the lease, if it was bid to its client and still stands, or its client has worked at it."""
         if lease.mode != STREAM:
             raise Refused("work is paid as a stream: a compute lease by voucher is not signed")
-        key = (lease.client, lease.price)
-        stands = self._bids.get(key, 0) >= self._context.clock()
-        return lease.price if stands or key in self._worked else None
+        stands = self._prices.stands(lease.client, lease.price, self._context.clock())
+        return lease.price if stands else None
 
     def properties(self) -> dict[str, object]:
         """What is advertised."""
@@ -177,16 +173,11 @@ class Bids:
         answer = judge_request(wanted, terms)
         if answer.price is None:
             raise Refused("; ".join(answer.reasons), reasons=list(answer.reasons))
-        bid = make_bid(wanted, answer.price, terms, self._context.clock(), self._context.key, self._context.domain)
-        self._remember(client, answer.price, bid.expiry)
+        now = self._context.clock()
+        bid = make_bid(wanted, answer.price, terms, now, self._context.key, self._context.domain)
+        self._prices.bid(client, answer.price, bid.expiry, now)
         self.bids += 1
         return ok({"bid": bid.to_json()})
-
-    def _remember(self, client: Address, price: int, expiry: int) -> None:
-        self._bids[client, price] = max(expiry, self._bids.get((client, price), 0))
-        self._bids.move_to_end((client, price))
-        if len(self._bids) > PRICES_LIMIT:
-            self._bids.popitem(last=False)
 
 
 def read_machine() -> Mapping[str, object]:
