@@ -186,6 +186,49 @@ def test_film_is_made_in_the_sandbox(program: str, executor: SandboxExecutor, tm
     assert len(ran.files()["small.raw"]) == 10 * 80 * 60
 
 
+class Gate:
+    """A turn that comes when it is told to."""
+
+    def __init__(self) -> None:
+        self.asked, self.come, self.is_over = asyncio.Event(), asyncio.Event(), False
+
+    async def begin(self) -> None:
+        self.asked.set()
+        await self.come.wait()
+
+    def end(self) -> None:
+        self.is_over = True
+
+
+@pytest.mark.parametrize("how", ["its turn comes", "it is ended", "it is cancelled"])
+def test_a_box_is_ready_before_its_programs_turn(how: str, executor: SandboxExecutor, tmp_path: Path) -> None:
+    traces = Traces()
+    work = make_work(tmp_path, native("sh", "-c", "echo begun >&2; cat"), stdin=b"given")
+
+    async def scenario() -> Outcome | None:
+        gate = Gate()
+        running = asyncio.create_task(executor.run_in_turn(work, gate))
+        async with asyncio.timeout(LIMIT):
+            await gate.asked.wait()
+            assert executor.measure(work.folder) == 0
+            if how == "it is ended":
+                executor.end(work.folder)
+            if how == "it is cancelled":
+                running.cancel()
+                await asyncio.wait([running])
+                return None
+            gate.come.set()
+            outcome = await running
+        assert gate.is_over == (how == "its turn comes")
+        return outcome
+
+    outcome = asyncio.run(scenario())
+    assert has_logged(work.folder, b"begun") == (how == "its turn comes")
+    assert (outcome.ended if outcome else "") == {"its turn comes": "exited", "it is ended": "stopped"}.get(how, "")
+    assert (outcome.stdout if outcome else b"") == (b"given" if how == "its turn comes" else b"")
+    traces.assert_none()
+
+
 def test_run_that_is_asked_to_end_may_finish_what_it_does(executor: SandboxExecutor, tmp_path: Path) -> None:
     script = "trap 'echo saved >state; echo bye; exit 0' TERM; echo ready >&2; while :; do sleep 0.05; done"
 

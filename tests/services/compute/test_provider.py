@@ -186,7 +186,7 @@ def test_stopped_while_it_waits_and_while_it_runs(tmp_path: Path) -> None:
             await until(lambda: len(world.executor.runs) == 1)
             assert (await world.call("GET", f"/orders/{running['job']}"))["measure"] == 9
             stopped = await world.call("DELETE", f"/orders/{waiting['job']}")
-            assert (receipt_of(stopped).measure, stopped["reason"]) == (0, "it was stopped")
+            assert (receipt_of(stopped).measure, stopped["reason"]) == (0, "it was stopped before it began")
             assert decode_result(stopped["result"].encode()).ended == "stopped"
             ended = await world.call("DELETE", f"/orders/{running['job']}")
             assert receipt_of(ended).measure == 9

@@ -46,6 +46,7 @@ from freehold.services.compute.node.orders_credits import Credits, cost_of
 from freehold.services.compute.node.orders_desk import Desk, Shop
 from freehold.services.compute.node.orders_ending import Closer
 from freehold.services.compute.node.orders_live import Job
+from freehold.services.compute.node.orders_queue import QueueTurn
 from freehold.services.compute.node.orders_services import OrdersCrew, Services
 from freehold.services.compute.node.orders_work import Bounds, Worker
 from freehold.services.compute.node.programs import Programs
@@ -95,7 +96,10 @@ class ComputeProvider:
         self._quoter = Quoter(self._settings.quoter)
         self._closer = Closer(context, self._orders, self._blobs, self._credits, self._evidence, self._quoter)
         programs = self._programs = Programs(folder / "programs", self._blobs)
-        bounds = Bounds(self._runs, lambda: self._evidence.committed, self._release, self._again, self._settings.disk)
+        bounds = Bounds(
+            self._runs, lambda: self._evidence.committed, self._release, self._again,
+            lambda job: QueueTurn(self._desk.queue, job), self._settings.disk,
+        )  # fmt: skip
         deliveries = Deliveries(self._sql, self._blobs, context.clock)
         worker = self._worker = Worker(bounds, self._executors, self._blobs, programs, deliveries, self._closer)
         services = Services(bounds, self._executors, programs, worker, self._closer)

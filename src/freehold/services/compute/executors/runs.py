@@ -18,10 +18,11 @@ from freehold.protocol.errors import DiskFull, InvalidInput, Unavailable
 from freehold.services.compute.executors.bounds import Over
 from freehold.services.compute.executors.outputs import is_empty
 from freehold.services.compute.executors.process import GRACE, Box
-from freehold.services.compute.executors.seam import Capability, Outcome, Work
+from freehold.services.compute.executors.seam import AtOnce, Capability, Outcome, Turn, Work
 
 STATES_LIMIT = 64 * 2**20  # bytes of the states after a task's steps, as for WebAssembly
 NOT_BEGUN = Outcome("stopped", 0, b"", 0, "it was stopped before it began")
+AT_ONCE = AtOnce()
 _LOOK = 0.02  # seconds between looks at whether runs have ended
 
 
@@ -116,17 +117,17 @@ class Runs(ABC):
                 run.end(0)
             await asyncio.sleep(_LOOK)
 
-    async def run_in_box(self, work: Work, opener: BoxOpener) -> Outcome:
-        """Run a task to its end, step by step where it has steps: each in a box of its own, with what the one before
-        wrote to its standard output as its standard input. What comes out is the last one's. What the opener raises,
-        but InvalidInput: that task is refused."""
+    async def run_in_box(self, work: Work, opener: BoxOpener, turn: Turn = AT_ONCE) -> Outcome:
+        """Run a task to its end once its turn has come, step by step where it has steps: each in a box of its own, with
+        what the one before wrote to its standard output as its standard input. What comes out is the last one's. What
+        the opener raises, but InvalidInput: that task is refused."""
         run = self._runs[work.folder] = Run(work)
         states: list[bytes] = []
         outcome, stdin = NOT_BEGUN, work.stdin
         try:
             for step in range(work.task.steps or 1):
                 is_last = step + 1 >= work.task.steps
-                outcome = await _run_step(run, work._replace(stdin=stdin), opener, is_last)
+                outcome = await _run_step(run, work._replace(stdin=stdin), opener, turn, is_last)
                 if outcome.ended != "exited" or outcome.status or not work.task.steps:
                     break
                 states.append(outcome.stdout)
@@ -142,16 +143,18 @@ class Runs(ABC):
         return outcome._replace(measure=run.measured, states=tuple(states))
 
 
-async def _run_step(run: Run, work: Work, opener: BoxOpener, is_last: bool) -> Outcome:
+async def _run_step(run: Run, work: Work, opener: BoxOpener, turn: Turn, is_last: bool) -> Outcome:
     if run.stopping.is_set():
         return NOT_BEGUN
     box = run.box = await opener.open_box(work)
     try:
+        await turn.begin()
         if run.stopping.is_set():
             return NOT_BEGUN
         await box.go()
         status, over = await box.wait(*run.deadline())
         if is_last or over is not None or status:
+            turn.end()
             try:
                 await _take(box, work.folder / "out")
             except DiskFull as error:

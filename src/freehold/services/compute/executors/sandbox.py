@@ -22,7 +22,7 @@ from freehold.services.compute.executors.sandbox_command import Layout, build_co
 from freehold.services.compute.executors.sandbox_filter import build_filter, is_known_machine
 from freehold.services.compute.executors.sandbox_probe import probe_sandbox
 from freehold.services.compute.executors.sandbox_process import Sandbox
-from freehold.services.compute.executors.seam import Capability, Outcome, Work
+from freehold.services.compute.executors.seam import Capability, Outcome, Turn, Work
 
 
 class SandboxExecutor(Runs):
@@ -49,6 +49,10 @@ class SandboxExecutor(Runs):
     async def run(self, work: Work) -> Outcome:
         """See the seam. Unavailable where bubblewrap is missing, or fails."""
         return await self.run_in_box(work, self)
+
+    async def run_in_turn(self, work: Work, turn: Turn) -> Outcome:
+        """See the seam."""
+        return await self.run_in_box(work, self, turn)
 
     async def open_box(self, work: Work, echo: bool = False) -> Sandbox:
         """See `runs.BoxOpener`. `echo`: its standard output goes to the log too."""

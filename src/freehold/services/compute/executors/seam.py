@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from freehold.services.compute.tasks import Task
 
@@ -71,3 +71,31 @@ class Executor(Protocol):
 
     async def stop(self) -> None:
         """End whatever runs."""
+
+
+class Turn(Protocol):
+    """When a run's program may compute."""
+
+    async def begin(self) -> None:
+        """Wait until the program may start, or its run has been asked to end. Again, while it runs: at once."""
+
+    def end(self) -> None:
+        """The program computes no more: another one may start."""
+
+
+class AtOnce:
+    """A turn that has come already."""
+
+    async def begin(self) -> None:
+        """At once."""
+
+    def end(self) -> None:
+        """Nobody waits for it."""
+
+
+@runtime_checkable
+class GetsReady(Protocol):
+    """An executor that sets up what a program runs in before the program's turn has come."""
+
+    async def run_in_turn(self, work: Work, turn: Turn) -> Outcome:
+        """`Executor.run`, whose program starts when its turn begins; it says when that ends."""

@@ -52,7 +52,7 @@ SPEEDS = "speeds"  # the fact that they are kept under
 
 
 class Busy(Protocol):
-    """How much runs and waits (`orders_live.Queue`)."""
+    """How much runs and waits (`orders_queue.Queue`)."""
 
     running: dict[Hash, Any]
 
@@ -136,6 +136,7 @@ class Bids:
             "disk.bytes": min(settings.disk, self._blobs.free_bytes),
             "gpu.count": 0,
             "slots": settings.slots,
+            "slots.ahead": settings.ahead,
             "queue": self.queue.waiting,
             "network": settings.network,
             "place": self._context.place,

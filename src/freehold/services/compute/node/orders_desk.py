@@ -32,7 +32,8 @@ from freehold.services.compute.node.orders_checks import (
 )
 from freehold.services.compute.node.orders_credits import Credits
 from freehold.services.compute.node.orders_ending import Closer
-from freehold.services.compute.node.orders_live import Job, Queue
+from freehold.services.compute.node.orders_live import Job
+from freehold.services.compute.node.orders_queue import Queue
 from freehold.services.compute.node.settings import Settings
 from freehold.services.compute.tasks import decode_task
 from freehold.services.seam import ProviderContext, Standing
@@ -79,7 +80,7 @@ class Desk:
         self._tasks: dict[Hash, asyncio.Task[None]] = {}
         self._endless: set[asyncio.Task[None]] = set()  # those that go on until they are ended
         settings = shop.settings
-        self.queue = Queue(settings.slots, settings.memory, settings.queue, self._start)
+        self.queue = Queue(settings.slots, settings.ahead, settings.memory, settings.queue, self._start)
 
     async def start(self) -> None:
         """Take up what had not ended: it runs again, from the start."""
@@ -93,7 +94,10 @@ class Desk:
         """Start nothing more, give what runs a moment, then end it: it is run again after the next start. What goes on
         anyway gets none."""
         self.queue.close()
-        ending = set(self._tasks.values()) - self._endless
+        ready = {task for id in self.queue.ready if (task := self._tasks.get(id)) is not None}
+        for task in ready:
+            task.cancel()
+        ending = set(self._tasks.values()) - self._endless - ready
         if ending:
             await asyncio.wait(ending, timeout=GRACE_SECONDS)
         for task in list(self._tasks.values()):
@@ -107,12 +111,17 @@ class Desk:
             self.queue.add(job)
 
     def _start(self, job: Job) -> None:
-        task = asyncio.create_task(self._crew.perform(job), name=f"order {job.id}")
+        task = asyncio.create_task(self._perform(job), name=f"order {job.id}")
         self._tasks[job.id] = task
         task.add_done_callback(lambda _: self._tasks.pop(job.id, None))
         if job.task.service is not None:
             self._endless.add(task)
             task.add_done_callback(self._endless.discard)
+
+    async def _perform(self, job: Job) -> None:
+        if job.task.service is not None:  # what goes on is not made ready while it waits
+            await self.queue.begin(job)
+        await self._crew.perform(job)
 
     async def take(self, asked: Asked, standing: Standing) -> Job | Entry:
         """The job of an order, which is written down now, or was before. Refused and InvalidInput say why not;

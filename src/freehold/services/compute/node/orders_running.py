@@ -20,7 +20,8 @@ from typing import BinaryIO, NamedTuple
 
 from freehold.protocol.errors import DiskFull, FreeholdError, Unavailable
 from freehold.services.compute.executors.outputs import Found, collect, is_empty
-from freehold.services.compute.executors.seam import Executor, Outcome, Work
+from freehold.services.compute.executors.runs import AT_ONCE, NOT_BEGUN
+from freehold.services.compute.executors.seam import Executor, GetsReady, Outcome, Turn, Work
 from freehold.services.compute.node.blobs import PIECE, SMALL, in_thread
 from freehold.services.compute.tasks import OutputFile, Result, Task
 
@@ -108,13 +109,14 @@ class Run:
         self._stopping.set()
         self._executor.end(self.folder)
 
-    async def run(self, given: Given, most: int) -> Produced:
-        """Run the task within `most`. ExecutorFailed where it was not the program that failed."""
+    async def run(self, given: Given, most: int, turn: Turn = AT_ONCE) -> Produced:
+        """Run the task within `most`, once its turn has come. ExecutorFailed where it was not the program that
+        failed."""
         if not await self._write_inputs(given):
-            return Produced(Outcome("stopped", 0, b"", 0, "it was stopped before it began"))
+            return Produced(NOT_BEGUN)
         work = Work(self._task, given.program, given.stdin, self.folder, most, self._log, given.engine)
         try:
-            outcome = await self._executor.run(work)
+            outcome = await self._execute(work, turn)
         except FreeholdError as error:
             raise ExecutorFailed(error.message) from error
         outcome = outcome._replace(measure=max(0, min(outcome.measure, most)))
@@ -126,8 +128,16 @@ class Run:
             return Produced(outcome._replace(ended="output", status=0, reason=error.message))
         return Produced(outcome, files)
 
+    async def _execute(self, work: Work, turn: Turn) -> Outcome:
+        if isinstance(self._executor, GetsReady):
+            return await self._executor.run_in_turn(work, turn)
+        await turn.begin()
+        return NOT_BEGUN if self._stopping.is_set() else await self._executor.run(work)
+
     async def _write_inputs(self, given: Given) -> bool:
         """Whether they are there: False where it was stopped meanwhile, which whoever sends them need not notice."""
+        if not self._task.inputs:
+            return not self._stopping.is_set()
         writing = asyncio.ensure_future(given.write_inputs(self.folder / "in"))
         stopping = asyncio.ensure_future(self._stopping.wait())
         try:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from freehold.protocol.errors import FreeholdError, Refused
-from freehold.services.compute.executors.seam import Executor
+from freehold.services.compute.executors.runs import NOT_BEGUN
+from freehold.services.compute.executors.seam import Executor, Turn
 from freehold.services.compute.node.blobs import SMALL, Blobs, in_thread
 from freehold.services.compute.node.delivery import Deliveries, Kept
 from freehold.services.compute.node.executors import Executors
@@ -40,6 +41,7 @@ class Bounds(NamedTuple):
     committed: Callable[[], int]  # the last committed epoch
     release: Callable[[Job], None]  # it computes no more: others may
     again: Callable[[Job], None]  # it has to wait for its turn once more
+    turn: Callable[[Job], Turn]  # when its program may compute
     disk: int  # bytes of one task's inputs
 
 
@@ -75,7 +77,7 @@ class Worker:
         if job.task.delivery is not None and (kept := await self._deliveries.find(job)) is not None:
             return await self._resume(job, kept)
         if job.is_stopping:
-            return await self._closer.close(job, empty_result("stopped"), Ending(reason="it was stopped"), EMPTY)
+            return await self._closer.close(job, empty_result("stopped"), Ending(reason=NOT_BEGUN.reason), EMPTY)
         check_in_time(job, self._bounds.committed())
         for attempt in range(1, ATTEMPTS + 1):
             executor = await self._executors.find(job.task)
@@ -104,7 +106,7 @@ class Worker:
             if job.is_stopping:
                 run.stop()
             given = Given(program, engine, stdin, write_inputs)
-            produced = await run.run(given, job.entry.order.most)
+            produced = await run.run(given, job.entry.order.most, self._bounds.turn(job))
             self._bounds.release(job)
             await self._finish(job, produced, gateway, inputs)
 

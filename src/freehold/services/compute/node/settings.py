@@ -3,6 +3,7 @@
 executors        which are probed and, where they work, offered; all of them by default
 slots, queue     orders that run at once, each for one processor (default: as many as there are, and at least two);
                  orders that wait for one, of all clients
+ahead            orders that are made ready while others run, so that they begin at once; default: as many as slots
 processors, memory, disk    the most that one order may ask for; memory bounds what runs at once too. Default: all
                  processors, three quarters of the memory, the node's disk allowance
 seconds          the longest that one order may run
@@ -38,6 +39,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     executors: tuple[str, ...] = EXECUTORS
     slots: int = 0
+    ahead: int = 0
     queue: int = 1024
     processors: int = 0
     memory: int = 0
@@ -64,7 +66,7 @@ def read_settings(value: Mapping[str, Any], allowance: int) -> Settings:
         raise InvalidInput(
             f"the settings of compute name an executor {unknown[0]!r}", hint=f"There are {', '.join(EXECUTORS)}."
         )
-    for name in ("slots", "queue", "processors", "memory", "disk", "seconds"):
+    for name in ("slots", "ahead", "queue", "processors", "memory", "disk", "seconds"):
         if getattr(given, name) < 0:
             raise InvalidInput(f"compute's {name!r} cannot be negative")
     if given.queue < 1 or given.seconds < 1:
@@ -74,9 +76,11 @@ def read_settings(value: Mapping[str, Any], allowance: int) -> Settings:
     except re.error as error:
         raise InvalidInput(f"compute's 'access_hosts' is no regular expression: {error}") from None
     processors = given.processors or available_processors()
+    slots = given.slots or max(2, processors)
     return msgspec.structs.replace(
         given,
-        slots=given.slots or max(2, processors),
+        slots=slots,
+        ahead=given.ahead or slots,
         processors=processors,
         memory=given.memory or total_memory() * 3 // 4,
         disk=given.disk or allowance,
