@@ -71,7 +71,7 @@ def make_executors(settings: Settings, folder: Path) -> Sequence[Executor]:
         "wasm": WasmExecutor(cache, settings.slots),
         "sandbox": sandbox,
         "container": container,
-        "service": ServiceExecutor(bounds, sandbox, container),
+        "service": ServiceExecutor(bounds, sandbox, container if "container" in settings.executors else None),
     }
     return [made[name] for name in settings.executors]
 

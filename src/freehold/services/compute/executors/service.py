@@ -70,7 +70,7 @@ class _Going(Run):
 
 
 class ServiceExecutor(Runs):
-    """Runs services, in the sandbox and in containers: those of the node, where they are given."""
+    """Runs services in the sandbox, which is the node's where it is given, and in containers, where these are given."""
 
     name = "service"
 
@@ -82,7 +82,7 @@ class ServiceExecutor(Runs):
     ) -> None:
         super().__init__()
         self._sandbox = sandbox or SandboxExecutor(settings)
-        self._container = container or ContainerExecutor(settings)
+        self._container = container
         self._takes_images = False
         self._going: dict[Path, _Going] = {}
 
@@ -91,7 +91,7 @@ class ServiceExecutor(Runs):
         found = await self._sandbox.known()
         if not found.works:
             return found
-        self._takes_images = (await self._container.known()).works
+        self._takes_images = self._container is not None and (await self._container.known()).works
         kinds = ["native", *(["image"] if self._takes_images else [])]
         bounds = found.properties.get("executor.sandbox.bounds", "")
         return Capability(True, "", {"executor.service.kinds": kinds, "executor.service.bounds": bounds})
@@ -164,7 +164,7 @@ class ServiceExecutor(Runs):
 
     async def _run_once(self, going: _Going) -> tuple[int, Over | None, bool]:
         """One start, to its end: the exit status, why it did not exit by itself, and whether it ever was healthy."""
-        opener = self._container if going.work.task.kind == "image" else self._sandbox
+        opener = self._container if self._container and going.work.task.kind == "image" else self._sandbox
         task = msgspec.structs.replace(
             going.work.task, environment=(*going.work.task.environment, ("PORT", str(going.port)))
         )
