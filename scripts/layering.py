@@ -43,12 +43,12 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "chain": BASE,
     "judging registry": (*BASE, "seam", "judging"),
     "judging": (*BASE, "seam"),
-    "seam": BASE,  # services/__init__.py and services/seam.py
+    "seam": BASE,  # services/__init__.py, seam.py and explaining.py
     "protocol": (),
 }
 
-JUDGING_FILES = {"__init__", "terms", "proof", "score", "court", "shard_tree"}
-SEAM_FILES = {"__init__", "seam"}
+JUDGING_FILES = {"__init__", "terms", "proof", "score", "court", "explain", "explain_text", "shard_tree"}
+SEAM_FILES = {"__init__", "explaining", "seam"}
 PURE = {"protocol", "judging", "judging registry", "seam"}
 
 FORBIDDEN_MODULES = {

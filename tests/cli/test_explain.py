@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
+from freehold import cli
 from freehold.cli.bundles import check_bundle
 from freehold.cli.explain import explain
 from freehold.protocol.bundle import encode_bundle
 from freehold.protocol.errors import NotFound, ReplayMismatch
-from freehold.protocol.units import Address
+from freehold.protocol.units import Address, Hash
+from freehold.services.explaining import Explainer
+from freehold.services.judging import EXPLAINERS
 from tests.cli.runner import invoke
 from tests.protocol.world import World, busy_world, key
 
@@ -103,6 +106,41 @@ def test_why_prints_every_step(world: World, bundle: Path, tmp_path: Path) -> No
     assert str(world.settlements[2].report.accounts_root) in shown.stdout
     assert "4 x storage.proof: good" in shown.stdout
     assert "not compared with a chain" in shown.stderr
+
+
+def test_a_service_that_says_nothing_of_its_own_is_explained_too(
+    world: World, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = why(world, 3, OPERATORS[0])
+    monkeypatch.setitem(EXPLAINERS, "storage", Explainer)
+    told = why(world, 3, OPERATORS[0])
+    assert told["services"] == {}
+    assert [told[name] for name in ("verdicts", "payments", "totals", "settled")] == [
+        full[name] for name in ("verdicts", "payments", "totals", "settled")
+    ]
+    shown = invoke(tmp_path, "why", str(OPERATORS[0]), "--bundle", str(bundle))
+    assert shown.code == 0, shown
+    assert f"a measure of {told['contributions'][0]['measure']}" in shown.stdout
+    with pytest.raises(NotFound, match="knows no piece of work"):
+        explain(check_bundle(bundle.read_bytes(), 3, None, None), Hash(bytes.fromhex(told["payments"][0]["lease"][2:])))
+
+
+def test_a_lease_for_storage_is_told_with_its_payment(world: World, bundle: Path, tmp_path: Path) -> None:
+    (payment,) = why(world, 3, OPERATORS[0])["payments"]
+    told = invoke(tmp_path, "why", payment["lease"], "--bundle", str(bundle), "--json").data
+    assert (told["what"], told["service"], told["payments"]) == ("lease", "storage", [payment])
+    assert told["held"] == 5000 + 4096 + 1
+    shown = invoke(tmp_path, "why", payment["lease"], "--bundle", str(bundle)).stdout
+    assert f"held {told['held']} bytes under it" in shown
+    assert payment["owed"] in shown
+
+
+def test_why_names_no_service() -> None:
+    """A new service is explained without a change here: what is its own, it says itself."""
+    for path in sorted(Path(cli.__file__).parent.glob("*.py")):
+        if path.stem.startswith(("explain", "why")):
+            text = path.read_text(encoding="utf-8")
+            assert not [name for name in EXPLAINERS if f"services.{name}" in text or f'"{name}"' in text], path
 
 
 def test_replay_of_a_file_equals_what_was_signed(world: World, bundle: Path, tmp_path: Path) -> None:

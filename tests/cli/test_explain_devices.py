@@ -83,8 +83,8 @@ def test_an_owner_sees_its_share_of_the_pool(world: World) -> None:
     assert (reward["schedule"], reward["pool"], reward["service_share"]) == (str(SCHEDULE), *[str(COVERAGE)] * 2)
     assert (reward["measure"], reward["total"], reward["services"]) == (4, 5, 1)
     assert int(reward["subsidy"]) == int(ann["totals"]["tokens"]) == COVERAGE * 4 // 5
-    assert counts(ann["devices"]["reports"]) == {"good": 4}
-    assert counts(bob["devices"]["reports"]) == {"good": 1, "uncounted": 1}
+    assert counts(ann["services"]["sensing"]["reports"]) == {"good": 4}
+    assert counts(bob["services"]["sensing"]["reports"]) == {"good": 1, "uncounted": 1}
     assert int(bob["totals"]["rewards"]) == COVERAGE // 5
     assert bob["zero"] == []
     assert int(ann["settled"]["after"]["tokens_earned"]) == COVERAGE * 4 // 5
@@ -92,15 +92,15 @@ def test_an_owner_sees_its_share_of_the_pool(world: World) -> None:
 
 def test_an_operator_sees_its_fleets_and_what_its_bond_covers(world: World) -> None:
     told = why(world, 2, OPERATOR)
-    assert counts(told["devices"]["operated"]) == {"good": 5, "uncounted": 1}
-    (fleet,) = told["devices"]["fleets"]
+    assert counts(told["services"]["sensing"]["operated"]) == {"good": 5, "uncounted": 1}
+    (fleet,) = told["services"]["sensing"]["fleets"]
     assert (fleet["devices"], fleet["live"], fleet["covered"]) == (6, 6, 5)
-    assert (told["rewards"], told["devices"]["live"]) == ([], 0)
-    assert why(world, 2, NODE.address)["devices"] == told["devices"]
+    assert (told["rewards"], told["services"]["sensing"]["live"]) == ([], 0)
+    assert why(world, 2, NODE.address)["services"]["sensing"] == told["services"]["sensing"]
 
 
 def test_what_was_revoked_moved_or_silent_is_told_apart(world: World) -> None:
-    ann, bob = why(world, 3, ANN)["devices"], why(world, 3, BOB)["devices"]
+    ann, bob = why(world, 3, ANN)["services"]["sensing"], why(world, 3, BOB)["services"]["sensing"]
     assert counts(ann["reports"]) == {"good": 1, "silent": 1}
     assert (ann["live"], ann["gone"], ann["moved_away"], ann["moved_in"]) == (2, 1, 1, 0)
     assert counts(ann["strays"]) == {"unknown_device": 1}
@@ -112,12 +112,15 @@ def test_what_was_revoked_moved_or_silent_is_told_apart(world: World) -> None:
 def test_one_device_is_told_to_whom_it_pays_and_why_not(world: World) -> None:
     told = why(world, 2, KEYS[5].address)
     assert told["account"] == str(BOB)
-    assert (told["devices"]["live"], counts(told["devices"]["reports"])) == (1, {"uncounted": 1})
+    assert (told["services"]["sensing"]["live"], counts(told["services"]["sensing"]["reports"])) == (
+        1,
+        {"uncounted": 1},
+    )
     gone = why(world, 3, KEYS[0].address)
     assert gone["account"] == str(ANN)
-    assert (gone["devices"]["live"], gone["devices"]["gone"]) == (0, 1)
+    assert (gone["services"]["sensing"]["live"], gone["services"]["sensing"]["gone"]) == (0, 1)
     moved = why(world, 3, KEYS[1].address)
-    assert (moved["account"], moved["devices"]["moved_in"]) == (str(BOB), 1)
+    assert (moved["account"], moved["services"]["sensing"]["moved_in"]) == (str(BOB), 1)
 
 
 @pytest.mark.parametrize(
@@ -136,8 +139,8 @@ def test_nothing_is_explained_too(world: World, epoch: int, subject: Address, sa
 
 
 def test_enrolment_is_told(world: World) -> None:
-    assert counts(why(world, 1, ANN)["devices"]["enrolments"]) == {"good": 4}
-    assert counts(why(world, 1, OPERATOR)["devices"]["enrolments"]) == {"good": 6}
+    assert counts(why(world, 1, ANN)["services"]["sensing"]["enrolments"]) == {"good": 4}
+    assert counts(why(world, 1, OPERATOR)["services"]["sensing"]["enrolments"]) == {"good": 6}
 
 
 def test_members_are_paid_for_their_observation(world: World) -> None:
@@ -181,5 +184,5 @@ def test_many_devices_are_never_made_messages(monkeypatch: pytest.MonkeyPatch) -
     expected = {"good": 1400, "silent": 50, "uncounted": 50}
     for subject, name, of in ((ANN, "reports", 1500), (OPERATOR, "operated", 1500), (keys[0].address, "reports", 1)):
         told = Explanation(world.bundles[1], world.settlements[1], JUDGES, subject).to_json()
-        assert sum(counts(told["devices"][name]).values()) == of
-        assert of == 1 or counts(told["devices"][name]) == expected
+        assert sum(counts(told["services"]["sensing"][name]).values()) == of
+        assert of == 1 or counts(told["services"]["sensing"][name]) == expected

@@ -98,12 +98,12 @@ def test_a_lease_and_its_node_and_its_client_see_the_same_orders(life: Told) -> 
     assert {order["order"] for order in told["orders"]} == {str(order_id(life.right)), str(order_id(life.other))}
     assert told["measure"] == 3 * SECOND
     by_node = why(life, FIRST + 1, HONEST.address)
-    assert by_node["work"]["paid"] == [order for order in told["orders"] if order["paid"]]
+    assert by_node["services"]["compute"]["paid"] == [order for order in told["orders"] if order["paid"]]
     assert by_node["payments"] == told["payments"]
     by_client = why(life, FIRST + 1, CLIENT.address)
-    assert len(by_client["work"]["orders"]) == 3
-    assert len(by_client["work"]["cases"]) == 1
-    assert why(life, FIRST + 3, CLIENT.address)["work"]["slashes"]
+    assert len(by_client["services"]["compute"]["orders"]) == 3
+    assert len(by_client["services"]["compute"]["cases"]) == 1
+    assert why(life, FIRST + 3, CLIENT.address)["services"]["compute"]["slashes"]
 
 
 def test_nothing_is_explained_too(life: Told) -> None:
@@ -111,8 +111,8 @@ def test_nothing_is_explained_too(life: Told) -> None:
     assert told["totals"]["tokens"] == "0"
     assert any("2 of its orders: waits" in reason for reason in told["zero"])
     idle = next(node for node in NODES if str(node.address) not in {one["node"] for one in concerned(life)})
-    assert why(life, FIRST, idle.address)["work"] is None
-    with pytest.raises(NotFound, match="no order, receipt, case or lease"):
+    assert why(life, FIRST, idle.address)["services"].get("compute") is None
+    with pytest.raises(NotFound, match="knows no piece of work"):
         why(life, FIRST, Hash(bytes(31) + b"\x07"))
     with pytest.raises(NotFound):
         why(life, FIRST, key(99).address)

@@ -50,8 +50,8 @@ def test_a_fleet_from_its_registration_to_a_claim(network: RunningNetwork, fleet
     enrolled = network.ask("fleet", "show", fleet[:12])["nodes"][0]["enrolled"]
     wait_for(lambda: network.reported() > enrolled, "an epoch in which the devices owe reports is over")
     paid = network.ask("why", "client", "--epoch", str(enrolled + 1))
-    assert paid["devices"]["live"] == DEVICES
-    assert [(row["reason"], row["count"]) for row in paid["devices"]["reports"]] == [("good", DEVICES)]
+    assert paid["services"]["sensing"]["live"] == DEVICES
+    assert [(row["reason"], row["count"]) for row in paid["services"]["sensing"]["reports"]] == [("good", DEVICES)]
     (reward,) = paid["rewards"]
     assert (reward["service"], reward["measure"], reward["total"]) == ("sensing", DEVICES, DEVICES)
     assert int(reward["subsidy"]) == int(reward["pool"]) == int(paid["totals"]["tokens"]) == COVERAGE
@@ -66,15 +66,17 @@ def test_a_fleet_from_its_registration_to_a_claim(network: RunningNetwork, fleet
     epoch = network.wait_epochs(2)  # the first of them may have been anchored before
 
     owner = network.ask("why", "client", "--epoch", str(epoch))
-    assert owner["devices"]["live"] == DEVICES - 2
-    assert [(row["reason"], row["count"]) for row in owner["devices"]["reports"]] == [("good", DEVICES - 2)]
+    assert owner["services"]["sensing"]["live"] == DEVICES - 2
+    assert [(row["reason"], row["count"]) for row in owner["services"]["sensing"]["reports"]] == [("good", DEVICES - 2)]
     assert int(owner["totals"]["tokens"]) == COVERAGE * (DEVICES - 2) // (DEVICES - 1)
     other = network.ask("why", "operator-2", "--epoch", str(epoch))
     assert [(row["service"], row["measure"]) for row in other["rewards"]] == [("sensing", 1)]
     operator = network.ask("why", "operator-1", "--epoch", str(epoch))
     assert operator["rewards"] == []
-    assert [(row["reason"], row["count"]) for row in operator["devices"]["operated"]] == [("good", DEVICES - 1)]
-    assert operator["devices"]["fleets"][0]["covered"] > DEVICES
+    assert [(row["reason"], row["count"]) for row in operator["services"]["sensing"]["operated"]] == [
+        ("good", DEVICES - 1)
+    ]
+    assert operator["services"]["sensing"]["fleets"][0]["covered"] > DEVICES
 
     device = network.ask("fleet", "prove", fleet, "5")
     assert (device["live"], device["since"]) == (True, str(enrolled))

@@ -1,8 +1,8 @@
 """Why an account was paid what it was paid: every step of one epoch's settlement, for one subject, as JSON-ready facts.
 
 Everything here is recomputed from the bundle (`protocol/bundle.py`), never asked of anybody: verdicts, what they
-proved, each payment's and reward's arithmetic, the account before and after, its leaf and proof; devices are counted by
-reason (`explain_devices.py`), orders by what became of each (`explain_work.py`). Amounts are base units.
+proved, each payment's and reward's arithmetic, the account before and after, its leaf and proof. What only a service
+can say, each service says itself (`services/explaining.py`), found by the registry. Amounts are base units.
 Invariant: each step's result is computed here from its inputs and equals what settlement says, or it is an error.
 """
 
@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from freehold.cli.bundles import Checked
-from freehold.cli.explain_devices import DeviceView, are_cells, explain_rewards
-from freehold.cli.explain_work import WorkView, means_of
+from freehold.cli.explain_rewards import explain_rewards
 from freehold.protocol.bundle import Bundle
 from freehold.protocol.emission import compute_pools
 from freehold.protocol.epoch import Settlement, compute_owed, make_context
@@ -31,9 +30,8 @@ from freehold.protocol.state import AccountState
 from freehold.protocol.tables import Table
 from freehold.protocol.units import Address, Hash, mul_div
 from freehold.protocol.verdicts import GOOD, SILENT, SLEPT, Payment, Verdict
-from freehold.services.compute.terms import NAME as COMPUTE
-from freehold.services.judging import JUDGES
-from freehold.services.sensing.terms import NAME as SENSING
+from freehold.services.explaining import Explainer, are_cells
+from freehold.services.judging import EXPLAINERS, JUDGES
 
 REASONS = {
     GOOD: "verified",
@@ -46,23 +44,34 @@ def explain(checked: Checked, subject: Address | Hash) -> dict[str, Any]:
     """The subject's part in the epoch of this bundle. NotFound if it knows nobody of this address, or no work of this
     id."""
     if isinstance(subject, Hash):
-        return _explain_work(checked, subject)
+        return find_work(checked.bundle, checked.settlement, JUDGES, subject)
     return Explanation(checked.bundle, checked.settlement, JUDGES, subject).to_json()
 
 
-def _explain_work(checked: Checked, subject: Hash) -> dict[str, Any]:
-    """An order, a receipt, a case or a lease of compute's, with the payment of the lease that it was done for."""
-    told = WorkView(checked.bundle, checked.settlement, JUDGES).explain(subject)
-    payments = [p for p in checked.settlement.payments if str(p.lease) == told.get("lease") and p.service == COMPUTE]
-    own = [
-        Explanation(checked.bundle, checked.settlement, JUDGES, payment.node).payment(payment) for payment in payments
-    ]
-    return {"epoch": checked.bundle.anchor.epoch, "subject": str(subject), **told, "payments": own}
+def find_work(bundle: Bundle, settlement: Settlement, judges: Mapping[str, Judge], subject: Hash) -> dict[str, Any]:
+    """A piece of work by its id, as its service tells it, with the payments of the lease that it was done for.
+    NotFound."""
+    for name, service in make_explainers(bundle, settlement, judges).items():
+        if (told := service.find(subject)) is None:
+            continue
+        paid = [p for p in settlement.payments if p.service == name and str(p.lease) == told.get("lease")]
+        own = [Explanation(bundle, settlement, judges, payment.node).payment(payment) for payment in paid]
+        facts = {"epoch": bundle.anchor.epoch, "subject": str(subject), "service": name}
+        return {**facts, **told, "payments": own}
+    raise NotFound(
+        f"epoch {bundle.anchor.epoch} knows no piece of work, case or lease {subject}",
+        hint="A piece of work is known in the epochs from the one that took its evidence until it runs out.",
+    )
+
+
+def make_explainers(bundle: Bundle, settlement: Settlement, judges: Mapping[str, Judge]) -> dict[str, Explainer]:
+    """Each service's own, by name."""
+    return {name: EXPLAINERS[name](name, bundle, settlement, judges) for name in sorted(judges)}
 
 
 class Explanation:
-    """One subject's part in one settlement. `subject` is an operator, a node, a client, a member of the quorum, an
-    owner of devices, or a device."""
+    """One subject's part in one settlement. `subject` is an operator, a node, a client, a member of the quorum, or what
+    a service knows: an owner of devices, a device."""
 
     def __init__(self, bundle: Bundle, settlement: Settlement, judges: Mapping[str, Judge], subject: Address) -> None:
         self.bundle = bundle
@@ -72,20 +81,18 @@ class Explanation:
         known = {o.node: o.operator for o in bundle.state.operators.values()}
         known |= {n.node: n.operator for n in bundle.anchor.nodes}
         self.nodes = {node for node, operator in known.items() if subject in (node, operator)}
-        self.devices = DeviceView(bundle, settlement, judges) if SENSING in judges else None
-        self.work = WorkView(bundle, settlement, judges) if COMPUTE in judges else None
-        owner = self.devices.owner_of(subject) if self.devices and subject not in known else None
-        self.device = None if owner is None else subject
-        self.account = owner or known.get(subject, subject)
+        self.services = make_explainers(bundle, settlement, judges)
+        owners = (one.owner_of(subject) for one in self.services.values() if subject not in known)
+        self.account = next((owner for owner in owners if owner), known.get(subject, subject))
 
     def to_json(self) -> dict[str, Any]:
         """All of it. NotFound if the epoch knows nobody of this address."""
         payments = list(self._payments_of())
         rewards = explain_rewards(self.bundle, self.settlement, self.account)
-        devices = self.devices.describe(self.account, self.device) if self.devices else None
-        work = self.work.describe(self.subject, self.nodes) if self.work else None
+        told = {name: one.describe(self.subject, self.account, self.nodes) for name, one in self.services.items()}
+        services = {name: facts for name, facts in told.items() if facts is not None}
         account, member = self._account(), self._member()
-        known = (self.nodes, payments, account, devices, work, member)
+        known = (self.nodes, payments, account, services, member)
         if not any(known):
             raise NotFound(
                 f"epoch {self.bundle.anchor.epoch} knows no operator, node, client, member or device {self.subject}",
@@ -99,14 +106,13 @@ class Explanation:
             "account": str(self.account),
             "nodes": [self._node(node) for node in sorted(self.nodes)],
             "member": member,
-            "devices": devices,
-            "work": work,
+            "services": services,
             "verdicts": [self._verdict(v) for v in self._verdicts],
             "contributions": [self._contribution(c) for c in self._of_nodes(self.settlement.contributions, "account")],
             "payments": [self.payment(p) for p in payments],
             "rewards": rewards,
             "totals": totals,
-            "zero": [] if int(totals["tokens"]) else self._zero(payments, devices, work, member),
+            "zero": [] if int(totals["tokens"]) else self._zero(payments, services, member),
             "settled": account,
         }
 
@@ -153,7 +159,7 @@ class Explanation:
             "lease": str(verdict.lease),
             "node": str(verdict.node),
             "reason": verdict.reason,
-            "means": _means(verdict),
+            "means": self._means(verdict),
             "obligation": obligation,
         }
 
@@ -170,20 +176,13 @@ class Explanation:
         return drawn
 
     def _contribution(self, contribution: Any) -> dict[str, Any]:
-        lists = self.bundle.state.services.get(contribution.service)
-        held = next((row for row in lists or () if getattr(row, "lease", None) == contribution.lease), None)
         return {
             "service": contribution.service,
             "lease": str(contribution.lease),
             "node": str(contribution.account),
             "measure": contribution.measure,
-            "held": getattr(held, "size", None),
-            "seconds": self._seconds(),
+            **self.services[contribution.service].measured(contribution),
         }
-
-    def _seconds(self) -> int:
-        length = self.bundle.anchor.anchor_time - self.bundle.state.epoch.anchor_time
-        return min(max(0, length), self.bundle.anchor.parameters.epoch_length)
 
     def payment(self, payment: Payment) -> dict[str, Any]:
         """A payment with every step of its arithmetic, each recomputed."""
@@ -275,11 +274,7 @@ class Explanation:
         _must("tokens earned", int(totals["tokens"]) + collected, after - before)
 
     def _zero(
-        self,
-        payments: list[Payment],
-        devices: dict[str, Any] | None,
-        work: dict[str, Any] | None,
-        member: dict[str, Any] | None,
+        self, payments: list[Payment], services: Mapping[str, dict[str, Any]], member: dict[str, Any] | None
     ) -> list[str]:
         """Why nothing, where nothing was earned: the first reasons in the order of the settlement's steps."""
         reasons = []
@@ -289,22 +284,13 @@ class Explanation:
             reasons.append(
                 "The epoch's manifest has Q members' observations, and not this one's: who is in it is paid."
             )
-        if devices is not None:
-            reasons += self._zero_of_devices(devices)
-        if not self.nodes:
-            return reasons or ["This account runs no node and owns no device: it can only spend."]
-        live = {n.node for n in self.bundle.anchor.nodes}
-        if not self.nodes & live:
+        if self.nodes and not self.nodes & {n.node for n in self.bundle.anchor.nodes}:
             reasons.append("None of its nodes was registered at the epoch's anchor.")
-        for stand, count in (work["stands"] if work else {}).items():
-            reasons.append(f"{count} of its orders: {stand}.")
-        held = sum(o.holdings for o in self.bundle.state.operators.values() if o.node in self.nodes)
-        if not held:
-            new = sum(o.holdings for o in self.settlement.state.operators.values() if o.node in self.nodes)
-            reasons.append("It held nothing after the epoch before, so nothing was challenged and nothing is paid.")
-            if new:
-                reasons.append(f"It holds {new} bytes since this epoch: they are challenged and paid from the next on.")
-        bad = Counter((v.reason, _means(v)) for v in self._verdicts if v.reason != GOOD)
+        for name, facts in services.items():
+            reasons += self.services[name].zero(facts, self.nodes)
+        if not self.nodes:
+            return reasons or ["This account runs no node, and nothing of its own is paid for: it can only spend."]
+        bad = Counter((v.reason, self._means(v)) for v in self._verdicts if v.reason != GOOD)
         for (reason, means), count in sorted(bad.items()):
             reasons.append(f"{count} x {reason}: {means}.")
         for payment in payments:
@@ -312,24 +298,15 @@ class Explanation:
                 reasons.append(f"Lease {payment.lease}: {payment.owed} owed, and neither lock nor credits were left.")
             elif payment.credits and not payment.released:
                 reasons.append(f"Lease {payment.lease}: so few credits were spent that they release no token.")
-        if held and not bad and not payments:
-            reasons.append(f"The stream is paid for {self._seconds()} s of this epoch: too little for one base unit.")
+        proven = len(self._of_nodes(self.settlement.contributions, "account"))
+        if proven and not bad and not payments:
+            reasons.append("What it proved in this epoch comes to less than one base unit of credits.")
         return reasons
 
-    def _zero_of_devices(self, devices: dict[str, Any]) -> list[str]:
-        reasons = []
-        if devices["gone"]:
-            reasons.append(f"{devices['gone']} of its devices were revoked, or their fleet retired.")
-        if devices["moved_away"]:
-            reasons.append(f"{devices['moved_away']} of its devices moved to another owner, who is paid from now on.")
-        if not devices["live"]:
-            if devices["fleets"] and not any(fleet["live"] for fleet in devices["fleets"]):
-                reasons.append("None of its fleets' devices is enrolled: its node sends the list until they are.")
-            reasons.append("It owned no device that owed a report in this epoch.")
-        elif not self.bundle.anchor.parameters.coverage_share:
-            reasons.append("Devices get no share of the schedule in this network.")
-        bad = [row for row in devices["reports"] if row["reason"] != GOOD]
-        return reasons + [f"{row['count']} x {row['reason']}: {row['means']}." for row in bad]
+    def _means(self, verdict: Verdict) -> str:
+        service = self.services.get(verdict.service)
+        told = service.means(verdict.kind, verdict.reason) if service else None
+        return told or REASONS.get(verdict.reason, verdict.reason.replace("_", " "))
 
     def _account(self) -> dict[str, Any] | None:
         after = _find_account(self.settlement.state.accounts, self.account)
@@ -351,11 +328,6 @@ class Explanation:
             "root": str(report.accounts_root),
             "accounts": report.accounts,
         }
-
-
-def _means(verdict: Verdict) -> str:
-    told = means_of(verdict.kind, verdict.reason) if verdict.service == COMPUTE else None
-    return told or REASONS.get(verdict.reason, verdict.reason.replace("_", " "))
 
 
 def _find_account(accounts: Table[AccountState], account: Address) -> AccountState | None:

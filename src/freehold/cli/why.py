@@ -17,10 +17,9 @@ if TYPE_CHECKING:
 
 def show_why(data: dict[str, Any]) -> None:
     """The same steps as the data, top to bottom, as sentences and sums."""
-    from freehold.cli.why_text import show_explanation
-    from freehold.cli.why_work import show_work
+    from freehold.cli.why_text import show_explanation, show_found
 
-    (show_work if "what" in data else show_explanation)(data)
+    (show_found if "what" in data else show_explanation)(data)
 
 
 @click.command(cls=Command, show=show_why)

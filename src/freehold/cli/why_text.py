@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import click
 
 from freehold.cli.amounts import format_amount, format_exact, format_size, short
-from freehold.cli.output import print_table
-from freehold.cli.why_work import show_orders
+from freehold.cli.output import plain, print_table
+from freehold.services.explaining import Words
+from freehold.services.judging import EXPLAINERS
 
+WORDS = Words(format_amount, format_size, short)
 SHOWN = 12  # verdicts of one kind and reason that are listed one by one
 
 
@@ -23,14 +26,30 @@ def show_explanation(data: dict[str, Any]) -> None:
     _member(data["member"])
     _nodes(data["nodes"])
     _verdicts(data["verdicts"])
-    _devices(data["devices"])
-    show_orders(data["work"])
+    for service, facts in data["services"].items():
+        _say(EXPLAINERS[service].tell(facts, WORDS))
     _contributions(data["contributions"])
     _payments(data["payments"])
     _rewards(data["rewards"])
     _totals(data)
     _account(data["settled"])
     _chain(data["chain"])
+
+
+def show_found(data: dict[str, Any]) -> None:
+    """One piece of work in one epoch, as its service tells it, with what was paid for it."""
+    click.echo(f"{data['what']} {data['subject']} in epoch {data['epoch']}")
+    _say(EXPLAINERS[data["service"]].tell_found(data, WORDS))
+    for payment in data["payments"]:
+        click.echo("payment of the lease, for all that was done under it in this epoch")
+        show_payment(payment)
+    if not data["payments"] and "lease" in data:
+        click.echo("its lease paid nothing in this epoch")
+
+
+def _say(lines: Iterable[str]) -> None:
+    for line in lines:
+        click.echo(plain(line))
 
 
 def _title(number: int, text: str) -> None:
@@ -57,15 +76,18 @@ def _verdicts(verdicts: list[dict[str, Any]]) -> None:
     means = {v["reason"]: v["means"] for v in verdicts}
     for (kind, reason), count in sorted(counts.items()):
         click.echo(f"   {count} x {kind}: {reason} ({means[reason]})")
-    openings = [v for v in verdicts if v["obligation"]]
-    for verdict in openings[:SHOWN]:
-        drawn = verdict["obligation"]
-        what = f"open byte {drawn['offset']} of {drawn['size']}" if "offset" in drawn else short(verdict["subject"])
-        click.echo(f"   draw {drawn.get('draw', '')}: {what} in lease {short(verdict['lease'])}: {verdict['reason']}")
-    if len(openings) > SHOWN:
-        click.echo(f"   and {len(openings) - SHOWN} more (--json lists them all)")
+    drawn = [(v, _obligation(v)) for v in verdicts if v["obligation"]]
+    for verdict, what in drawn[:SHOWN]:
+        click.echo(f"   {what} in lease {short(verdict['lease'])}: {verdict['reason']}")
+    if len(drawn) > SHOWN:
+        click.echo(f"   and {len(drawn) - SHOWN} more (--json lists them all)")
     if not verdicts:
         click.echo("   none: nothing was asked of it, and it sent nothing that counts")
+
+
+def _obligation(verdict: dict[str, Any]) -> str:
+    told = EXPLAINERS[verdict["service"]].tell_obligation(verdict["obligation"], WORDS)
+    return told or f"asked: {short(verdict['subject'])}"
 
 
 def _member(member: dict[str, Any] | None) -> None:
@@ -74,34 +96,6 @@ def _member(member: dict[str, Any] | None) -> None:
             "its observation is in the manifest" if member["observed"] else "the manifest has others' observations"
         )
         click.echo(f"one of the quorum's {member['members']} members: {observed}")
-
-
-def _devices(devices: dict[str, Any] | None) -> None:
-    if devices is None:
-        return
-    click.echo(f"   devices that owed a report, and are paid to this account: {devices['live']}")
-    for title, name in (
-        ("", "reports"),
-        ("in its fleets: ", "operated"),
-        ("further reports: ", "strays"),
-        ("enrolment: ", "enrolments"),
-    ):
-        for row in devices[name]:
-            click.echo(f"     {title}{row['count']} x {row['reason']} ({row['means']})")
-    for count, text in (
-        (devices["moved_in"], "came from another owner"),
-        (devices["moved_away"], "moved to another owner"),
-        (devices["gone"], "were revoked, or their fleet retired"),
-    ):
-        if count:
-            click.echo(f"     {count} {text} since the epoch before")
-    for fleet in devices["fleets"]:
-        covers = "any number" if fleet["covered"] is None else f"{fleet['covered']} in all its fleets"
-        click.echo(
-            f"     fleet {short(fleet['fleet'])}: {fleet['live']} of {fleet['devices']} enrolled; "
-            f"bond {format_amount(int(fleet['bond']))} at {format_amount(int(fleet['device_bond']))} a device "
-            f"covers {covers}"
-        )
 
 
 def _rewards(rewards: list[dict[str, Any]]) -> None:
@@ -125,12 +119,7 @@ def _rewards(rewards: list[dict[str, Any]]) -> None:
 def _contributions(contributions: list[dict[str, Any]]) -> None:
     _title(3, "What that proves")
     for item in contributions:
-        if item["service"] == "compute":
-            click.echo(f"   lease {short(item['lease'])}: {item['measure']} ns of a processor")
-            continue
-        held = f"{item['held']} bytes x {item['seconds']} s" if item["held"] is not None else "proven"
-        what = f"{held} = {item['measure']} byte-seconds" if item["measure"] else f"{held} not proven: 0"
-        click.echo(f"   lease {short(item['lease'])}: {what}")
+        click.echo(f"   lease {short(item['lease'])}: {EXPLAINERS[item['service']].tell_contribution(item, WORDS)}")
     if not contributions:
         click.echo("   nothing")
 

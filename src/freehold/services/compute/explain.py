@@ -1,25 +1,38 @@
 """What an epoch did to compute's orders, receipts, cases and leases, and what of it was paid.
 
-Everything is read from the bundle's state, evidence and verdicts, and from the state that settling it leads to.
+Everything is read from the bundle's state, evidence and verdicts, and from the state that settling it leads to;
+`explain_text.py` makes the sentences.
 Invariant: the orders that are said to be paid in an epoch add up to what each lease's contribution is, or it is an
 error.
 """
 
+# ruff: noqa: ARG002, ARG004  # what one service needs another does not
+
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 from freehold.protocol.batches import collect_rows, kinds_of
 from freehold.protocol.bundle import Bundle
 from freehold.protocol.columns import are_texts
 from freehold.protocol.epoch import Settlement, certified_subjects
-from freehold.protocol.errors import NotFound, ReplayMismatch
+from freehold.protocol.errors import ReplayMismatch
 from freehold.protocol.service import Judge
 from freehold.protocol.tables import Table
 from freehold.protocol.units import MEASURE_LIMIT, Address, Hash
-from freehold.protocol.verdicts import GOOD, KNOWN, SILENT, SLEPT, SUPERSEDED, UNKNOWN_LEASE, UNOBLIGED, Verdict
+from freehold.protocol.verdicts import (
+    GOOD,
+    KNOWN,
+    SILENT,
+    SLEPT,
+    SUPERSEDED,
+    UNKNOWN_LEASE,
+    UNOBLIGED,
+    Verdict,
+)
+from freehold.services.compute import explain_text
 from freehold.services.compute.terms import (
     BOTH,
     CASE,
@@ -48,6 +61,7 @@ from freehold.services.compute.terms import (
     Receipt,
     WorkState,
 )
+from freehold.services.explaining import Explainer, Facts, Words
 
 MEANS = {
     OVER_ORDER: "it bills more than its order allows",
@@ -81,16 +95,11 @@ STANDS = {
 }
 
 
-def means_of(kind: str, reason: str) -> str | None:
-    """What a verdict of compute's says, in a sentence; None where the word says it everywhere alike."""
-    return SAID_OF.get((kind, reason)) or MEANS.get(reason)
-
-
-class WorkView:
+class ComputeExplainer(Explainer):
     """Compute's part of an epoch."""
 
-    def __init__(self, bundle: Bundle, settlement: Settlement, judges: Mapping[str, Judge]) -> None:
-        self._settlement = settlement
+    def __init__(self, name: str, bundle: Bundle, settlement: Settlement, judges: Mapping[str, Judge]) -> None:
+        super().__init__(name, bundle, settlement, judges)
         empty: Table[Any] = Table.of(WorkState)
         before: list[Any] = list(bundle.state.services.get(NAME, empty))
         after: list[Any] = list(settlement.state.services[NAME])
@@ -121,23 +130,22 @@ class WorkView:
         sums: Counter[Hash] = Counter()
         for row in self._paid.values():
             sums[row.lease] = min(sums[row.lease] + row.measure, MEASURE_LIMIT - 1)
-        own = self._settlement.contributions
+        own = self.settlement.contributions
         settled = {row.lease: row.measure for row in own.filter(are_texts(own.column("service"), NAME))}
         if dict(sums) != settled:
             raise ReplayMismatch("work: the orders that are paid do not add up to what was settled", first="work")
 
-    def describe(self, subject: Address, nodes: Iterable[Address]) -> dict[str, Any] | None:
+    def describe(self, subject: Address, account: Address, nodes: Set[Address]) -> Facts | None:
         """What became of the orders that an account's nodes ran, or that it gave; None where there are none."""
-        mine = set(nodes)
 
         def is_mine(row: WorkState) -> bool:
-            return row.node in mine or row.first == subject
+            return row.node in nodes or row.first == subject
 
         orders = [self._order(id_) for id_, row in sorted((self._before | self._after).items()) if is_mine(row)]
-        slashes = [row for row in self._settlement.slashes if row.service == NAME]
-        lost = [row.to_json() for row in slashes if row.node in mine or subject in (row.operator, row.harmed)]
+        slashes = [row for row in self.settlement.slashes if row.service == NAME]
+        lost = [row.to_json() for row in slashes if row.node in nodes or subject in (row.operator, row.harmed)]
         cases = [
-            case for case, row in sorted(self._cases.items()) if subject == row.node or {row.first, row.second} & mine
+            case for case, row in sorted(self._cases.items()) if subject == row.node or {row.first, row.second} & nodes
         ]
         if not orders and not lost and not cases:
             return None
@@ -149,8 +157,9 @@ class WorkView:
             "slashes": lost,
         }
 
-    def explain(self, subject: Hash) -> dict[str, Any]:
-        """An order, a receipt, a case, a dispute or a lease by its id. NotFound."""
+    def find(self, subject: Hash) -> Facts | None:
+        """An order, a receipt, a case, a dispute or a lease by its id: an order is known from the epoch that took its
+        receipt until it runs out."""
         sent = (order for order, rows in self._receipts.items() if subject in [row.row_hash() for row in rows])
         order = next(sent, subject)
         if order in self._receipts or order in self._before or order in self._after:
@@ -162,11 +171,9 @@ class WorkView:
             return {"what": "case", **self._case(subject)}
         rows = [id_ for id_, row in (self._before | self._after).items() if row.lease == subject]
         rows += [order for order, found in self._receipts.items() if found[0].lease == subject]
-        if not rows and subject not in self._settlement.state.leases:
-            raise NotFound(
-                f"this epoch knows no order, receipt, case or lease {subject}",
-                hint="An order is known from the epoch that took its receipt until the order runs out.",
-            )
+        lease = self.settlement.state.leases.get(subject)
+        if not rows and (lease is None or lease.service != self.name):
+            return None
         orders = [self._order(id_) for id_ in sorted(set(rows))]
         return {
             "what": "lease",
@@ -174,6 +181,25 @@ class WorkView:
             "orders": orders,
             "measure": sum(order["measure"] or 0 for order in orders if order["paid"]),
         }
+
+    def means(self, kind: str, reason: str) -> str | None:
+        return SAID_OF.get((kind, reason)) or MEANS.get(reason)
+
+    def zero(self, facts: Facts, nodes: Set[Address]) -> list[str]:
+        stands = facts["stands"] if nodes else {}
+        return [f"{count} of its orders: {stand}." for stand, count in stands.items()]
+
+    @staticmethod
+    def tell(facts: Facts, words: Words) -> Iterator[str]:
+        return explain_text.tell_orders(facts, words)
+
+    @staticmethod
+    def tell_found(facts: Facts, words: Words) -> Iterator[str]:
+        return explain_text.tell_found(facts, words)
+
+    @staticmethod
+    def tell_contribution(facts: Facts, words: Words) -> str:
+        return f"{facts['measure']} ns of a processor"
 
     def _order(self, order: Hash) -> dict[str, Any]:
         row = self._after.get(order) or self._before.get(order)
@@ -201,7 +227,11 @@ class WorkView:
 
     def _verdict(self, subject: Hash, kind: str) -> dict[str, Any]:
         reason = self._said[subject].reason
-        return {"subject": str(subject), "reason": reason, "means": means_of(kind, reason) or reason.replace("_", " ")}
+        return {
+            "subject": str(subject),
+            "reason": reason,
+            "means": self.means(kind, reason) or reason.replace("_", " "),
+        }
 
     def _case(self, case: Hash) -> dict[str, Any]:
         row = self._cases.get(case)
@@ -224,7 +254,7 @@ class WorkView:
                 for one in opinions
             ],
             "ruled": [],
-            "slashes": [one.to_json() for one in self._settlement.slashes if one.subject == case],
+            "slashes": [one.to_json() for one in self.settlement.slashes if one.subject == case],
         }
         if row is not None:
             orders = (row.first_order, row.second_order)

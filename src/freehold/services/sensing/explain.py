@@ -1,12 +1,14 @@
-"""What an epoch said of devices, and what the coverage and members' pools paid: on columns, counted by reason.
+"""What an epoch said of devices: on columns, counted by reason.
 
 A million devices are a few arrays here, as in settlement; what comes out is as long as there are fleets and reasons.
-Invariant: duties, enrolments and rewards are recomputed and compared with what settlement says, or it is an error.
+Invariant: duties and enrolments are recomputed and compared with what settlement says, or it is an error.
 """
+
+# ruff: noqa: ARG002  # what one service needs another does not
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -15,16 +17,14 @@ from numpy.typing import NDArray
 from freehold.protocol.batches import collect_rows, kinds_of
 from freehold.protocol.bundle import Bundle
 from freehold.protocol.columns import Coded, are_texts
-from freehold.protocol.emission import compute_pools, compute_schedule
 from freehold.protocol.epoch import Settlement, certified_subjects, make_context
 from freehold.protocol.errors import ReplayMismatch
-from freehold.protocol.hashing import Bytes
 from freehold.protocol.lookup import Lookup
 from freehold.protocol.service import Judge
-from freehold.protocol.shares import MEMBERS_SERVICE
 from freehold.protocol.tables import Table
-from freehold.protocol.units import Address, mul_div
+from freehold.protocol.units import Address
 from freehold.protocol.verdicts import GOOD, KNOWN, SILENT, SLEPT, SUPERSEDED, WRONG_EPOCH, WRONG_SIGNATURE
+from freehold.services.explaining import Explainer, Facts, Words, are_cells
 from freehold.services.sensing.terms import (
     ENROLMENT,
     NAME,
@@ -52,59 +52,26 @@ MEANS = {
     WRONG_FLEET_ROOT: "the rows shown are not exactly those that the fleet's root commits to",
     REVOKED_DEVICE: "it was revoked before it was enrolled",
 }
+TITLES = (
+    ("", "reports"),
+    ("in its fleets: ", "operated"),
+    ("further reports: ", "strays"),
+    ("enrolment: ", "enrolments"),
+)
+CHANGES = (
+    ("moved_in", "came from another owner"),
+    ("moved_away", "moved to another owner"),
+    ("gone", "were revoked, or their fleet retired"),
+)
 ENROLLED_MEANS = "it came into the state: its reports count from the next epoch on"
 
 
-def are_cells(column: Bytes, *wanted: bytes) -> Mask:
-    """(n,): whether each row of cells is one of those wanted."""
-    mask = np.zeros(len(column), bool)
-    for value in set(wanted):
-        mask |= (column == np.frombuffer(value, np.uint8)).all(axis=1)
-    return mask
-
-
-def explain_rewards(bundle: Bundle, settlement: Settlement, account: Address) -> list[dict[str, Any]]:
-    """Each reward of an account with the arithmetic behind it, from the schedule on."""
-    rewards, parameters = settlement.rewards, bundle.anchor.parameters
-    schedule = compute_schedule(parameters, bundle.anchor.epoch)
-    pools = compute_pools(parameters, bundle.anchor.epoch)
-    members = len(bundle.anchor.members)
-    services = set(_texts(rewards.column("service"))) - {MEMBERS_SERVICE}
-    told = []
-    for row in rewards.filter(are_cells(rewards.column("account"), account)):
-        facts: dict[str, Any] = {
-            "service": row.service,
-            "schedule": str(schedule),
-            "measure": row.measure,
-            "subsidy": str(row.subsidy),
-        }
-        if row.service == MEMBERS_SERVICE:
-            computed = pools.members // members
-            facts |= {"share_ppm": parameters.member_share, "pool": str(pools.members), "members": members}
-        else:
-            of_service = are_texts(rewards.column("service"), row.service)
-            total = int(rewards.column("measure")[of_service].sum())
-            share = pools.coverage // len(services)
-            computed = mul_div(share, row.measure, total)
-            facts |= {
-                "share_ppm": parameters.coverage_share,
-                "pool": str(pools.coverage),
-                "services": len(services),
-                "service_share": str(share),
-                "total": total,
-            }
-        if computed != row.subsidy:
-            raise ReplayMismatch(f"reward: computed {computed}, settled {row.subsidy}", first="reward")
-        told.append(facts)
-    return told
-
-
-class DeviceView:
+class SensingExplainer(Explainer):
     """The devices of an epoch: before it, after it, and what was said of each."""
 
-    def __init__(self, bundle: Bundle, settlement: Settlement, judges: Mapping[str, Judge]) -> None:
+    def __init__(self, name: str, bundle: Bundle, settlement: Settlement, judges: Mapping[str, Judge]) -> None:
+        super().__init__(name, bundle, settlement, judges)
         judge = judges[NAME]
-        self._bundle = bundle
         context = make_context(bundle.state, bundle.anchor, judge, bundle.domain, settlement.state.leases)
         self.before: Table[Any] = context.state
         self.after: Table[Any] = settlement.state.services[NAME]
@@ -131,9 +98,10 @@ class DeviceView:
                 return Address(row.owner)
         return None
 
-    def describe(self, account: Address, device: Address | None) -> dict[str, Any] | None:
+    def describe(self, subject: Address, account: Address, nodes: Set[Address]) -> Facts | None:
         """The devices that an account owns or operates, or one device alone; None where there are none."""
-        fleets = [fleet for fleet in self._bundle.anchor.fleets if fleet.operator == account]
+        device = None if subject == account or subject in nodes else subject
+        fleets = [fleet for fleet in self.bundle.anchor.fleets if fleet.operator == account]
         ids = [bytes(fleet.fleet) for fleet in fleets]
 
         def are_mine(table: Table[Any]) -> Mask:
@@ -150,10 +118,10 @@ class DeviceView:
         known = known[np.lexsort(known.T[::-1])]
         again = (known[1:] == known[:-1]).all(axis=1)
         strays = Lookup(np.concatenate([known[:1], known[1:][~again]])).find(self._strays.column("node")) >= 0
-        live = self.after.filter(self.after.column("since") < self._bundle.anchor.epoch)
+        live = self.after.filter(self.after.column("since") < self.bundle.anchor.epoch)
         told = self._said.take(Lookup(self._said.column("node")).find(live.column("device")))
         owned = are_cells(live.column("owner"), account) if device is None else are_mine(live)
-        price = self._bundle.anchor.parameters.device_bond
+        price = self.bundle.anchor.parameters.device_bond
         return {
             "live": int(owned.sum()),
             "reports": count_reasons(told.filter(owned)),
@@ -173,6 +141,38 @@ class DeviceView:
                 for fleet in (fleets if device is None else [])
             ],
         }
+
+    def zero(self, facts: Facts, nodes: Set[Address]) -> list[str]:
+        reasons = []
+        if facts["gone"]:
+            reasons.append(f"{facts['gone']} of its devices were revoked, or their fleet retired.")
+        if facts["moved_away"]:
+            reasons.append(f"{facts['moved_away']} of its devices moved to another owner, who is paid from now on.")
+        if not facts["live"]:
+            if facts["fleets"] and not any(fleet["live"] for fleet in facts["fleets"]):
+                reasons.append("None of its fleets' devices is enrolled: its node sends the list until they are.")
+            reasons.append("It owned no device that owed a report in this epoch.")
+        elif not self.bundle.anchor.parameters.coverage_share:
+            reasons.append("Devices get no share of the schedule in this network.")
+        bad = [row for row in facts["reports"] if row["reason"] != GOOD]
+        return reasons + [f"{row['count']} x {row['reason']}: {row['means']}." for row in bad]
+
+    @staticmethod
+    def tell(facts: Facts, words: Words) -> Iterator[str]:
+        yield f"   devices that owed a report, and are paid to this account: {facts['live']}"
+        for title, name in TITLES:
+            for row in facts[name]:
+                yield f"     {title}{row['count']} x {row['reason']} ({row['means']})"
+        for name, text in CHANGES:
+            if facts[name]:
+                yield f"     {facts[name]} {text} since the epoch before"
+        for fleet in facts["fleets"]:
+            covers = "any number" if fleet["covered"] is None else f"{fleet['covered']} in all its fleets"
+            yield (
+                f"     fleet {words.short(fleet['fleet'])}: {fleet['live']} of {fleet['devices']} enrolled; "
+                f"bond {words.amount(int(fleet['bond']))} at {words.amount(int(fleet['device_bond']))} a device "
+                f"covers {covers}"
+            )
 
     def _changes(self, account: Address, device: Address | None) -> dict[str, int]:
         """What has become of devices since the epoch before: of one, or of those that the account owned or owns."""
@@ -202,9 +202,3 @@ def count_reasons(verdicts: Table[Any], means: Mapping[str, str] | None = None) 
         {"reason": reason, "count": count, "means": explained.get(reason, reason.replace("_", " "))}
         for reason, count in sorted(counts.items())
     ]
-
-
-def _texts(column: Any) -> list[str]:
-    coded = column if isinstance(column, Coded) else column.coded()
-    used = set(np.unique(coded.codes).tolist())
-    return [value.decode() for code, value in enumerate(coded.values.values()) if code in used]
