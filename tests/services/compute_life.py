@@ -105,7 +105,7 @@ class ComputeLife(World):
         for owed in JUDGES["compute"].obligations(self.context()):
             seat, found = seats[owed.case, owed.node], lie if keys[owed.node] in liars else output
             if seat.kind == EXACT and not seat.step:
-                found = claim_of(found, measure or seat.measure)
+                found = claim_of(INPUT, found, measure or seat.measure)
             good = (found == seat.first_output) | (found == seat.second_output) << 1
             row = Opinion(epoch=owed.epoch, case=owed.case, node=owed.node, output=found, good=good)
             batches.append(self.batch(OPINION, [row], keys[owed.node]))

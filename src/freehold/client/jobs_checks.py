@@ -15,7 +15,7 @@ from fractions import Fraction
 from freehold.client.jobs_journal import OrderRow, PieceRow
 from freehold.protocol.units import Address, Hash
 from freehold.services.compute.tasks import DETERMINISTIC_ENDS, Result, Task, decode_result, state_leaf
-from freehold.services.compute.terms import Receipt, Step, claim_of
+from freehold.services.compute.terms import Receipt, Step
 from freehold.services.compute.verification.bisect import build_step
 from freehold.services.compute.verification.decision import Decision, Vote, decide, same_output
 from freehold.services.compute.verification.metrics import result_distance
@@ -120,7 +120,7 @@ class Checker:
         trust: Fraction = weight(self._evidence.of(row.operator), self.plan.adversary.prior)
         # What a deterministic task takes is the same anywhere: who bills more contradicts the others.
         is_exact = task.executor == "wasm" and not task.metric
-        said = claim_of(receipt.output, receipt.measure) if is_exact else receipt.output
+        said = receipt.claim() if is_exact else receipt.output
         return Vote(row.node, row.operator, receipt.input, said, trust)
 
     def _agree(self, task: Task, rows: Sequence[OrderRow]) -> Callable[[Vote, Vote], bool]:

@@ -29,8 +29,10 @@ from freehold.protocol.verdicts import (
     Slash,
     Verdict,
 )
+from freehold.services.compute import terms
 from freehold.services.compute.terms import (
     CASE,
+    CROWDED,
     DISPUTE,
     DISPUTED,
     EARLY,
@@ -127,12 +129,16 @@ def holds(root: Hash, step: Step, index: int, leaf: Hash, path: bytes) -> bool:
 
 def contradicts(row: Dispute) -> bool:
     first, second = row.first, row.second
-    if first.node == second.node or first.task != second.task or first.input != second.input:
+    if first.node == second.node or first.task != second.task:
         return False
     if row.kind not in (EXACT, NEAR) or len(row.steps) > 1:
         return False
+    if not row.steps and row.kind == EXACT:
+        return (first.input, first.output, first.measure) != (second.input, second.output, second.measure)
+    if first.input != second.input:
+        return False
     if not row.steps:
-        return first.output != second.output or (row.kind == EXACT and first.measure != second.measure)
+        return first.output != second.output
     (step,) = row.steps
     if row.kind != EXACT or step.first == step.second:
         return False
@@ -153,11 +159,17 @@ def judge_disputes(rows: Sequence[Dispute], context: Context) -> list[str]:
     taken = {row.id for row in jobs.values() if row.stand in (HELD, WRONG, UPHELD)}
     taken |= {order for row in by_role(context, CASE) for order in (row.first_order, row.second_order)}
     reasons = [judge_dispute(row, jobs, context) for row in rows]
+    counted: list[int] = []
     for i in sorted(range(len(rows)), key=lambda i: (rows[i].case(), rows[i].row_hash())):
         orders = {r.order().struct_hash() for r in (rows[i].first, rows[i].second)}
         if reasons[i] == GOOD and orders & taken:
             reasons[i] = DISPUTED
+        open_cases = sum(row.node == rows[i].client for row in by_role(context, CASE))
+        opened = sum(rows[j].client == rows[i].client for j in counted)
+        if reasons[i] == GOOD and open_cases + opened >= terms.CASES_AT_ONCE:
+            reasons[i] = CROWDED
         if reasons[i] == GOOD:
+            counted.append(i)
             taken |= orders
     return reasons
 
@@ -194,8 +206,6 @@ def judge_opinion(row: Opinion, seats: dict[tuple[Hash, Address], WorkState], co
         return UNOBLIGED
     seat = seats[row.case, row.node]
     if row.good > 15 or (row.good & 1 and row.good & 4) or (row.good & 2 and row.good & 8):
-        return UNFOUNDED
-    if seat.kind == EXACT and row.good > 3:
         return UNFOUNDED
     if seat.kind == EXACT and row.good != 3:
         says_first, says_second = bool(row.good & 1), bool(row.good & 2)
@@ -237,7 +247,13 @@ class Court:
                 other = row.good % 4 != what[0] or (seats[row.case, row.node].kind == EXACT and row.output != what[1])
                 if other:
                     self.said[i] = self.answers[row.case, row.node] = WRONG_RESULT
-        for case in sorted(waiting, key=lambda row: (row.epoch, row.id)):
+        seated = [case.node for case in self.cases if case.id in {seat.id for seat in self.seats}]
+        waiting.sort(key=lambda row: (row.epoch, row.id))
+        turns = [
+            (seated.count(case.node) + [one.node for one in waiting[:i]].count(case.node), case.epoch, case.id)
+            for i, case in enumerate(waiting)
+        ]
+        for _, case in sorted(zip(turns, waiting, strict=True), key=lambda one: one[0]):
             self.seat(case)
 
     def hear(self, case: WorkState, seats: list[WorkState], votes: list[Opinion]) -> None:
@@ -246,12 +262,19 @@ class Court:
             alike = [vote for vote in votes if vote.good % 4 == good]
             outputs = Counter(vote.output for vote in alike) if case.kind == EXACT and good != 3 else {None: len(alike)}
             for output, count in outputs.items():
-                if 2 * count > REFEREES and self.is_time(case.kind, good, count, over):
-                    paid = {1: bool(good & 1), 2: bool(good & 2)}
-                    sure = case.kind == EXACT or count == REFEREES
-                    nodes = {1: case.first, 2: case.second}
-                    hidden = {bit for bit in nodes if any(vote.good & 4 * bit for vote in votes)}
-                    slashed = {nodes[bit] for bit in nodes if sure and not paid[bit] and bit not in hidden}
+                if 2 * count <= REFEREES:
+                    continue
+                paid = {1: bool(good & 1), 2: bool(good & 2)}
+                nodes, slashed, is_open = {1: case.first, 2: case.second}, set(), False
+                for bit, node in nodes.items():
+                    agreed = [vote for vote in alike if output in (None, vote.output) and not paid[bit]]
+                    against = [vote for vote in agreed if not vote.good & 4 * bit]
+                    needed = 2 if case.kind == EXACT else 3
+                    if len(against) >= needed:
+                        slashed.add(node)
+                    elif len(against) + len(seats) - len(votes) >= needed:
+                        is_open = True
+                if over or not is_open:
                     self.rulings.append((case, paid, slashed, (good, output)))
                     return
         if over:
@@ -259,10 +282,6 @@ class Court:
         else:
             self.cases.append(case)
             self.seats += seats
-
-    @staticmethod
-    def is_time(kind: int, good: int, count: int, over: bool) -> bool:
-        return kind == EXACT or good == 3 or count == REFEREES or over
 
     def next_round(self, case: WorkState) -> None:
         if case.round >= ROUNDS:
@@ -286,12 +305,14 @@ class Court:
                 used.add(row.operator)
                 drawn.append(row.node)
         tried = msgspec.structs.replace(case, round=case.round + 1)
+        bearable = max(1, SEATS_AT_ONCE * len({row.operator for row in bonded}) // 3)
+        sitting = {seat.id for seat in self.seats}
+        own = [one for one in self.cases if one.id in sitting and one.node == case.node]
+        if bearable - len(sitting) <= len(own):
+            self.cases.append(case)
+            return
         if len(drawn) < 2:
             self.next_round(tried)
-            return
-        bearable = max(1, SEATS_AT_ONCE * len({row.operator for row in bonded}) // 3)
-        if len({seat.id for seat in self.seats}) >= bearable:
-            self.cases.append(case)
             return
         self.cases.append(tried)
         seconds = context.parameters.epoch_length
@@ -398,8 +419,11 @@ def fold(
 
 def opened_case(row: Dispute, epoch: int) -> WorkState:
     outputs, start = (row.first.output, row.second.output), row.first.input
+    if row.first.input != row.second.input:
+        start = ZERO_HASH
     if row.kind == EXACT:
-        outputs = claim_of(row.first.output, row.first.measure), claim_of(row.second.output, row.second.measure)
+        first, second = [claim_of(one.input, one.output, one.measure) for one in (row.first, row.second)]
+        outputs = first, second
     if row.steps:
         outputs, start = (row.steps[0].first, row.steps[0].second), row.steps[0].before
     return WorkState(

@@ -19,8 +19,9 @@ from freehold.protocol.errors import DeadlineExpired, FreeholdError, MalformedMe
 from freehold.protocol.units import ZERO_HASH, Address, Hash
 from freehold.services.compute.executors.seam import Outcome, Work
 from freehold.services.compute.node import referee as provider_referee
-from freehold.services.compute.node.shown import Fetched, Shown, write_checked
-from freehold.services.compute.tasks import Task, decode_result, state_leaf
+from freehold.services.compute.node.orders_work import empty_result
+from freehold.services.compute.node.shown import Fetched, Shown, choose_inputs, was_stopped, write_checked
+from freehold.services.compute.tasks import Blob, Input, Task, decode_result, state_leaf
 from freehold.services.compute.terms import (
     BOTH,
     EXACT,
@@ -28,12 +29,12 @@ from freehold.services.compute.terms import (
     OPINION,
     RECEIPT,
     SEAT,
+    SPARED,
     Opinion,
     Receipt,
     WorkState,
-    claim_of,
 )
-from tests.protocol.world import DOMAIN
+from tests.protocol.world import DOMAIN, signed
 from tests.services.compute.provider_world import (
     NODE,
     OTHER,
@@ -81,7 +82,7 @@ async def contradict(honest: World, liar: World, task: Task, most: tuple[int, in
 
 def seat_of(receipts: list[Receipt], **changes: Any) -> WorkState:
     first, second = receipts
-    said = [claim_of(one.output, one.measure) for one in receipts]
+    said = [one.claim() for one in receipts]
     if changes.get("kind") == NEAR:
         said = [one.output for one in receipts]
     fields: dict[str, Any] = {
@@ -158,9 +159,7 @@ def test_only_the_first_step_that_differs_is_run_again(tmp_path: Path, step: int
     asyncio.run(scenario())
 
 
-def test_what_is_not_sure_is_called_both(tmp_path: Path) -> None:
-    """Stopped runs, runs that ran out of different measures, and what is not WebAssembly."""
-
+def test_what_its_client_stopped_is_called_both(tmp_path: Path) -> None:
     async def scenario() -> None:
         liar = FakeExecutor()
         async with worlds(tmp_path, liar) as trio:
@@ -180,6 +179,104 @@ def test_what_is_not_sure_is_called_both(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+class CutShort(FakeExecutor):
+    """Says that it got nowhere, and bills all that it may."""
+
+    def __init__(self, ended: str) -> None:
+        super().__init__()
+        self.ended = ended
+
+    async def run(self, work: Work) -> Outcome:
+        await super().run(work)
+        return Outcome(self.ended, 0, b"", work.most, "so it says")
+
+
+@pytest.mark.parametrize("ended", ["time", "stopped", "failed"])
+def test_what_its_node_calls_cut_short_while_it_can_be_done_is_unpaid(tmp_path: Path, ended: str) -> None:
+    async def scenario() -> None:
+        async with worlds(tmp_path, CutShort(ended)) as trio:
+            receipts = await contradict(trio[0], trio[1], trio[0].task("echo right"))
+            assert [one.measure for one in receipts] == [7, 100]
+            opinion = await judged(trio, seat_of(receipts))
+            assert (opinion.good, opinion.output) == (1 | 2 * SPARED, receipts[0].claim())
+
+    asyncio.run(scenario())
+
+
+def test_what_is_cut_short_at_the_referee_too_is_called_both(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with worlds(tmp_path, CutShort("time")) as trio:
+            receipts = await contradict(trio[0], trio[1], trio[0].task("echo right"))
+            trio[2].executor.run = trio[1].executor.run  # type: ignore[method-assign]
+            assert (await judged(trio, seat_of(receipts))).good == BOTH
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("where", ["path", "signature", "nonce"])
+def test_who_stopped_a_run_must_be_its_client_and_that_run(tmp_path: Path, where: str) -> None:
+    """A request to end another order, or one that nobody signed, excuses nothing."""
+
+    async def scenario() -> None:
+        async with worlds(tmp_path) as trio:
+            node = trio[0]
+            jobs = [(await node.submit(node.task(f"wait {gate} 3"), wait=0))["job"] for gate in ("one", "two")]
+            await until(lambda: len(node.executor.runs) == 2)
+            for job in jobs:
+                await node.call("DELETE", f"/orders/{job}")
+            stops, answers = [], []
+            for job in jobs:
+                entry = await node.provider._orders.find(Hash(job))
+                assert entry is not None
+                assert entry.ending is not None
+                assert entry.receipt is not None
+                stops.append(entry.ending.stop)
+                answers.append(entry.receipt)
+            assert None not in stops
+            path, request, signature = stops[0]
+            assert was_stopped(path, request, signature, answers[0], DOMAIN)
+            assert not was_stopped(*stops[1], answers[0], DOMAIN)
+            forged = {
+                "path": (stops[1][0], request, signature),
+                "signature": (path, request, stops[1][2]),
+                "nonce": (path, request.replace("0x", "0y"), signature),
+            }
+            assert not was_stopped(*forged[where], answers[0], DOMAIN)
+
+    asyncio.run(scenario())
+
+
+def test_a_receipt_for_other_inputs_than_the_task_names_is_wrong(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with worlds(tmp_path, FakeExecutor()) as trio:
+            honest, other, _ = trio
+            task = honest.task("echo right", inputs=(Input(path="a", blob=honest.contents.add(b"a file")),))
+            other.contents = honest.contents
+            first, second = [receipt_of(await world.submit(task)) for world in (honest, other)]
+            assert first.claim() == second.claim()
+            elsewhere = signed(msgspec.structs.replace(second, input=Hash(b"i" * 32)), node_signature=OTHER)
+            opinion = await judged(trio, seat_of([first, elsewhere], input=ZERO_HASH), epoch=7)
+            assert (opinion.good, opinion.output) == (1, first.claim())
+
+    asyncio.run(scenario())
+
+
+def test_where_each_has_read_another_object_there_is_no_telling() -> None:
+    def shown(digest: str, ended: str) -> Shown:
+        inputs = () if not digest else (("a", digest),)
+        return Shown(task, inputs, None, None, empty_result(ended))  # type: ignore[arg-type]
+
+    task = Task(
+        executor="wasm", kind="module", engine="e", program=Blob("0" * 64, 1), inputs=(Input("a", bucket="b", key="k"),)
+    )
+    one, two, cut = shown("1" * 64, "exited"), shown("2" * 64, "exited"), shown("", "time")
+    both = {NODE.address: one, OTHER.address: two}
+    assert choose_inputs(ZERO_HASH, both) is None
+    assert choose_inputs(Hash(b"i" * 32), both) is one
+    assert choose_inputs(ZERO_HASH, {NODE.address: one}) is None
+    assert choose_inputs(ZERO_HASH, {OTHER.address: cut, NODE.address: one}) is one
+
+
 def test_fuel_that_ran_out_of_less_is_no_lie(tmp_path: Path) -> None:
     class Metered(FakeExecutor):
         async def run(self, work: Work) -> Outcome:
@@ -190,6 +287,15 @@ def test_fuel_that_ran_out_of_less_is_no_lie(tmp_path: Path) -> None:
         async with worlds(tmp_path, Metered()) as trio:
             receipts = await contradict(trio[0], trio[1], trio[0].task("echo x"), (100, 3))
             assert (await judged(trio, seat_of(receipts))).good == BOTH
+
+    asyncio.run(scenario())
+
+
+def test_fuel_that_cannot_have_run_out_is_one(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with worlds(tmp_path, CutShort("fuel")) as trio:
+            receipts = await contradict(trio[0], trio[1], trio[0].task("echo x"), (100, 7))
+            assert (await judged(trio, seat_of(receipts))).good == 1
 
     asyncio.run(scenario())
 

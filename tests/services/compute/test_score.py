@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import pytest
 
+from freehold.protocol.keys import Key
 from freehold.protocol.merkle import row_root
 from freehold.protocol.messages import VOUCHER
 from freehold.protocol.service import Context, Folded, Rows
@@ -27,9 +29,11 @@ from freehold.protocol.verdicts import (
     WRONG_SIGNATURE,
     Verdict,
 )
+from freehold.services.compute import proof, terms
 from freehold.services.compute.proof import make_step
 from freehold.services.compute.score import ComputeJudge
 from freehold.services.compute.terms import (
+    CROWDED,
     DISPUTE,
     DISPUTED,
     EARLY,
@@ -56,7 +60,7 @@ from freehold.services.compute.terms import (
     Receipt,
     WorkState,
 )
-from tests.protocol.world import PARAMETERS, signed
+from tests.protocol.world import PARAMETERS, key, signed
 from tests.services.compute import plain
 from tests.services.compute_world import (
     CLIENT,
@@ -187,7 +191,9 @@ DISPUTES: list[tuple[str, str, Callable[[], Dispute]]] = [
     ("outputs are far from each other", GOOD, lambda: dispute_of(*pair(), kind=NEAR)),
     ("of no kind", NO_CONTRADICTION, lambda: dispute_of(*pair(), kind=3)),
     ("outputs are the same", NO_CONTRADICTION, lambda: dispute_of(*pair(output=RIGHT))),
-    ("other inputs", NO_CONTRADICTION, lambda: dispute_of(*pair(input=ZERO_HASH))),
+    ("other inputs", GOOD, lambda: dispute_of(*pair(input=ZERO_HASH))),
+    ("only the inputs differ", GOOD, lambda: dispute_of(*pair(output=RIGHT, input=ZERO_HASH))),
+    ("other inputs by distance", NO_CONTRADICTION, lambda: dispute_of(*pair(input=ZERO_HASH), kind=NEAR)),
     (
         "other tasks",
         NO_CONTRADICTION,
@@ -359,6 +365,11 @@ VOTES: list[tuple[str, WorkState, list[tuple[Hash, int | None]], dict[Any, int],
     ("each a third output of its own", CASE, [(X, None), (Y, None), (keccak(b"z"), None)], OPEN, 0),
     ("two cannot tell", CASE, [(X, 3), (Y, 3)], BOTH_RIGHT, 0),
     ("one cannot tell", CASE, [(RIGHT, None)] * 2 + [(X, 3)], FIRST_RIGHT, 1),
+    ("one was cut short", CASE, [(RIGHT, 1 | 8)] * 3, FIRST_RIGHT, 0),
+    ("one was cut short, as two say", CASE, [(RIGHT, 1), (RIGHT, 1 | 8), (RIGHT, 1 | 8)], FIRST_RIGHT, 0),
+    ("one was cut short, as one says", CASE, [(RIGHT, 1 | 8), (RIGHT, 1), (RIGHT, 1)], FIRST_RIGHT, 1),
+    ("one was cut short, as one of two says", CASE, [(RIGHT, 1 | 8), (RIGHT, 1)], OPEN, 0),
+    ("one was cut short, the other is wrong", CASE, [(X, 8)] * 2, BOTH_WRONG, 1),
     ("two near one, the third is out", NEAR_CASE, [(X, 1), (Y, 1)], OPEN, 0),
     ("all near one", NEAR_CASE, [(X, 1), (Y, 1), (X, 1)], FIRST_RIGHT, 1),
     ("two near one, one near both", NEAR_CASE, [(X, 1), (Y, 1), (X, 3)], FIRST_RIGHT, 0),
@@ -395,7 +406,10 @@ OPINIONS: list[tuple[str, str, Callable[[], Opinion]]] = [
     ("for the other than its output says", UNFOUNDED, lambda: opinion_of(CASE, REFEREES[0], RIGHT, 2)),
     ("for none, with the output of one", UNFOUNDED, lambda: opinion_of(CASE, REFEREES[0], RIGHT, 0)),
     ("for one, with another output", UNFOUNDED, lambda: opinion_of(CASE, REFEREES[0], X, 1)),
-    ("bits that there are not", UNFOUNDED, lambda: opinion_of(CASE, REFEREES[0], X, 4)),
+    ("bits that there are not", UNFOUNDED, lambda: opinion_of(CASE, REFEREES[0], X, 16)),
+    ("that the other was cut short", GOOD, lambda: opinion_of(CASE, REFEREES[0], RIGHT, 1 | 8)),
+    ("that the one was, with the other's output", UNFOUNDED, lambda: opinion_of(CASE, REFEREES[0], RIGHT, 2 | 4)),
+    ("that it is good and was cut short", UNFOUNDED, lambda: opinion_of(CASE, REFEREES[0], RIGHT, 1 | 4)),
 ]
 
 
@@ -494,20 +508,57 @@ def test_referees_have_longer_for_longer_work() -> None:
         assert {row.until for row in folded.state if row.role == SEAT} == {EPOCH + epochs}
 
 
-def test_who_floods_the_court_makes_others_wait_and_not_lose() -> None:
-    receipts = [(run(FIRST, i), run(SECOND, i, output=WRONG_OUTPUT)) for i in range(2 * SEATS_AT_ONCE)]
-    cases = [case_of(dispute_of(*two), round_=0, epoch=EPOCH - 1) for two in receipts]
-    first = msgspec.structs.replace(cases[-1], epoch=EPOCH - 2)
-    context = context_of([*cases[:-1], first], nodes=records(NODES[:5]))
-    _, folded = compare(context, rows_of())
-    at_once = SEATS_AT_ONCE * 5 // 3
-    seats = [row for row in folded.state if row.role == SEAT]
-    assert len(seats) == 3 * at_once
-    assert first.id in {row.id for row in seats}
-    rounds = sorted(row.round for row in folded.state if row.role == 2)
-    assert rounds == [0] * (2 * SEATS_AT_ONCE - at_once) + [1] * at_once
-    again = context_of(list(folded.state), epoch=EPOCH + 1, nodes=records(NODES[:5]))
-    assert len([row for row in compare(again, rows_of())[1].state if row.role == SEAT]) == len(seats)
+CASE_ROW = terms.CASE
+FEW = records(NODES[:5])
+PLACES = SEATS_AT_ONCE * len(FEW) // 3
+
+
+def flood(client: Key, count: int, epoch: int = EPOCH - 1) -> list[WorkState]:
+    """So many cases of a client that nobody sits in."""
+    receipts = [(run(FIRST, i), run(SECOND, i, output=WRONG_OUTPUT)) for i in range(count)]
+    cases = [case_of(dispute_of(*two, client=client), round_=0, epoch=epoch) for two in receipts]
+    return [msgspec.structs.replace(case, id=keccak(case.id + client.address)) for case in cases]
+
+
+def at_work(state: Any) -> Counter[Any]:
+    """By client, its cases that have referees."""
+    seated = {row.id for row in state if row.role == SEAT}
+    return Counter(row.node for row in state if row.role == CASE_ROW and row.id in seated)
+
+
+def test_who_floods_the_court_makes_itself_wait_and_loses_nothing() -> None:
+    cases = flood(CLIENT, 2 * PLACES)
+    oldest = msgspec.structs.replace(cases[-1], epoch=EPOCH - 2)
+    _, folded = compare(context_of([*cases[:-1], oldest], nodes=FEW), rows_of())
+    assert at_work(folded.state) == {CLIENT.address: (PLACES + 1) // 2}
+    assert oldest.id in {row.id for row in folded.state if row.role == SEAT}
+    assert len([row for row in folded.state if row.role == CASE_ROW]) == 2 * PLACES
+    again = context_of(list(folded.state), epoch=EPOCH + 1, nodes=FEW)
+    assert at_work(compare(again, rows_of())[1].state) == at_work(folded.state)
+
+
+def test_another_clients_case_does_not_wait_behind_a_flood() -> None:
+    """Neither before the flood's cases have referees, nor after, however many clients it comes from."""
+    for floods in (1, 2, 3):
+        state = [case for i in range(floods) for case in flood(key(100 + i), PLACES, EPOCH - 5)]
+        (late,) = flood(CLIENT, 1)
+        _, folded = compare(context_of([*state, late], nodes=FEW), rows_of())
+        assert at_work(folded.state)[CLIENT.address] == 1
+        _, folded = compare(context_of(state, nodes=FEW), rows_of())
+        held = at_work(folded.state).values()
+        assert max(held) - min(held) <= 1
+        assert PLACES - sum(held) >= min(held) - 1 > 0
+        again = context_of([*folded.state, late], epoch=EPOCH + 1, nodes=FEW)
+        assert at_work(compare(again, rows_of())[1].state)[CLIENT.address] == 1
+
+
+def test_a_client_has_so_many_cases_open_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (proof, terms):
+        monkeypatch.setattr(module, "CASES_AT_ONCE", 3)
+    disputes = [dispute_of(run(FIRST, i), run(SECOND, i, output=WRONG_OUTPUT)) for i in range(1, 5)]
+    said = reasons(context_of(flood(CLIENT, 1)), rows_of(disputes=disputes), DISPUTE)
+    assert sorted(said) == [CROWDED, CROWDED, GOOD, GOOD]
+    assert reasons(context_of(flood(STRANGER, 3)), rows_of(disputes=disputes[3:]), DISPUTE) == [GOOD]
 
 
 def test_an_unregistered_accused_is_judged_all_the_same() -> None:

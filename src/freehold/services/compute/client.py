@@ -51,7 +51,6 @@ from freehold.services.compute.terms import (
     Receipt,
     Step,
     WorkState,
-    claim_of,
 )
 
 __all__ = [
@@ -179,13 +178,15 @@ class ComputeClient:
         is run again. InvalidInput for what judges would not take (`proof.judge_disputes`).
         """
         context = self._context
-        if (first.task, first.input) != (second.task, second.input) or first.node == second.node:
-            raise InvalidInput("a dispute is about receipts of two nodes for one task and input")
+        if first.task != second.task or first.node == second.node:
+            raise InvalidInput("a dispute is about receipts of two nodes for one task")
+        if first.input != second.input and (kind != EXACT or steps):
+            raise InvalidInput("a dispute by a metric or a step is about receipts for one input")
         if kind not in (EXACT, NEAR):
             raise InvalidInput(f"a dispute goes by {EXACT} or {NEAR}, not {kind}")
         if steps and (kind != EXACT or len(steps) > 1 or not is_step(steps[0], first, second)):
             raise InvalidInput("that is not the first step in which these receipts differ")
-        said = [claim_of(one.output, one.measure) if kind == EXACT else one.output for one in (first, second)]
+        said = [one.claim() if kind == EXACT else one.output for one in (first, second)]
         if not steps and said[0] == said[1]:
             raise InvalidInput("these receipts do not contradict each other")
         row = Dispute(client=context.key.address, first=first, second=second, kind=kind, steps=tuple(steps))

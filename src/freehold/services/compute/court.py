@@ -13,6 +13,8 @@ Within it no honest node is slashed, because
     EXACT   the majority must have got one output, the same hash, that is not the slashed node's
     NEAR    distance is a matter of a declared threshold: a majority withholds the pay, but only all REFEREES slash, and
             only if the node showed them its result: silence is unpaid
+    SPARED  a receipt whose node says that its run was cut short ("time", "stopped", "failed") is no result, and nobody
+            can prove that it was not cut short: where the work can be done, it is unpaid, and takes no bond
     BOTH    a referee that cannot be sure (the task is not deterministic, its run was stopped, the distance is within
             the threshold) says that both may be right; a majority of these pays both. Honest referees must: otherwise
             a client could order something random of two honest nodes, and have one of them slashed
@@ -25,7 +27,7 @@ that is silent gets nothing worse than silence.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -48,12 +50,11 @@ from freehold.services.compute.terms import (
     ROUNDS,
     SEAT,
     SEATS_AT_ONCE,
-    UNSHOWN,
+    SPARED,
     WRONG_RESULT,
     Dispute,
     Opinion,
     WorkState,
-    claim_of,
 )
 
 MAJORITY = REFEREES // 2 + 1
@@ -116,8 +117,7 @@ def hold_court(work: Work, opinions: Table[Opinion], context: Context) -> Court:
     for place, row in enumerate(opinions):
         if said[place] == GOOD and row.case in rulings and _contradicts(row, rulings[row.case]):
             said[place] = court.answers[row.case, row.node] = WRONG_RESULT
-    waiting = [case for case in work.cases if not seats[case.id]]
-    _seat_referees(sorted(waiting, key=lambda row: (row.epoch, row.id)), court, context)
+    _seat_referees([case for case in work.cases if not seats[case.id]], court, context)
     return court
 
 
@@ -128,15 +128,28 @@ def _hear(
     over = len(answers) == len(seats) or context.epoch >= seats[0].until
     counts = Counter(_finding(case.kind, vote) for vote in answers)
     found = next((finding for finding, count in counts.items() if count >= MAJORITY), None)
-    sure = found is not None and (case.kind == EXACT or counts[found] == REFEREES)
-    if found is not None and (sure or over or found[0] == BOTH):  # else the rest decide about a bond: they have time
-        unseen = sum({bit for bit in (1, 2) for vote in answers if vote.good & bit * UNSHOWN})
-        court.rulings.append(Ruling(case, found[0], BOTH & ~found[0] & ~unseen if sure else 0, found))
-    elif over:
+    if found is not None:
+        alike = [vote for vote in answers if _finding(case.kind, vote) == found]
+        slashed, settled = _find_slashed(case.kind, alike, len(seats) - len(answers))
+        if settled or over:  # else the rest decide about a bond: they have time
+            court.rulings.append(Ruling(case, found[0], slashed, found))
+            return
+    if over:
         _end_round(case, court)
     else:
         court.cases.append(case)
         court.seats.extend(seats)
+
+
+def _find_slashed(kind: int, alike: Sequence[Opinion], open_seats: int) -> tuple[int, bool]:
+    """The bits of receipts whose nodes are slashed by opinions that agree, and whether those that are still to come
+    cannot change it."""
+    needed, slashed, settled = MAJORITY if kind == EXACT else REFEREES, 0, True
+    for bit in (1, 2):
+        against = sum(not vote.good & bit * (1 + SPARED) for vote in alike)
+        slashed |= bit * (against >= needed)
+        settled &= not needed - open_seats <= against < needed
+    return slashed, settled
 
 
 def _finding(kind: int, vote: Opinion) -> Finding:
@@ -157,16 +170,23 @@ def _end_round(case: WorkState, court: Court) -> None:
 
 
 def _seat_referees(cases: Sequence[WorkState], court: Court, context: Context) -> None:
-    """The oldest case first, and no more cases at once than operators can bear: who floods the court makes others wait,
-    not lose. Who is drawn does not depend on who is busy: nobody chooses referees by keeping others at work."""
+    """Clients take turns, each with its oldest case first, and there are no more cases at once than operators can bear.
+    A client's next case needs more free places than it has cases at work: so however many clients flood the court,
+    about as many places as each of them holds stay free for one that comes later. Who is drawn does not depend on who
+    is busy: nobody chooses referees by keeping others at work."""
     if not cases:
         return
+    seated = {row.id for row in court.seats}
+    at_work = Counter(case.node for case in court.cases if case.id in seated)
     workers = {lease.node for lease in context.leases.values()}
     bonded = [row for row in context.nodes if row.bond >= context.parameters.minimum_bond and row.node in workers]
     operators = {row.node: row.operator for row in context.nodes}
     bearable = max(1, SEATS_AT_ONCE * len({row.operator for row in bonded}) // REFEREES)
-    places = bearable - len({row.id for row in court.seats})
-    for case in cases:
+    places = bearable - len(seated)
+    for case in _take_turns(cases, at_work):
+        if places <= at_work[case.node]:
+            court.cases.append(case)
+            continue
         accused = {case.first, case.second}
         barred = accused | {case.node} | {operators.get(node, node) for node in accused}
         eligible = [row for row in bonded if row.node not in barred and row.operator not in barred]
@@ -174,12 +194,20 @@ def _seat_referees(cases: Sequence[WorkState], court: Court, context: Context) -
         tried = msgspec.structs.replace(case, round=case.round + 1)
         if len(drawn) < MAJORITY:
             _end_round(tried, court)
-        elif places <= 0:
-            court.cases.append(case)
-        else:
-            places -= 1
-            court.cases.append(tried)
-            court.seats.extend(_make_seat(tried, node, context) for node in drawn)
+            continue
+        places -= 1
+        at_work[case.node] += 1
+        court.cases.append(tried)
+        court.seats.extend(_make_seat(tried, node, context) for node in drawn)
+
+
+def _take_turns(cases: Iterable[WorkState], at_work: Mapping[Address, int]) -> list[WorkState]:
+    """Cases by how many of their client's come before them, those at work included, then by age."""
+    before, turns = Counter(at_work), []
+    for case in sorted(cases, key=lambda row: (row.epoch, row.id)):
+        turns.append((before[case.node], case.epoch, case.id, case))
+        before[case.node] += 1
+    return [case for *_, case in sorted(turns, key=lambda turn: turn[:3])]
 
 
 def draw_referees(case: WorkState, eligible: Iterable[NodeRecord], beacon: Hash) -> list[Address]:
@@ -202,14 +230,14 @@ def _make_seat(case: WorkState, node: Address, context: Context) -> WorkState:
 def open_case(row: Dispute, epoch: int) -> WorkState:
     """The case of a dispute that is good."""
     first, second, step = row.first, row.second, row.steps[0] if row.steps else None
-    said = [claim_of(one.output, one.measure) if row.kind == EXACT else one.output for one in (first, second)]
+    said = [one.claim() if row.kind == EXACT else one.output for one in (first, second)]
     return WorkState(
         role=CASE,
         id=row.case(),
         node=row.client,
         lease=ZERO_HASH,
         task=first.task,
-        input=step.before if step else first.input,
+        input=step.before if step else first.input if first.input == second.input else ZERO_HASH,
         first=first.node,
         second=second.node,
         first_output=step.first if step else said[0],

@@ -10,6 +10,7 @@ client nor the node gains by a second one.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -39,6 +40,8 @@ from freehold.protocol.verdicts import (
 from freehold.services.compute.terms import (
     BOTH,
     CASE,
+    CASES_AT_ONCE,
+    CROWDED,
     DISPUTED,
     EARLY,
     EXACT,
@@ -50,10 +53,10 @@ from freehold.services.compute.terms import (
     NO_CONTRADICTION,
     OVER_ORDER,
     SEAT,
+    SPARED,
     UNDECIDED,
     UNFOUNDED,
     UNORDERED,
-    UNSHOWN,
     UPHELD,
     WRONG,
     WRONG_RESULT,
@@ -68,7 +71,18 @@ from freehold.services.compute.terms import (
 # What a verdict may say, by its code in the columns.
 REASONS = (
     *(GOOD, SILENT, SLEPT, WRONG_EPOCH, UNOBLIGED, UNFOUNDED, WRONG_RESULT, UNDECIDED, SUPERSEDED, KNOWN),
-    *(UNKNOWN_LEASE, WRONG_MODE, UNORDERED, OVER_ORDER, LATE, EARLY, WRONG_SIGNATURE, NO_CONTRADICTION, DISPUTED),
+    *(
+        UNKNOWN_LEASE,
+        WRONG_MODE,
+        UNORDERED,
+        OVER_ORDER,
+        LATE,
+        EARLY,
+        WRONG_SIGNATURE,
+        NO_CONTRADICTION,
+        DISPUTED,
+        CROWDED,
+    ),
 )
 CODE = {reason: np.uint8(code) for code, reason in enumerate(REASONS)}
 LEVEL_BYTES, LEVELS = 32, 32  # of a path to a step
@@ -174,7 +188,8 @@ def judge_receipts(receipts: Table[Receipt], context: Context, work: Work) -> Co
 
 
 def judge_disputes(disputes: Table[Dispute], context: Context, work: Work) -> Codes:
-    """Each dispute's code. An order is in one case at most: of several that show it the first by case and hash."""
+    """Each dispute's code. An order is in one case at most: of several that show it the first by case and hash. So come
+    a client's cases, as many as it may have open."""
     count = len(disputes)
     reads = [
         read_receipts(Table.from_columns(Receipt, disputes.column(name).columns, count), context, work)
@@ -187,7 +202,7 @@ def judge_disputes(disputes: Table[Dispute], context: Context, work: Work) -> Co
         codes[(disputes.column("client") != read.clients).any(axis=1) & (codes == CODE[GOOD])] = CODE[UNORDERED]
     for read in reads:
         codes = check_signatures(read._replace(codes=codes), context)
-    taken = work.disputed()
+    taken, cases = work.disputed(), Counter(case.node for case in work.cases)
     good = np.flatnonzero(codes == CODE[GOOD])
     shown = [(row.case(), row.row_hash(), row, place) for place, row in _rows_at(disputes, good)]
     for _, _, row, place in sorted(shown, key=lambda one: one[:2]):
@@ -196,8 +211,11 @@ def judge_disputes(disputes: Table[Dispute], context: Context, work: Work) -> Co
             codes[place] = CODE[NO_CONTRADICTION]
         elif orders & taken:
             codes[place] = CODE[DISPUTED]
+        elif cases[row.client] >= CASES_AT_ONCE:
+            codes[place] = CODE[CROWDED]
         else:
             taken |= orders
+            cases[row.client] += 1
     return codes
 
 
@@ -206,14 +224,16 @@ def _rows_at(disputes: Table[Dispute], places: Positions) -> Iterable[tuple[int,
 
 
 def _may_contradict(disputes: Table[Dispute], first: Table[Receipt], second: Table[Receipt]) -> NDArray[np.bool_]:
-    """Different nodes, one task and input; different outputs, or by EXACT measures, or one step in which they are said
-    to differ."""
-    differ = {name: (first.column(name) != second.column(name)).any(axis=1) for name in ("node", "task", "input")}
-    outputs = (first.column("output") != second.column("output")).any(axis=1)
+    """Different nodes, one task; different outputs, or by EXACT measures or inputs, or for one input one step in which
+    they are said to differ."""
+    differ = {
+        name: (first.column(name) != second.column(name)).any(axis=1) for name in ("node", "task", "input", "output")
+    }
     kinds, steps = disputes.column("kind"), np.diff(disputes.column("steps").edges())
-    measures = (first.column("measure") != second.column("measure")) & (kinds == EXACT)
-    said = ((steps == 0) & (outputs | measures)) | ((steps == 1) & (kinds == EXACT))
-    may: NDArray[np.bool_] = said & differ["node"] & ~differ["task"] & ~differ["input"] & np.isin(kinds, [EXACT, NEAR])
+    claims = differ["output"] | differ["input"] | (first.column("measure") != second.column("measure"))
+    exact = (kinds == EXACT) & (((steps == 0) & claims) | ((steps == 1) & ~differ["input"]))
+    near = (kinds == NEAR) & (steps == 0) & differ["output"] & ~differ["input"]
+    may: NDArray[np.bool_] = differ["node"] & ~differ["task"] & (exact | near)
     return may
 
 
@@ -281,9 +301,9 @@ def _judge_opinion(row: Opinion, seat: WorkState | None, context: Context) -> st
     if seat is None:
         return UNOBLIGED
     bits = (row.output == seat.first_output) | (row.output == seat.second_output) << 1
-    known = row.good <= BOTH * (1 + UNSHOWN) and not row.good & (row.good // UNSHOWN)
-    founded = known if seat.kind == NEAR else row.good in (bits, BOTH)
-    return GOOD if founded else UNFOUNDED
+    known = row.good <= BOTH * (1 + SPARED) and not row.good & (row.good // SPARED)
+    founded = seat.kind == NEAR or row.good & BOTH in (bits, BOTH)
+    return GOOD if known and founded else UNFOUNDED
 
 
 def _siblings(path: bytes) -> list[bytes]:

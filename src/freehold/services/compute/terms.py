@@ -23,6 +23,7 @@ RECEIPT, DISPUTE, OPINION = "compute.receipt", "compute.dispute", "compute.opini
 REFEREES = 3  # drawn for a case, and again as many for each further round
 ROUNDS = 3  # of referees, after which a case that they cannot decide is dropped and both receipts are paid
 SEATS_AT_ONCE = 8  # for an operator, on average: what referees owe does not grow with how much is disputed
+CASES_AT_ONCE = 1024  # open ones of a client; what it disputes beyond them is paid
 KEPT_EPOCHS = 64  # the furthest that an order's `until` may lie ahead: its receipt stands in the state until then
 
 OVER_ORDER = "over_order"  # a receipt for more than its order allows
@@ -31,6 +32,7 @@ LATE = "late"  # its order has run out
 EARLY = "early"  # its order names an epoch too far ahead
 NO_CONTRADICTION = "no_contradiction"  # a dispute whose receipts may both be right
 DISPUTED = "disputed"  # one of its receipts has been disputed before
+CROWDED = "crowded"  # its client has as many cases open as it may have
 WRONG_RESULT = "wrong_result"  # the referees found otherwise: not paid, and slashed
 UNDECIDED = "undecided"  # the referees did not agree
 UNFOUNDED = "unfounded"  # an opinion whose output does not say what its bits say
@@ -71,6 +73,10 @@ class Receipt(Message, frozen=True):
     client_signature: Signature = UNSIGNED
     node_signature: Signature = UNSIGNED
 
+    def claim(self) -> Hash:
+        """What it says by EXACT."""
+        return claim_of(self.input, self.output, self.measure)
+
     def order(self) -> Order:
         """The order that it is for, as its client signed it."""
         return Order(
@@ -84,16 +90,17 @@ class Receipt(Message, frozen=True):
 
 
 class Claim(Message, frozen=True):
-    """What a receipt says by EXACT, as one hash: what came out, and what it took, which for a deterministic task is the
-    same anywhere."""
+    """What a receipt says by EXACT, as one hash: what it was run on, what came out, how it ended (`tasks.Result`), and
+    what it took; for a deterministic task all of it is the same anywhere."""
 
+    input: Hash
     output: Hash
     measure: Uint64
 
 
-def claim_of(output: Hash, measure: int) -> Hash:
+def claim_of(input: Hash, output: Hash, measure: int) -> Hash:
     """What two receipts by EXACT contradict each other in, and a referee's run agrees with or not."""
-    return Claim(output=output, measure=measure).struct_hash()
+    return Claim(input=input, output=output, measure=measure).struct_hash()
 
 
 class Step(Message, frozen=True):
@@ -113,11 +120,12 @@ class Step(Message, frozen=True):
 
 
 class Dispute(Message, frozen=True):
-    """A client shows two receipts of its own orders, of different nodes, for one task and input, that contradict each
-    other. Evidence, sent by the client.
+    """A client shows two receipts of its own orders, of different nodes, for one task, that contradict each other.
+    Evidence, sent by the client.
 
     `steps` may hold one Step where both receipts commit to as many steps: only that step is run again; empty: all.
-    `kind` is what referees go by (`EXACT`, or `NEAR`: by the metric that the task declares).
+    `kind` is what referees go by (`EXACT`, or `NEAR`: by the metric that the task declares). Both receipts must be for
+    one input, but by EXACT of the whole task: there a wrong input is a wrong receipt, if the task names its inputs.
     """
 
     client: Address
@@ -146,8 +154,9 @@ class Opinion(Message, frozen=True):
     """What a referee found when it ran a case again: bit 0 of `good` for the first receipt, bit 1 for the second.
 
     `output` is what came out at the referee; of a step, the leaf of its state. By a case of kind EXACT a receipt is
-    good if it has the same output; both bits are also what a referee says who cannot tell (`court.py`). Evidence, sent
-    by the referee in each epoch in which its seat stands.
+    good if it has the same output; both bits are also what a referee says who cannot tell (`court.py`). Two bits more
+    say whose node is not to answer for its receipt with its bond (SPARED). Evidence, sent by the referee in each epoch
+    in which its seat stands.
     """
 
     epoch: Uint64
@@ -158,7 +167,7 @@ class Opinion(Message, frozen=True):
 
 
 BOTH = 3  # an opinion's `good`: both receipts may be right
-UNSHOWN = 4  # times a receipt's bit: by NEAR it is not good because its node showed nothing; unpaid, never slashed
+SPARED = 4  # times a receipt's bit: not good, for it claims no result, or by NEAR for it was not shown: unpaid alone
 
 JOB, CASE, SEAT = 1, 2, 3  # what a row of the state is
 WAITING, PAID, HELD, WRONG, UPHELD = 1, 2, 3, 4, 5  # how a job stands
@@ -172,7 +181,8 @@ class WorkState(Message, frozen=True):
     CASE   a dispute that is being decided, `round` says how often referees were drawn: `node` is the client
     SEAT   a referee's place in a case, with all that the case says: `node` owes an opinion in each epoch to `until`
     `first` and `second` are the nodes of a case's receipts, `first_output` and `second_output` what they differ in,
-    `input` what is run again: the receipts' input, or the state before the step. `epoch` is when the row came.
+    `input` what is run again: the receipts' input, or the state before the step; zero where receipts are for different
+    inputs. `epoch` is when the row came.
     """
 
     role: Uint8

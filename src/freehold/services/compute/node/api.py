@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 
 from aiohttp import web
 
+from freehold.net.auth import REQUEST_HEADER, SIGNATURE_HEADER
 from freehold.net.server import JSON_LIMIT, Pace, ok, read_body
 from freehold.protocol.errors import (
     BodyTooLarge,
@@ -206,6 +207,7 @@ class ComputeApi:
     async def _stop_order(self, request: web.Request) -> web.StreamResponse:
         found = await self._find(request)
         if isinstance(found, Job):
+            found.stop_request = (request.raw_path, request.headers[REQUEST_HEADER], request.headers[SIGNATURE_HEADER])
             await self._desk.stop_job(found)
         return ok(await self._desk.standing(found))
 

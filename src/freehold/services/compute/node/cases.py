@@ -68,6 +68,7 @@ class Cases:
             "state": _state_before(seat, entry),
             "receipt": entry.receipt.to_json(),
             "result": entry.ending.result,
+            "stop": entry.ending.stop,
         }
         return ok(shown)
 

@@ -6,7 +6,9 @@ runs it, and says which receipt it found good, in every epoch while its seat sta
 
     EXACT   only of WebAssembly can it be sure: an output is right if it is its own
     NEAR    a result is right if its distance by the task's metric is within the threshold
-    BOTH    where it cannot be sure: the task is not deterministic, or a receipt claims nothing of the result
+    BOTH    where it cannot be sure: the task is not deterministic, its own run was cut short, or a client had one of
+            the two stopped
+    SPARED  what was cut short otherwise ("time", "failed") while the task can be done: it is no result, and no lie
 
 Who is silent is not found right; but a moment's silence proves nothing, so it is waited for as long as the seat allows.
 
@@ -39,13 +41,14 @@ from freehold.services.compute.node.shown import (
     Fetched,
     Shown,
     check_shown,
+    choose_inputs,
     claims_nothing,
     is_sure,
     read_produced,
     write_checked,
 )
-from freehold.services.compute.tasks import Result, Task, state_leaf
-from freehold.services.compute.terms import BOTH, EXACT, SEAT, UNSHOWN, Opinion, WorkState, claim_of
+from freehold.services.compute.tasks import Result, Task, input_root, state_leaf
+from freehold.services.compute.terms import BOTH, EXACT, NEAR, SEAT, SPARED, Opinion, WorkState, claim_of
 from freehold.services.compute.verification.metrics import result_distance
 from freehold.services.seam import ProviderContext
 
@@ -129,6 +132,9 @@ class Referee:
             return Finding(ZERO_HASH, BOTH)
         if len(shown) < 2 and self._epoch < waits_until(seat):
             raise Unavailable(f"one of the accused shows nothing: it has until epoch {waits_until(seat)}")
+        to_run = first if seat.step or seat.kind == NEAR else choose_inputs(seat.input, shown)
+        if to_run is None:
+            return Finding(ZERO_HASH, BOTH)
         executor = await self._executors.find(first.task)
         task = self._bounded(first.task if not seat.step else msgspec.structs.replace(first.task, steps=1))
         folder = self._folder / f"case-{seat.id.hex()}"
@@ -141,12 +147,12 @@ class Referee:
                 Fetched(folder.with_suffix(".files"), list(shown), fetch, self._context.files.free_bytes)
             )
             run = await stack.enter_async_context(Run(folder, task, executor, lambda _: None))
-            given = await files.give(first, seat.step)
+            given = await files.give(to_run, seat.step)
             async with self._turn:
                 produced = await run.run(given, max(one.receipt.most for one in shown.values()))
             if produced.outcome.ended in ("stopped", "failed", "refused"):
                 raise Unavailable(f"it does not run here: {produced.outcome.reason}")
-            return await self._compare(seat, produced, shown, files)
+            return await self._compare(seat, produced, input_root(list(to_run.inputs)), shown, files)
 
     def _bounded(self, task: Task) -> Task:
         """What is run here: a client and its nodes may have named any resources. Refused where it needs more than an
@@ -157,15 +163,22 @@ class Referee:
         return bounded
 
     async def _compare(
-        self, seat: WorkState, produced: Produced, shown: Mapping[Address, Shown], files: Fetched
+        self, seat: WorkState, produced: Produced, given: Hash, shown: Mapping[Address, Shown], files: Fetched
     ) -> Finding:
         result, task = produced.result(), next(iter(shown.values())).task
         output = output_of(produced, result) if seat.step else result.hash()
         if seat.kind == EXACT:
             if not seat.step:
-                output = claim_of(output, produced.outcome.measure)
-            bits = (output == seat.first_output) | (output == seat.second_output) << 1
-            return Finding(output, bits if is_sure(task, result, list(shown.values())) else BOTH)
+                output = claim_of(given, output, produced.outcome.measure)
+            if not is_sure(task, result, produced.outcome.measure, list(shown.values())):
+                return Finding(output, BOTH)
+            good = 0
+            for bit, node, said in ((1, seat.first, seat.first_output), (2, seat.second, seat.second_output)):
+                if output == said:
+                    good |= bit
+                elif not seat.step and node in shown and claims_nothing(task, shown[node].result):
+                    good |= bit * SPARED
+            return Finding(output, good)
         if any(claims_nothing(task, one) for one in (result, *(each.result for each in shown.values()))):
             return Finding(output, BOTH)
         good = 0
@@ -173,7 +186,7 @@ class Referee:
             if node in shown and await self._is_near(task, produced, shown[node].result, node, files):
                 good |= bit
             elif node not in shown:
-                good |= bit * UNSHOWN
+                good |= bit * SPARED
         return Finding(output, good)
 
     async def _is_near(self, task: Task, produced: Produced, other: Result, node: Address, files: Fetched) -> bool:

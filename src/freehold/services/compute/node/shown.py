@@ -8,7 +8,7 @@ committed state names; whoever shows something else has shown nothing.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from shutil import copyfile, rmtree
 from types import TracebackType
@@ -18,9 +18,10 @@ import msgspec
 
 from freehold.net.server import Pace
 from freehold.protocol.errors import Corrupt, FreeholdError, MalformedMessage, Unavailable
-from freehold.protocol.keys import check_signed_by
+from freehold.protocol.keys import check_signed_by, recover
+from freehold.protocol.messages import Request
 from freehold.protocol.typed import Domain
-from freehold.protocol.units import Address, Hash
+from freehold.protocol.units import ZERO_HASH, Address, Hash, Signature
 from freehold.services.compute.node.blobs import in_thread
 from freehold.services.compute.node.orders_running import Given, Produced
 from freehold.services.compute.tasks import (
@@ -34,7 +35,7 @@ from freehold.services.compute.tasks import (
     runner_of,
     state_leaf,
 )
-from freehold.services.compute.terms import EXACT, Receipt, WorkState, claim_of
+from freehold.services.compute.terms import EXACT, Receipt, WorkState
 
 BLOB_LIMIT = 2**40  # bytes of a blob that is fetched; what there is room for is less
 CLAIMING = DETERMINISTIC_ENDS | {"disk"}  # of a WebAssembly module: how it ends is the same anywhere
@@ -50,6 +51,7 @@ class Shown(NamedTuple):
     state: str | None
     receipt: Receipt
     result: Result
+    is_stopped: bool = False  # by its client, as its signed request says
 
 
 class _Answer(msgspec.Struct, frozen=True):
@@ -58,6 +60,7 @@ class _Answer(msgspec.Struct, frozen=True):
     receipt: dict[str, Any]
     result: str
     state: str | None = None
+    stop: tuple[str, str, str] | None = None
 
 
 def check_shown(value: Any, seat: WorkState, node: Address, domain: Domain) -> Shown:
@@ -72,20 +75,39 @@ def check_shown(value: Any, seat: WorkState, node: Address, domain: Domain) -> S
     receipt = Receipt.from_json(answer.receipt)
     check_signed_by(receipt, receipt.node_signature, node, domain)
     task, result = decode_task(answer.task.encode()), decode_result(answer.result.encode())
-    said = claim_of(receipt.output, receipt.measure) if seat.kind == EXACT else receipt.output
+    said = receipt.claim() if seat.kind == EXACT else receipt.output
     given = Hash(state_leaf(_digest(answer.state))) if answer.state is not None else receipt.input
     facts = {
         "receipt": receipt.node == node and receipt.order().struct_hash() == order,
         "task": task.hash() == seat.task == receipt.task,
         "inputs": input_root([(path, _digest(sha256)) for path, sha256 in answer.inputs]) == receipt.input,
-        "state": given == seat.input,
+        # The whole task by EXACT is run on what each claims; `said` says what that is.
+        "state": answer.state is None if seat.kind == EXACT and not seat.step else given == seat.input,
         "result": result.hash() == receipt.output and (bool(seat.step) or said == output),
-        "paths": [path for path, _ in sorted(answer.inputs)] == sorted(one.path for one in task.inputs),
+        "paths": [path for path, _ in sorted(answer.inputs)] == sorted(one.path for one in task.inputs)
+        or (not answer.inputs and claims_nothing(task, result)),  # it was cut short before they were read
     }
     for name, is_right in facts.items():
         if not is_right:
             raise Corrupt(f"node {node} shows another {name} than the case is about")
-    return Shown(task, answer.inputs, answer.state, receipt, result)
+    is_stopped = answer.stop is not None and was_stopped(*answer.stop, receipt, domain)
+    return Shown(task, answer.inputs, answer.state, receipt, result, is_stopped)
+
+
+def was_stopped(path: str, request: str, signature: str, receipt: Receipt, domain: Domain) -> bool:
+    """Whether this is the client's own request to this node to end this order: whenever it was sent."""
+    order = receipt.order()
+    try:
+        nonce, deadline = request.split(" ")
+        asked = Request(
+            method="DELETE", path=path, body=ZERO_HASH, recipient=receipt.node, nonce=Hash(nonce),
+            deadline=int(deadline),
+        )  # fmt: skip
+        client = recover(order.digest(domain), order.client_signature)
+        is_signed = recover(asked.digest(domain), Signature(signature)) == client
+    except (FreeholdError, ValueError, OverflowError):
+        return False
+    return is_signed and path.endswith(f"/orders/{order.struct_hash()}")
 
 
 def _digest(text: str) -> str:
@@ -99,17 +121,32 @@ def claims_nothing(task: Task, result: Result) -> bool:
     return result.ended not in CLAIMING if task.executor == "wasm" else result.ended != "exited"
 
 
-def is_sure(task: Task, own: Result, shown: Sequence[Shown]) -> bool:
-    """Whether a difference from one's own result proves a receipt wrong."""
+def choose_inputs(agreed: Hash, shown: Mapping[Address, Shown]) -> Shown | None:
+    """What a whole task is run on by EXACT: the inputs that it names, or those that both accused have read (`agreed`,
+    else zero). None where each has read its own, and both claim a result: an object of a bucket may have changed."""
+    first = next(iter(shown.values()))
+    named = [(one.path, one.blob.sha256) for one in first.task.inputs if one.blob is not None]
+    if len(named) == len(first.task.inputs):
+        return first._replace(inputs=tuple(named))
+    if agreed != ZERO_HASH:
+        return first
+    claiming = [one for one in shown.values() if not claims_nothing(one.task, one.result)]
+    return claiming[0] if len(claiming) == 1 and len(shown) == 2 else None
+
+
+def is_sure(task: Task, own: Result, measure: int, shown: Sequence[Shown]) -> bool:
+    """Whether a difference from one's own result, which took `measure`, proves a receipt wrong, or cut short by its
+    node."""
     if task.executor != "wasm" or claims_nothing(task, own) or not pinned_engine(task):
         return False
-    results = [one.result for one in shown]
     if len(shown) < 2 and own.ended == "fuel":  # nobody says how much the other order allowed
         return False
-    if any(claims_nothing(task, result) for result in results):
+    if any(one.is_stopped and claims_nothing(task, one.result) for one in shown):
         return False
-    allowed = {one.receipt.most for one in shown}  # of fuel: what ran out of less may be as right as what did not
-    return len(allowed) == 1 or all(result.ended != "fuel" for result in (own, *results))
+    if len({one.receipt.most for one in shown}) == 1:
+        return True
+    # What ran out of less fuel may be as right as what did not.
+    return own.ended != "fuel" and all(one.result.ended != "fuel" or one.receipt.most >= measure for one in shown)
 
 
 class Fetched:
