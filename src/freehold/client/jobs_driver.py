@@ -22,6 +22,7 @@ import msgspec
 
 from freehold.client.errors import BucketExists
 from freehold.client.jobs_access import Access, end_grants, open_grant, own_delivery
+from freehold.client.jobs_attested import read_quotes
 from freehold.client.jobs_checks import Piece
 from freehold.client.jobs_contents import Contents, Objects
 from freehold.client.jobs_delivery import (
@@ -109,7 +110,7 @@ class Driver:
         self._came: dict[str, list[Came]] = {}
         self._running: dict[str, StepRun] = {}
         self._published: dict[str, str] = {}  # by step: the token of the instance that its service's id leads to
-        self._publishing = asyncio.Lock()
+        self._publishing: dict[str, asyncio.Task[None]] = {}  # by step
         self._consumed = {need for step in self.job.steps for need in step.before}
 
     async def drive(self) -> JobRow:
@@ -124,9 +125,10 @@ class Driver:
             await asyncio.wait({work, watching}, timeout=self._time_left(), return_when=asyncio.FIRST_COMPLETED)
             phase, reason, status = await self._judge(work, watching)
         finally:
-            for task in (work, watching, after):
+            tasks = (work, watching, after, *self._publishing.values())
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(work, watching, after, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             await journal.keep_record(EVIDENCE, msgspec.json.encode(self._house.evidence))
         await self._finish()
         await journal.end_job(row.id, phase, reason, status, int(self._house.clock()))
@@ -248,6 +250,7 @@ class Driver:
         if step.service is not None:
             await ServiceRun(step.name, pieces[0], self._means, partial(self._survey, step, tasks, most)).run()
             return
+        quotes = await asyncio.to_thread(read_quotes, step.verify.quote, Path(self._row.base), house.clock)
         market = await self._survey(step, tasks, most)
         checking = plan_checks(self.job, step, tasks, market, house.evidence, house.parameters, most)
         await self._note(step.name, "plan", {
@@ -260,7 +263,9 @@ class Driver:
         for piece in pieces:
             piece.most = min(piece.most, max(within, LEAST_MEASURE))
             piece.bound = min(piece.bound, max(within, LEAST_MEASURE))
-        run = self._running[step.name] = StepRun(step, pieces, market, checking.plan, checking.sample, self._means)
+        run = self._running[step.name] = StepRun(
+            step, pieces, market, checking.plan, checking.sample, self._means, quotes
+        )
         await run.run()
 
     async def _survey(self, step: Step, tasks: Sequence[Task], most: int) -> Market:
@@ -308,25 +313,32 @@ class Driver:
 
     async def _on_standing(self, endpoint: str, row: OrderRow, standing: Standing) -> None:
         """A service's place is published once it is healthy, and again where it was started anew: that is what its
-        token tells, while one order after another pays for it."""
+        token tells, while one order after another pays for it. It is paid for meanwhile."""
         place = standing.service
         if place is None or self._house.root is None or not place.get("healthy"):
             return
         token = str(place.get("token", ""))
-        async with self._publishing:
-            if self._published.get(row.step) == token:
-                return
-            service = await self._note_place(row, sha256(token.encode()).hexdigest()[:16])
-            found = ServicePlace(
-                node=str(row.node), endpoint=endpoint, lease=str(row.order.lease),
-                order=str(row.id), token=token, job=self._row.id, since=int(self._house.clock()),
-            )  # fmt: skip
+        if self._published.get(row.step) == token:
+            return
+        self._published[row.step] = token
+        if (earlier := self._publishing.pop(row.step, None)) is not None:
+            earlier.cancel()
+        found = ServicePlace(
+            node=str(row.node), endpoint=endpoint, lease=str(row.order.lease),
+            order=str(row.id), token=token, job=self._row.id, since=int(self._house.clock()),
+        )  # fmt: skip
+        self._publishing[row.step] = asyncio.create_task(self._publish(row, self._house.root, found))
+
+    async def _publish(self, row: OrderRow, root: AccountRoot, place: ServicePlace) -> None:
+        """Until its URL leads there: that nodes do not take the root just now is no failure of the service."""
+        service = await self._note_place(row, sha256(place.token.encode()).hexdigest()[:16])
+        while True:
             try:
-                await publish(self._house.root, service, found)
-            except FreeholdError as error:  # it runs all the same: whoever looks at it next tries again
-                self._say(row.step, f"the service runs, and its URL does not lead to it yet: {error.message}")
+                await publish(root, service, place)
                 return
-            self._published[row.step] = token
+            except FreeholdError as error:
+                self._say(row.step, f"the service runs, and its URL does not lead to it yet: {error.message}")
+                await asyncio.sleep(LOOK_SECONDS)
 
     async def _note_place(self, row: OrderRow, instance: str) -> str:
         """Write down where a service runs, before anybody is told; the id under which it is reached, which stays."""
