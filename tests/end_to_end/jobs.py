@@ -43,12 +43,6 @@ def read_figure(url: str, name: str) -> int:
     return sum(int(float(line.split()[-1])) for line in lines if line.startswith(f"freehold_node_compute_{name}{{"))
 
 
-def count_taken(network: RunningNetwork) -> int:
-    """Orders that nodes have taken since they started."""
-    nodes = [url for name, url in network.urls().items() if name.startswith("operator")]
-    return sum(read_figure(url, name) for url in nodes for name in ("running", "waiting", "receipts_total"))
-
-
 def request(url: str, method: str = "GET", data: bytes | None = None) -> tuple[int, bytes]:
     """The status and body of an answer."""
     try:

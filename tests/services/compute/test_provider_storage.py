@@ -218,12 +218,12 @@ def test_a_delivery_that_is_not_allowed_is_not_tried_again(tmp_path: Path) -> No
 def test_a_kill_in_mid_delivery_goes_on_with_it_and_bills_once(tmp_path: Path, last: str) -> None:
     """Killed with each of its files under way in turn: nothing runs again, what had arrived is not sent again."""
     large = SMALL + 9
-    whole = {"o/a": b"aaa", "o/b": b"b" * large, "o/c": b"ccccc"}
+    whole = {"o/a": b"aaa", "o/b": b"b" * large, "o/c": b"ccccc", "o/d": b""}
 
     async def scenario() -> None:
         async with both(tmp_path) as (world, storage):
             storage.faults = [last] * 10_000
-            task = world.task(f"write a 3 b {large} c 5", delivery=Delivery("o", ""))
+            task = world.task(f"write a 3 b {large} c 5 d 0", delivery=Delivery("o", ""))
             job = (await world.submit(task, access=access(storage), wait=0))["job"]
             for name in ("a", "b", "c"):
                 await until(lambda name=name: storage.asked[-2:] == [("PUT", f"o/{name}")] * 2)  # type: ignore[misc]
