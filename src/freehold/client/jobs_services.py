@@ -32,6 +32,7 @@ from freehold.services.compute.ordering.node import ComputeNode
 from freehold.services.compute.ordering.survey import Offered
 
 AHEAD = 2  # slices: one runs, one waits
+AT_HAND_SECONDS = 60  # of its work, whose credits are locked before they are needed
 STEADY_SECONDS = 60.0  # at one node, after which failures before it count no more
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # before bids are asked for anew where nobody is left
 _GOES_ON = ("time", "fuel", "stopped", "exited")  # ends of a slice
@@ -88,7 +89,9 @@ class ServiceRun:
         here = [row for row in rows if row.order.lease == last.order.lease]
         self._stop([row for row in rows if row not in here])
         try:
-            return await self.means.client.reopen(last.node, last.order.lease), here
+            node = await self.means.client.reopen(last.node, last.order.lease)
+            node.amount = max(node.amount, self._reserve(node.price))
+            return node, here
         except FreeholdError:
             self._stop(here)
             return None, []
@@ -171,7 +174,7 @@ class ServiceRun:
         for offered in offers:
             if offered.node in self._failed:
                 continue
-            ready, failures = await self.means.client.sessions([(offered, self._reserve(offered))])
+            ready, failures = await self.means.client.sessions([(offered, self._reserve(offered.price))])
             if ready:
                 return ready[0]
             error = failures.get(offered.node)
@@ -193,9 +196,12 @@ class ServiceRun:
         except FreeholdError:
             return None
 
-    def _reserve(self, offered: Offered) -> int:
-        cost = most_cost(self.piece.most, offered.price)
-        return max(cost, min(AHEAD * cost, self.means.desk.free))
+    def _reserve(self, price: int) -> int:
+        """Credits to have at hand at a node: locking more takes a while, and what has run stays locked until it is
+        settled."""
+        cost = most_cost(self.piece.most, price)
+        at_hand = most_cost(AT_HAND_SECONDS * 10**9 * self.piece.task.resources.processors, price)
+        return max(cost, min(max(AHEAD * cost, at_hand), self.means.desk.free))
 
 
 class _Ended(NodeFailed):
