@@ -88,7 +88,8 @@ async def wait_for(condition: Callable[[], bool]) -> None:
 
 
 class Traces:
-    """What this process has, before and after its runs: children, open files, mounts and cgroups."""
+    """What this process has, before and after its runs: children, open files, mounts and cgroups with anything in
+    them (a few empty ones are kept for further runs)."""
 
     def __init__(self) -> None:
         self.mark = uuid.uuid4().hex
@@ -106,7 +107,7 @@ class Traces:
             "children": _children(),
             "files": len(os.listdir("/proc/self/fd")),
             "mounts": [line for line in mounts if any(name in line for name in _made)],
-            "cgroups": [str(one) for one in Path("/sys/fs/cgroup").rglob(f"freehold-{os.getpid()}-*")],
+            "cgroups": _busy_cgroups(),
         }
 
     def _marked(self) -> list[str]:
@@ -131,3 +132,17 @@ def _children() -> set[int]:
         if int(fields[1]) == os.getpid():
             found.add(int(stat.parent.name))
     return found
+
+
+def _busy_cgroups() -> list[str]:
+    """This process's cgroups with anything in them. Others' come and go meanwhile, which `os.walk` does not mind."""
+    own = f"freehold-{os.getpid()}-"
+    found = [folder for folder, _, _ in os.walk("/sys/fs/cgroup") if os.path.basename(folder).startswith(own)]
+    return [folder for folder in found if _holds(folder)]
+
+
+def _holds(folder: str) -> bool:
+    try:
+        return bool(Path(folder, "cgroup.procs").read_bytes())
+    except OSError:
+        return False  # it has gone

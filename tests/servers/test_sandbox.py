@@ -152,7 +152,7 @@ def test_steps_end_with_the_first_that_fails_and_share_what_was_ordered(
     ran = run(executor, make_work(tmp_path, task, stdin=b"0\n"))
     assert ran.outcome[:3] == ("exited", 1, b"3\n")
     assert ran.outcome.states == (b"1\n", b"2\n")
-    task = msgspec.structs.replace(native("sleep", "0.2"), steps=9)
+    task = msgspec.structs.replace(native("sleep", "0.3"), steps=9)
     ran = run(executor, make_work(tmp_path, task, MOST))
     assert (ran.outcome.ended, ran.outcome.measure) == ("time", MOST)
     assert len(ran.outcome.states) < 2

@@ -1,9 +1,11 @@
 """Cgroups: one for each run, in which the kernel holds it to its memory, its tasks and its processors.
 
 Version 1 and version 2 have the same bounds under other names. Where a cgroup of this process may have cgroups below is
-found out by making one.
+found out by making one. To make one and to remove it costs the kernel more than to start a program, so a few that are
+empty are kept for further runs with the same bounds.
 
-Invariant: a cgroup goes with its run; one that a killed node left behind goes when the next one looks.
+Invariant: a run begins in a cgroup in which nothing is, and whose counters are counted from there; what a run leaves in
+its cgroup is killed. One that a killed node left behind goes when the next one looks.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ _PREFIX = "freehold-"
 _OWN = "freehold.node"  # where this process goes, so that version 2 lets it have cgroups beside itself
 _PERIOD = 100_000  # microseconds of a processor's quota
 _REMOVE_TRIES = 50
+_KEPT = 16  # cgroups that wait for a further run
+_CLEAN = 2 * 2**20  # bytes: what the kernel may still count in an empty cgroup that is used again
 _FLAT_FILE = 2**16  # bytes: more than any of them has
 
 _numbers = itertools.count(1)
@@ -35,11 +39,17 @@ class Counters:
     def __init__(self, folders: dict[str, Path], second: bool) -> None:
         self._folders = folders
         self._second = second
+        self._killed = self._refused = 0  # what was counted before
+
+    def reset(self) -> None:
+        """Count from here."""
+        self._killed = self._refused = 0
+        self._killed, self._refused = self.memory_kills(), self.refused_tasks()
 
     def memory_kills(self) -> int:
         """How often the kernel killed one of its processes for memory."""
         name = "memory.events" if self._second else "memory.oom_control"
-        return _field(self._folders["memory"] / name, "oom_kill")
+        return _field(self._folders["memory"] / name, "oom_kill") - self._killed
 
     def memory_used(self) -> int:
         """Bytes of memory of its processes, without files."""
@@ -47,7 +57,7 @@ class Counters:
 
     def refused_tasks(self) -> int:
         """How often it was refused one more process or thread."""
-        return _field(self._folders["pids"] / "pids.events", "max")
+        return _field(self._folders["pids"] / "pids.events", "max") - self._refused
 
 
 class Cgroups:
@@ -56,6 +66,27 @@ class Cgroups:
     def __init__(self, folders: dict[str, Path], second: bool) -> None:
         self.folders = folders
         self.second = second
+        self._kept: list[Group] = []  # the one that was used last is the last
+
+    def take(self, resources: Resources) -> Group:
+        """A cgroup with these bounds, in which nothing is. OSError where the kernel has none left."""
+        for group in reversed(self._kept):
+            if group.bounds == bounds_of(resources) and group.is_clean():
+                self._kept.remove(group)
+                group.reset()
+                return group
+        return self.make(resources)
+
+    def keep(self, group: Group) -> None:
+        """Have an empty cgroup wait for a further run; who has waited for longest goes where there are too many."""
+        self._kept.append(group)
+        if len(self._kept) > _KEPT:
+            self._kept.pop(0).drop()
+
+    def drop(self) -> None:
+        """Remove those that wait."""
+        while self._kept:
+            self._kept.pop().drop()
 
     def make(self, resources: Resources) -> Group:
         """A cgroup with these bounds. OSError where the kernel has none left."""
@@ -76,30 +107,32 @@ class Group(Counters):
 
     def __init__(self, parent: Cgroups, name: str, resources: Resources) -> None:
         super().__init__({controller: folder / name for controller, folder in parent.folders.items()}, parent.second)
+        self.bounds = bounds_of(resources)
+        self._parent = parent
         self._unique = list(dict.fromkeys(self._folders.values()))
         self.doors = [folder / "cgroup.procs" for folder in self._unique]
         try:
             for folder in self._unique:
                 folder.mkdir()
-            self._limit(resources)
+            self._limit()
         except OSError:
             self.drop()
             raise
 
-    def _limit(self, resources: Resources) -> None:
+    def _limit(self) -> None:
         memory, pids, cpu = self._folders["memory"], self._folders["pids"], self._folders.get("cpu")
-        most = str(max(resources.memory + resources.disk, LEAST_MEMORY))
-        (pids / "pids.max").write_text(str(resources.processes + OWN_TASKS))
+        most, processes, processors = self.bounds
+        (pids / "pids.max").write_text(str(processes + OWN_TASKS))
         if self._second:
-            (memory / "memory.max").write_text(most)
+            (memory / "memory.max").write_text(str(most))
             for name, value in (("memory.swap.max", "0"), ("memory.oom.group", "1")):
                 with suppress(OSError):
                     (memory / name).write_text(value)
         else:
-            (memory / "memory.limit_in_bytes").write_text(most)
+            (memory / "memory.limit_in_bytes").write_text(str(most))
             with suppress(OSError):  # only where the kernel counts swap
-                (memory / "memory.memsw.limit_in_bytes").write_text(most)
-        quota = resources.processors * _PERIOD
+                (memory / "memory.memsw.limit_in_bytes").write_text(str(most))
+        quota = processors * _PERIOD
         if cpu is not None:
             with suppress(OSError):  # more than its parent has
                 if self._second:
@@ -107,26 +140,45 @@ class Group(Counters):
                 else:
                     (cpu / "cpu.cfs_quota_us").write_text(str(quota))
 
-    async def remove(self) -> None:
-        """Remove it, and what might still be in it: a start that was cut short leaves a process that waits."""
-        for _ in range(_REMOVE_TRIES):
-            self._kill()
-            self.drop()
-            if not any(folder.exists() for folder in self._unique):
-                return
-            await asyncio.sleep(0.02)
+    def is_clean(self) -> bool:
+        """Whether it is as good as a new one."""
+        name = "memory.current" if self._second else "memory.usage_in_bytes"
+        try:
+            used = int((self._folders["memory"] / name).read_text())
+            return used <= _CLEAN and not self._processes()
+        except (OSError, ValueError):
+            return False
 
-    def _kill(self) -> None:
-        with suppress(OSError, ValueError):
-            for process in map(int, self.doors[0].read_text().split()):
-                if process > 0:  # 0 is one that cannot be seen from here
+    async def remove(self) -> None:
+        """End what might still be in it (a start that was cut short leaves a process that waits), and give it back."""
+        for _ in range(_REMOVE_TRIES):
+            try:
+                left = self._processes()
+            except OSError:
+                return self.drop()
+            if not left:
+                return self._parent.keep(self)
+            for process in left:
+                with suppress(OSError):
                     os.kill(process, signal.SIGKILL)
+            await asyncio.sleep(0.02)
+        return self.drop()
+
+    def _processes(self) -> list[int]:
+        """Those that are in it, but for one that cannot be seen from here."""
+        with self.doors[0].open("rb") as file:
+            return [process for process in map(int, file.read().split()) if process > 0]
 
     def drop(self) -> None:
         """Remove it, if nothing is in it."""
         for folder in self._unique:
             with suppress(OSError):
                 folder.rmdir()
+
+
+def bounds_of(resources: Resources) -> tuple[int, int, int]:
+    """What of a task's resources a cgroup holds it to: bytes, processes, processors."""
+    return max(resources.memory + resources.disk, LEAST_MEMORY), resources.processes, resources.processors
 
 
 def is_running(process: str) -> bool:

@@ -94,7 +94,8 @@ class Executors:
             there = ", ".join(sorted(self._executors)) or "none"
             raise Refused(f"this node offers no executor {name!r}", hint=f"It offers: {there}.", executors=there)
         try:
-            await asyncio.wait_for(self._probed[name].wait(), patience)
+            if not self._probed[name].is_set():
+                await asyncio.wait_for(self._probed[name].wait(), patience)
         except TimeoutError:
             raise Unavailable(f"executor {name!r} is being probed", retry_after=math.ceil(FIRST_PAUSE)) from None
         capability = self._found[name]

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from freehold.market.constraints import Constraint
-from freehold.protocol.errors import InvalidInput
+from freehold.protocol.errors import FreeholdError, InvalidInput
 from freehold.protocol.units import Address, Hash
 from freehold.services.compute.node.blobs import SMALL, Blobs
 from freehold.services.compute.node.executors import Executors
@@ -126,31 +126,40 @@ class Desk:
     async def take(self, asked: Asked, standing: Standing) -> Job | Entry:
         """The job of an order, which is written down now, or was before. Refused and InvalidInput say why not;
         InsufficientCredits, Overloaded; Conflict with `missing` where blobs are not here."""
-        shop, client, key = self._shop, standing.lease.client, asked.order.struct_hash()
+        key = asked.order.struct_hash()
+        if key not in self._closer.live:
+            try:
+                await self._begin(key, asked, standing)
+            except FreeholdError:
+                # One that is here from before is answered, whatever would be said of it now.
+                if (known := await self.find(key)) is not None:
+                    return known
+                raise
         found = await self.find(key)
-        if found is not None:
-            return found
-        now = self._context.clock()
+        assert found is not None
+        return found
+
+    async def _begin(self, key: Hash, asked: Asked, standing: Standing) -> None:
+        """Check an order, bind credits for it, and begin to write it down."""
+        shop, client = self._shop, standing.lease.client
         check_most(asked.order)
-        check_when(asked.order, standing, now)
+        check_when(asked.order, standing, self._context.clock())
         check_resources(asked.task, shop.settings, shop.properties())
         check_rules(asked, client, shop.rules)
         await shop.executors.find(asked.task, PROBE_PATIENCE)
         access = parse_access(asked.access, asked.task, shop.settings.access_hosts)
         needed = needed_of(asked.task)
         small = await self._keep_inline(asked, client, needed)
-        if key not in self._closer.live:
-            self._credits.check(standing, asked.order.most)
-            self.queue.reserve(client)
-            self._credits.promise(asked.order.lease, key, asked.order.most)
-            entry = Entry(0, key, client, asked.order.lease, asked.order, access, None, None, 0, b"", 0)
-            job = self._closer.live[key] = Job(entry, asked.task)
-            # A client that hangs up now leaves the order taken or not taken, never half.
-            job.written = asyncio.create_task(self._write(job, asked.text, needed, small))
-            job.written.add_done_callback(lambda done: done.cancelled() or done.exception())
-        found = await self.find(key)
-        assert found is not None
-        return found
+        if key in self._closer.live:  # it came twice, and the other one was quicker
+            return
+        self._credits.check(standing, asked.order.most)
+        self.queue.reserve(client)
+        self._credits.promise(asked.order.lease, key, asked.order.most)
+        entry = Entry(0, key, client, asked.order.lease, asked.order, access, None, None, 0, b"", 0)
+        job = self._closer.live[key] = Job(entry, asked.task)
+        # A client that hangs up now leaves the order taken or not taken, never half.
+        job.written = asyncio.create_task(self._write(job, asked.text, needed, small))
+        job.written.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def find(self, key: Hash) -> Job | Entry | None:
         """An order that was taken, once it is written down; None where it is not here."""

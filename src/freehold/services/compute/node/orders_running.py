@@ -93,11 +93,14 @@ class Run:
         self._stopping = asyncio.Event()
 
     async def __aenter__(self) -> Run:
-        await in_thread(_prepare, self.folder)
+        if not _make(self.folder):
+            await in_thread(rmtree, self.folder, True)
+            _make(self.folder)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await in_thread(rmtree, self.folder, True)
+        if not _remove(self.folder):
+            await in_thread(rmtree, self.folder, True)
 
     @property
     def measure(self) -> int:
@@ -151,10 +154,26 @@ class Run:
             await asyncio.wait((writing, stopping))
 
 
-def _prepare(folder: Path) -> None:
-    rmtree(folder, ignore_errors=True)
-    for name in ("in", "out"):
-        (folder / name).mkdir(parents=True)
+def _make(folder: Path) -> bool:
+    """Make a run's folders; False where something of that name is left from before."""
+    path = os.fspath(folder)
+    try:
+        for name in ("", "/in", "/out"):
+            os.mkdir(path + name)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _remove(folder: Path) -> bool:
+    """Remove a run's folders; False where anything is in them."""
+    path = os.fspath(folder)
+    try:
+        for name in ("/in", "/out", ""):
+            os.rmdir(path + name)
+    except OSError:
+        return False
+    return True
 
 
 def sha256_of(body: bytes) -> str:

