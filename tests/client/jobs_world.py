@@ -101,6 +101,7 @@ class FakeNode:
         self.overbills = False
         self.takes = 10**9  # nanoseconds, for any module
         self.gate: asyncio.Event | None = None  # work waits for it
+        self.quotes: Callable[[Receipt], bytes] = lambda receipt: b""  # of its hardware, for a receipt
 
     async def _alive(self) -> None:
         await asyncio.sleep(0)
@@ -160,7 +161,12 @@ class FakeNode:
         receipt = msgspec.structs.replace(receipt, node_signature=self.key.sign(receipt, DOMAIN))
         small = {sha256(data): data for data in (came.stdout, *came.files.values()) if len(data) < 1000}
         self.jobs[job] = Standing(
-            job=job, phase="finished", receipt=receipt, result=result.encode().decode(), inline=small
+            job=job,
+            phase="finished",
+            receipt=receipt,
+            result=result.encode().decode(),
+            inline=small,
+            quote=self.quotes(receipt) if task.attested else b"",
         )
 
     def _checked(self, job: Hash, order: Order) -> Standing:
@@ -177,6 +183,7 @@ class FakeSession:
         self._node = node
         self.node, self.operator, self.lease, self.price = node.address, node.operator, node.lease, node.price
         self.leases = SimpleNamespace(endpoint=f"http://{node.address}")
+        self.amount = 0
         self._tasks: dict[Hash, tuple[Order, Task]] = {}
 
     def order(self, task: Task, most: int, until: int) -> Order:
