@@ -1,8 +1,15 @@
 """WebAssembly jobs beside the bare engine: what the executor adds to a run, and what a run costs that does nothing.
 
-`wasm_vs_wasmtime` is the time of one module through the executor (a worker process, metered host calls, canonical NaNs,
-a guard on the clock) by its time in this process with the engine as it comes and fuel on; rounds take turns, and the
-best of each counts. Compiling is in neither: it happens once for a program.
+Three rows for each kind of work, integers and doubles: through the executor (a worker process, metered host calls, a
+guard on the clock, canonical NaNs); in this process with the engine as it comes and fuel on; and the same with
+canonical NaNs, which are what makes equal programs give equal bytes on all machines. Rows are in processor seconds, the
+node's and the worker's together, so that a busy machine changes little; rounds take turns, and the best of each counts.
+Compiling is in none: it happens once for a program.
+
+    wasm_vs_wasmtime            executor / bare, both kinds of work together
+    wasm_vs_wasmtime_KIND       executor / bare, of one kind
+    wasm_vs_canonical_KIND      executor / bare with canonical NaNs: what is the executor's own
+    canonical_vs_wasmtime_KIND  bare with canonical NaNs / bare: what they cost
 """
 
 from __future__ import annotations
@@ -11,8 +18,10 @@ import asyncio
 import hashlib
 import shutil
 import statistics
+import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import wasmtime
 
@@ -56,27 +65,29 @@ FLOATS = """(module (memory (export "memory") 1)
         (br_if $iterations (i32.lt_u (local.get $n) (i32.const 100))))
       (local.set $p (i32.add (local.get $p) (i32.const 1)))
       (br_if $points (i32.lt_u (local.get $p) (i32.const 1000000))))))"""
+KINDS = {"integers": SIEVE, "doubles": FLOATS}
 NOTHING = '(module (memory (export "memory") 1) (func (export "_start")))'
 
 
 class Bare:
-    """A module in this process: the engine as it comes, with fuel on."""
+    """A module in this process: the engine as it comes, with fuel on, and canonical NaNs where that is said."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, canonical: bool = False) -> None:
         config = wasmtime.Config()
         config.consume_fuel = True
+        config.cranelift_nan_canonicalization = canonical
         self._engine = wasmtime.Engine(config)
         self._module = wasmtime.Module(self._engine, data)
 
     def run(self) -> float:
-        """Seconds."""
-        began = time.perf_counter()
+        """Processor seconds."""
+        began = time.thread_time()
         store = wasmtime.Store(self._engine)
         store.set_fuel(MOST)
         start = wasmtime.Instance(store, self._module, []).exports(store)["_start"]
         assert isinstance(start, wasmtime.Func)
         start(store)
-        return time.perf_counter() - began
+        return time.thread_time() - began
 
 
 class Bench:
@@ -110,45 +121,88 @@ class Bench:
         shutil.rmtree(self._folder)
 
 
-async def compare(bench: Bench, source: str) -> tuple[float, float, int]:
-    """The best seconds through the executor, and bare; and the fuel."""
+class Rows(NamedTuple):
+    """Processor seconds of a module: by the executor, bare, and bare with canonical NaNs; and the fuel it takes."""
+
+    ours: float
+    bare: float
+    canonical: float
+    fuel: int
+
+
+def get_spent() -> float:
+    """Processor seconds of this process and of its workers so far."""
+    children = [pid for file in Path("/proc/self/task").glob("*/children") for pid in file.read_text().split()]
+    files = [file for pid in children for file in Path(f"/proc/{pid}/task").glob("*/schedstat")]
+    return time.process_time() + sum(int(file.read_text().split()[0]) for file in files) / 1e9
+
+
+async def compare(bench: Bench, source: str) -> Rows:
+    """The best of each."""
     data = bytes(wasmtime.wat2wasm(source))
-    bare = Bare(data)
+    bare, canonical = Bare(data), Bare(data, canonical=True)
     await bench.run(data)  # compiles and loads it
     bare.run()
+    canonical.run()
     ours, theirs, fuel = [], [], 0
     for _ in range(ROUNDS):
-        took, outcome = await bench.run(data)
-        ours.append(took)
-        theirs.append(bare.run())
+        began = get_spent()
+        _, outcome = await bench.run(data)
+        ours.append(get_spent() - began)
+        theirs.append((bare.run(), canonical.run()))
         fuel = outcome.measure
-    return min(ours), min(theirs), fuel
+    return Rows(min(ours), min(one for one, _ in theirs), min(two for _, two in theirs), fuel)
 
 
 async def _measure(work: Path) -> tuple[Figures, Figures]:
     bench = Bench(work)
     try:
-        sieve, bare_sieve, fuel = await compare(bench, SIEVE)
-        floats, bare_floats, _ = await compare(bench, FLOATS)
+        rows = {kind: await compare(bench, source) for kind, source in KINDS.items()}
         nothing = bytes(wasmtime.wat2wasm(NOTHING))
         small = [(await bench.run(nothing))[0] * 1000 for _ in range(SMALL_RUNS)]
     finally:
         await bench.close()
-    figures = {
-        "wasm_seconds": sieve,
-        "wasmtime_seconds": bare_sieve,
-        "wasm_floats_seconds": floats,
-        "wasmtime_floats_seconds": bare_floats,
-        "fuel_per_second": fuel / sieve,
+    figures: Figures = {
+        "fuel_per_second": rows["integers"].fuel / rows["integers"].ours,
         "warm_run_p50_ms": statistics.median(small),
         "warm_run_p99_ms": statistics.quantiles(small, n=100)[98],
     }
-    ratios = {"wasm_vs_wasmtime": sieve / bare_sieve, "wasm_vs_wasmtime_floats": floats / bare_floats}
+    every = rows.values()
+    ratios: Figures = {"wasm_vs_wasmtime": sum(row.ours for row in every) / sum(row.bare for row in every)}
+    for kind, row in rows.items():
+        figures |= {
+            f"wasm_{kind}_seconds": row.ours,
+            f"wasmtime_{kind}_seconds": row.bare,
+            f"wasmtime_canonical_{kind}_seconds": row.canonical,
+        }
+        ratios |= {
+            f"wasm_vs_wasmtime_{kind}": row.ours / row.bare,
+            f"wasm_vs_canonical_{kind}": row.ours / row.canonical,
+            f"canonical_vs_wasmtime_{kind}": row.canonical / row.bare,
+        }
     return {name: round(value, 3) for name, value in figures.items()}, {
         name: round(value, 3) for name, value in ratios.items()
     }
 
 
+def show(figures: Figures, ratios: Figures) -> str:
+    """The three rows of each kind of work."""
+    lines = [f"{'processor seconds, by bare':32}" + "".join(f"{kind:>20}" for kind in KINDS)]
+    for label, name in (
+        ("through the executor", "wasm"),
+        ("bare, fuel", "wasmtime"),
+        ("bare, fuel, canonical NaNs", "wasmtime_canonical"),
+    ):
+        pairs = [(figures[f"{name}_{kind}_seconds"], figures[f"wasmtime_{kind}_seconds"]) for kind in KINDS]
+        lines.append(f"{label:32}" + "".join(f"{seconds:12.3f} {seconds / bare:7.2f}" for seconds, bare in pairs))
+    return "\n".join([*lines, f"wasm_vs_wasmtime {ratios['wasm_vs_wasmtime']}"])
+
+
 def measure_wasm(work: Path) -> tuple[Figures, Figures]:
     """Figures and ratios, as a bench's `measure` gives them; `work` is a folder for its files."""
     return asyncio.run(_measure(work))
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as directory:
+        print(show(*measure_wasm(Path(directory))))
