@@ -52,7 +52,8 @@ class Access:
 def own_delivery(job: Job, step: Step, *, direct: bool) -> Delivery | None:
     """Where nodes write as a step's tasks end, whether or not a client is there; None where they do not: where no
     gateway is known (`direct`), something checks the results, or another step takes them."""
-    if not direct or job.assurance != "0" or any(step.name in other.before for other in job.steps):
+    is_checked = job.assurance != "0" or step.verify.kind == "attested"
+    if not direct or is_checked or any(step.name in other.before for other in job.steps):
         return None
     return delivery_to(step.output)
 

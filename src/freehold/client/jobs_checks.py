@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
+from freehold.client.jobs_attested import Quotes
 from freehold.client.jobs_journal import OrderRow, PieceRow
 from freehold.protocol.units import Address, Hash
 from freehold.services.compute.tasks import DETERMINISTIC_ENDS, Result, Task, decode_result, state_leaf
@@ -87,17 +88,22 @@ def ran_out(result: Result, row: OrderRow) -> bool:
 
 
 class Checker:
-    """Decides for one step. `read` gives contents that are on this machine, for metrics."""
+    """Decides for one step. `read` gives contents that are on this machine, for metrics; `quotes` is for a step that
+    is attested."""
 
-    def __init__(self, plan: Plan, evidence: Evidence, secret: bytes, read: Callable[[str], bytes]) -> None:
+    def __init__(
+        self, plan: Plan, evidence: Evidence, secret: bytes, read: Callable[[str], bytes], quotes: Quotes | None = None
+    ) -> None:
         self.plan = plan
+        self.quotes = quotes
         self._evidence = evidence
         self._secret = secret
         self._read = read
 
     def voters(self, piece: Piece) -> list[OrderRow]:
         """The runs that count."""
-        return [row for row in piece.runs if row.id not in piece.wrong and row.order.most == piece.most]
+        rows = [row for row in piece.runs if row.id not in piece.wrong and row.order.most == piece.most]
+        return rows if self.quotes is None else [row for row in rows if not self.quotes.refuses(row)]
 
     def is_audited(self, piece: Piece) -> bool:
         """Whether its audit was drawn; false while fewer receipts than the plan's replicas are in."""

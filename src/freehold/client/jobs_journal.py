@@ -45,7 +45,7 @@ MIGRATIONS = (
         node BLOB NOT NULL, operator BLOB NOT NULL, price TEXT NOT NULL, cost TEXT NOT NULL, purpose TEXT NOT NULL,
         message BLOB NOT NULL, phase TEXT NOT NULL DEFAULT 'open', placed INTEGER NOT NULL,
         finished INTEGER NOT NULL DEFAULT 0, receipt BLOB, result TEXT, states TEXT NOT NULL DEFAULT '',
-        reason TEXT NOT NULL DEFAULT '') STRICT;
+        reason TEXT NOT NULL DEFAULT '', quote BLOB NOT NULL DEFAULT x'') STRICT;
     CREATE INDEX orders_job ON orders (job, step, number);
     CREATE INDEX orders_lost ON orders (phase) WHERE phase != 'done';
     CREATE TABLE blobs (sha256 TEXT PRIMARY KEY, data BLOB NOT NULL) STRICT;
@@ -113,6 +113,7 @@ class OrderRow(NamedTuple):
     result: str | None
     states: tuple[str, ...]
     reason: str
+    quote: bytes = b""  # of its node's hardware, where its task asks for one
 
 
 class Event(NamedTuple):
@@ -125,7 +126,7 @@ class Event(NamedTuple):
 
 
 _ORDER = ("id, job, step, number, node, operator, price, cost, purpose, message, phase, placed, finished, receipt, "
-          "result, states, reason")  # fmt: skip
+          "result, states, reason, quote")  # fmt: skip
 _JOB = "id, name, spec, base, gateway, created, deadline, most, phase, reason, status, ended, secret"
 
 
@@ -180,7 +181,8 @@ class JobJournal:
         found = [_job(row) for row in rows]
         exact = [row for row in found if row.id == name] or [row for row in found if row.name == name][:1] or found
         if len(exact) != 1 or not name:
-            what = "several jobs have ids that start so" if exact else "there is no such job"
+            several = ", ".join(row.id for row in exact[:8])
+            what = f"several jobs have ids that start so: {several}" if exact and name else "there is no such job"
             raise NotFound(f"{name!r}: {what}", hint="`freehold job list` shows them.")
         return exact[0]
 
@@ -244,14 +246,15 @@ class JobJournal:
     async def end_order(
         self, id: Hash, phase: str, now: int, *, cost: int = 0, receipt: Receipt | None = None,
         result: str | None = None, states: Sequence[str] = (), reason: str = "", blobs: Mapping[str, bytes] = {},
-        program: str = "",
+        program: str = "", quote: bytes = b"",
     ) -> None:  # fmt: skip
         """What came of it, with the small contents that came along. One that is `done` stays so."""
-        row = (phase, now, str(cost), receipt and receipt.to_bytes(), result, " ".join(states), reason, bytes(id))
+        body = receipt and receipt.to_bytes()
+        row = (phase, now, str(cost), body, result, " ".join(states), reason, quote, bytes(id))
 
         def change(connection: sqlite3.Connection) -> None:
             statement = """UPDATE orders SET phase = ?, finished = ?, cost = ?, receipt = ?, result = ?, states = ?,
-                           reason = ? WHERE id = ? AND phase != 'done'"""
+                           reason = ?, quote = ? WHERE id = ? AND phase != 'done'"""
             connection.execute(statement, row)
             connection.executemany("INSERT OR IGNORE INTO blobs (sha256, data) VALUES (?, ?)", list(blobs.items()))
             if receipt is not None and program:
@@ -357,9 +360,9 @@ def _job(row: tuple[Any, ...]) -> JobRow:
 
 def _order(row: tuple[Any, ...]) -> OrderRow:
     id, job, step, number, node, operator, price, cost, purpose, message, phase, placed, finished, receipt, *rest = row
-    result, states, reason = rest
+    result, states, reason, quote = rest
     return OrderRow(
         Hash(id), job, step, number, Address(node), Address(operator), int(price), int(cost), purpose,
         Order.from_bytes(message), phase, placed, finished, Receipt.from_bytes(receipt) if receipt else None, result,
-        tuple(states.split()), reason,
+        tuple(states.split()), reason, quote,
     )  # fmt: skip

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from freehold.client.jobs_spec import Job, Step
+from freehold.market.constraint_terms import quote
 from freehold.market.constraints import parse
 from freehold.market.matching import Party, Rated, match_all, nearest, rank
 from freehold.protocol.errors import Refused
@@ -26,6 +27,7 @@ from freehold.services.compute.executors.wasm_terms import ENGINE
 from freehold.services.compute.ordering.measuring import Speeds
 from freehold.services.compute.ordering.survey import Found, Offered
 from freehold.services.compute.tasks import Resources, Task
+from freehold.services.compute.verification.attestation.policy import PROPERTY, kinds_of
 from freehold.services.compute.verification.reliability import Evidence, reliability_ppm
 
 BID_SECONDS = 3
@@ -60,6 +62,9 @@ def build_request(client: Address, job: Job, step: Step, task: Task, most: int, 
     texts = [f"({text})" for text in (job.where, step.where) if text.strip()]
     if task.kind == "python":  # an interpreter's file does not say what runs it
         texts.append(f'executor.wasm.engine = "{ENGINE}"')
+    if step.verify.quote is not None:
+        kinds = kinds_of(step.verify.quote.measurements)
+        texts.append(f"({' or '.join(f'{PROPERTY} = {quote(kind)}' for kind in kinds)})")
     wanted = " and ".join(texts)
     return BidRequest(
         client=str(client), executor=task.executor, kind=task.kind, engine=task.engine, resources=task.resources,
@@ -90,7 +95,7 @@ async def survey(client: Surveys, request: BidRequest, evidence: Evidence, speed
 def refuse(step: Step, market: Market) -> NobodyMatches:
     """The error where nobody matches."""
     count = len(market.nodes)
-    what = "no node is registered" if not count else f"none of {count} nodes matches: {'; '.join(market.help)}"
+    what = "no node is registered" if not count else "\n  ".join(["no node can run it", *market.help])
     return NobodyMatches(f"step {str(step.name)!r}: {what}", step=str(step.name), nodes=market.nodes)
 
 

@@ -210,13 +210,13 @@ class Desk:
         states = tuple(state.hex() for state in standing.steps)
         await self._journal.end_order(
             row.id, DONE, now, cost=cost, receipt=receipt, result=standing.result, states=states, blobs=standing.inline,
-            program=program_of(task), reason=standing.reason,
+            program=program_of(task), reason=standing.reason, quote=standing.quote,
         )  # fmt: skip
         if (held := self._held.pop(row.id, None)) is not None:
             self._purse.settle(held, cost)
         return row._replace(
             phase=DONE, finished=now, cost=cost, receipt=receipt, result=standing.result, states=states,
-            reason=standing.reason,
+            reason=standing.reason, quote=standing.quote,
         )  # fmt: skip
 
     async def _lose(self, row: OrderRow, reason: str, *, wrong: bool = False) -> NodeFailed:
@@ -252,11 +252,13 @@ class Desk:
         now = int(self._clock())
         await self._journal.end_order(
             row.id, DONE, now, cost=cost, receipt=standing.receipt, result=standing.result, blobs=standing.inline,
-            states=[state.hex() for state in standing.steps],
+            states=[state.hex() for state in standing.steps], quote=standing.quote,
         )  # fmt: skip
         if (held := self._held.pop(row.id, None)) is not None:
             self._purse.settle(held, cost)
-        return row._replace(phase=DONE, finished=now, cost=cost, receipt=standing.receipt, result=standing.result)
+        return row._replace(
+            phase=DONE, finished=now, cost=cost, receipt=standing.receipt, result=standing.result, quote=standing.quote
+        )
 
     async def look_after(self, row: OrderRow) -> OrderRow | None:
         """One look at a lost order: its receipt, if there is one by now; work that still runs is stopped.

@@ -161,7 +161,7 @@ class Planner:
             service=Service(
                 port=service.port, health=str(service.health), every=float(service.every), misses=service.misses
             ) if service else None,
-            metric=str(step.verify.metric), threshold=step.verify.threshold,
+            metric=str(step.verify.metric), threshold=step.verify.threshold, attested=step.verify.kind == "attested",
         )  # fmt: skip
 
     async def _items(self, mapping: Map, came: Callable[[str], Sequence[Came]]) -> list[Item]:
@@ -257,7 +257,8 @@ def name_outputs(came: Sequence[Came], *, folders: bool) -> dict[str, Came]:
         if path in named and named[path].blob != one.blob:
             raise InvalidInput(
                 f"tasks {named[path].number} and {one.number} have both put out {path!r}",
-                hint="Name what they put out by {item} or {index}, or say `folders: true` in the map.",
+                hint="Name what they put out by {item} or {index}, or say `folders: true` in the map; "
+                "`freehold job fetch --folders` keeps them apart, too.",
             )
         named[path] = one
     return named

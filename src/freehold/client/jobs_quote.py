@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from freehold.client.jobs_market import Market
 from freehold.client.jobs_spec import Job, Step
-from freehold.protocol.errors import InvalidInput, Refused
+from freehold.protocol.errors import InvalidInput
 from freehold.protocol.parameters import Parameters
 from freehold.protocol.units import MEASURE_LIMIT, ONE
 from freehold.services.compute.ordering.checks import most_cost
@@ -118,15 +118,14 @@ def plan_checks(
     """How the tasks of a step are checked. InsufficientOperators, InvalidInput where the class cannot do it."""
     candidates = [Candidate(one.node, one.operator, evidence.of(one.operator)) for one in market.offers]
     assurance = read_assurance(job.assurance)
+    kind = step.verify.kind
+    if kind == "attested":  # whatever the assurance: a quote is good or not
+        check_class(kind, tasks[0], len(tasks))
+        plan = make_plan(assurance, "attested", candidates)
+        return Checking(plan, None, plan.cost, plan.reasons)
     if assurance == 0 or step.service is not None:
         plan = make_plan(Fraction(0), "bit_exact", candidates)
         return Checking(plan, 0, Fraction(1), plan.reasons)
-    kind = step.verify.kind
-    if kind == "attested":
-        raise Refused(
-            "nobody here can vouch for a machine's quote: there is no verifier of attestations",
-            hint="Use bit_exact, refereed, tolerance or sampled.",
-        )
     for task in tasks[:1]:
         check_class(kind, task, len(tasks))
     stake = _stake(market, parameters, most)

@@ -1,7 +1,8 @@
 """Whether what a spec names on this machine is there, and may be taken and written: asked before anything is ordered.
 
 What is wrong stands where the spec names it (file, line and column), as every other mistake in a spec does. Invariant:
-nothing is read but names and sizes; a file that goes away later is an error of its own when it is read.
+nothing is read but names and sizes, and what quotes are held against; a file that goes away later is an error of its
+own when it is read.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from freehold.client.jobs_attested import read_policy
 from freehold.client.jobs_contents import LARGEST, decode_base64
 from freehold.client.jobs_spec import File, Job, Step
 from freehold.client.jobs_yaml import spec_error
@@ -27,6 +29,8 @@ def check_sources(job: Job, base: Path) -> None:
                 _check_file(path, base, f"{name}: ")
         for file in _files_of(step):
             _check(file, base)
+        if step.verify.quote is not None:
+            read_policy(step.verify.quote, base)
         if step.output is not None and not is_remote(step.output):
             _check_output(step.output, base)
 

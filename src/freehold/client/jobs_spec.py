@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from freehold.client.jobs_attested import Quote
 from freehold.client.jobs_fields import (
     ASSURANCE,
     CREDITS,
@@ -216,6 +217,11 @@ class Verify(Part):
     steps: int = one_of(
         count(0, 2**20), "for `refereed`: how often the program is run on its own state, each run checkable alone", 0
     )
+    quote: Quote | None = one_of(
+        part(Quote, "a mapping (measurements, roots and so on)"),
+        "for `attested`: what hardware and programs count",
+        None,
+    )
 
     def check(self) -> None:
         if self.kind == "tolerance" and not self.metric:
@@ -224,6 +230,8 @@ class Verify(Part):
             raise spec_error(f"`{self.kind}` compares bytes: a metric is for `tolerance` and `sampled`", self.metric)
         if self.steps and self.kind != "refereed":
             raise spec_error("`steps` are for `refereed`", self.kind)
+        if (self.quote is not None) != (self.kind == "attested"):
+            raise spec_error("`quote` says what `attested` accepts, and only that", self.kind)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,6 +279,8 @@ class Step(Part):
             raise spec_error(f"a service is a program, a command or an image, not {given[0]!r}", mark)
         if self.service is not None and self.map is not None:
             raise spec_error("a service is not mapped", mark)
+        if self.service is not None and self.verify.kind == "attested":
+            raise spec_error("a service has no result that could be attested", mark)
         if self.verify.steps and given[0] not in ("python", "script", "wasm", "c"):
             raise spec_error("only what runs in WebAssembly is declared in steps", mark)
         for path in self.inputs:

@@ -15,6 +15,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from freehold.client.jobs_attested import Quotes, describe
 from freehold.client.jobs_checks import (
     Checker,
     Piece,
@@ -26,10 +27,12 @@ from freehold.client.jobs_checks import (
     result_of,
 )
 from freehold.client.jobs_contents import Contents
+from freehold.client.jobs_endings import explain_end
 from freehold.client.jobs_journal import DONE, OPEN, WAITING, JobJournal, JobRow, OrderRow
 from freehold.client.jobs_market import Market
 from freehold.client.jobs_orders import Compute, Desk, NodeFailed, Wanted
 from freehold.client.jobs_pool import Pool, Seat, Without
+from freehold.client.jobs_quote import bound_of
 from freehold.client.jobs_spec import Step
 from freehold.protocol.errors import FreeholdError, Refused
 from freehold.services.compute.ordering.checks import most_cost
@@ -73,15 +76,16 @@ class StepRun:
     run (None: all of them; 0: none)."""
 
     def __init__(
-        self, step: Step, pieces: Sequence[Piece], market: Market, plan: Plan, sample: int | None, means: Means
-    ) -> None:
+        self, step: Step, pieces: Sequence[Piece], market: Market, plan: Plan, sample: int | None, means: Means,
+        quotes: Quotes | None = None,
+    ) -> None:  # fmt: skip
         self.step = step
         self.pieces = pieces
         self.means = means
         self.plan = plan
         self._sample = sample
         self._read_kept: dict[str, bytes] = {}
-        self.checker = Checker(plan, means.evidence, means.job.secret, self._read_kept.__getitem__)
+        self.checker = Checker(plan, means.evidence, means.job.secret, self._read_kept.__getitem__, quotes)
         self.pool = Pool(means.client, market.offers, self._reserve, self._not_opened)
         self._done = sum(piece.row.phase != WAITING for piece in pieces)
         self._wanted_nodes = 1
@@ -228,14 +232,35 @@ class StepRun:
             return False
         if is_claim(piece.task, result):
             piece.add(row)
-            return True
+            return await self._is_attested(piece, row)
         piece.operators.discard(row.operator)
         if not may_try_elsewhere(piece.task, result):
-            raise PieceFailed(f"{self._name(piece)} ended: {result.ended}", ended=result.ended, order=str(row.id))
+            raise self._failed(piece, row)
         piece.bad_nodes.add(row.node)
         self.means.evidence.failed(row.node, row.operator, int(self.means.clock()))
         await self._note_failure(piece, str(row.node), str(row.operator), f"the run ended: {result.ended}")
         return False
+
+    async def _is_attested(self, piece: Piece, row: OrderRow) -> bool:
+        """Whether a run's quote counts, where the step asks for one; its node is left alone where it does not."""
+        if self.checker.quotes is None:
+            return True
+        found = self.checker.quotes.judge(row)
+        if isinstance(found, str):
+            piece.operators.discard(row.operator)
+            piece.bad_nodes.add(row.node)
+            self.means.evidence.failed(row.node, row.operator, int(self.means.clock()))
+            await self._note_failure(piece, str(row.node), str(row.operator), found)
+            return False
+        who = {"number": piece.row.number, "node": str(row.node), "operator": str(row.operator)}
+        await self.means.note(self.step.name, "attested", who | describe(found))
+        return True
+
+    def _failed(self, piece: Piece, row: OrderRow) -> PieceFailed:
+        result = result_of(row)
+        reason, hint = explain_end(row, piece.task, bound_of(self.step))
+        facts: dict[str, Any] = {"ended": result.ended, "status": result.status, "order": str(row.id)}
+        return PieceFailed(f"{self._name(piece)} {reason}", hint=hint, **facts)
 
     def _name(self, piece: Piece) -> str:
         return f"step {self.step.name!r}, task {piece.row.number} ({piece.row.item})"
@@ -311,10 +336,9 @@ class StepRun:
             data = {"number": piece.row.number, "node": str(rows[at].node), "operator": str(rows[at].operator)}
             await self.means.note(self.step.name, "wrong", data)
         if (result.ended, result.status) != ("exited", 0):
-            reason = f"exited with status {result.status}" if result.ended == "exited" else f"ended: {result.ended}"
+            reason, _ = explain_end(chosen, piece.task, bound_of(self.step))
             await self.means.journal.end_piece(self.means.job.id, self.step.name, piece.row.number, None, reason)
-            facts: dict[str, Any] = {"ended": result.ended, "status": result.status, "order": str(chosen.id)}
-            raise PieceFailed(f"{self._name(piece)} {reason}", **facts)
+            raise self._failed(piece, chosen)
         await self.means.journal.end_piece(self.means.job.id, self.step.name, piece.row.number, chosen.id)
         if piece.row.phase == WAITING:
             self._done += 1

@@ -21,10 +21,10 @@ from freehold.protocol.keys import check_signed_by
 from freehold.protocol.typed import Domain
 from freehold.protocol.units import MEASURE_LIMIT, Address, Hash
 from freehold.services.compute.bidding import BidRequest, get_order_party
-from freehold.services.compute.node.quoter import PROPERTY
 from freehold.services.compute.node.settings import Settings
 from freehold.services.compute.tasks import Input, Task, decode_task, memory_of, runner_of
 from freehold.services.compute.terms import KEPT_EPOCHS, Order
+from freehold.services.compute.verification.attestation.policy import PROPERTY
 from freehold.services.seam import Standing
 
 WAIT_LIMIT = 60  # seconds that one request may wait

@@ -20,6 +20,7 @@ from contextlib import suppress
 
 from freehold.protocol.errors import FreeholdError, Unavailable
 from freehold.services.compute.terms import Receipt
+from freehold.services.compute.verification.attestation.policy import PROPERTY
 from freehold.services.compute.verification.attestation.verify import (
     QUOTE_LIMIT,
     REPORT_DATA,
@@ -31,7 +32,6 @@ from freehold.services.compute.verification.attestation.verify import (
 log = logging.getLogger(__name__)
 
 SECONDS = 20.0  # that one quote may take
-PROPERTY = "attestation"  # what a node advertises: the kind of its quotes
 
 
 class Quoter:

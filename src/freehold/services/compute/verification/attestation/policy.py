@@ -32,7 +32,7 @@ from freehold.services.compute.verification.attestation.collateral import (
 from freehold.services.compute.verification.attestation.dcap import Domain, Enclave
 
 SEV_SNP, TDX, SGX, SGX_SIGNER = "sev-snp", "tdx", "sgx", "sgx-signer"
-KINDS = (SEV_SNP, TDX, SGX)
+PROPERTY = "attestation"  # what a node advertises: the kind of its quotes
 MAKERS_ROOTS = ("amd-milan", "amd-genoa", "amd-turin", "intel-sgx")  # that come along, by the names of their files
 STATUSES = (
     UP_TO_DATE,

@@ -1,7 +1,7 @@
 """Whether a quote shows that accepted hardware runs an accepted program that stands by a receipt.
 
-    signed, up to a root that the client named -> not open to its host -> bound to the receipt -> an accepted measurement
-    -> nothing revoked or too old, by the collateral -> what that does not say: acceptable only if the client said so
+    signed, up to a root that the client named -> not open to its host -> bound to the receipt -> of an accepted
+    measurement -> not revoked or too old, by the collateral -> what that leaves open is accepted only if asked for
 
 What is bound is the receipt's struct hash: node, lease, number, task, inputs, output, states and measure. So a quote is
 good for one order of one node. What it does not show: that the measured program is the node's and honest, that the
