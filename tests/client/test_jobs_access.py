@@ -17,7 +17,7 @@ from freehold.client.jobs_journal import DONE, RUNNING, JobJournal, JobRow
 from freehold.client.jobs_spec import File, Job, Map, Resources
 from freehold.client.root import AccountRoot
 from freehold.protocol.errors import Unavailable
-from tests.client.jobs_world import CLIENT, Came, Crash, World, script_job
+from tests.client.jobs_world import CLIENT, Came, Crash, FakeObjects, World, script_job
 from tests.client.memory_heads import MemoryHeads
 
 SECOND = 10**9
@@ -225,3 +225,28 @@ def test_why_a_node_did_not_write_is_told(world: World, monkeypatch: pytest.Monk
     assert [(one["node"], one["files"], one["reason"]) for one in told] == [
         (str(node.address), 1, "not delivered: answered 507")
     ] * 2  # as its task ended, and as it was asked again
+
+
+def test_what_cannot_be_looked_up_is_written_and_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    (node,) = world.add(1)
+    world.objects["demo/in/a"] = b"A"
+    world.programs["thumb"] = lower_all
+    stat = FakeObjects.stat
+    cut = iter([True, False])
+
+    async def stat_cut(objects: FakeObjects, path: Any) -> Any:
+        if next(cut, False):
+            raise Unavailable("too few nodes answer")
+        return await stat(objects, path)
+
+    monkeypatch.setattr(FakeObjects, "stat", stat_cut)
+
+    async def run() -> tuple[JobRow, dict[str, Any]]:
+        done = await drive(world, thumbs())
+        return done, await world.open().why(done.id)
+
+    done, why = asyncio.run(run())
+    assert (done.phase, world.objects["demo/out/a"]) == ("done", b"a")
+    (told,) = [event for event in why["events"] if event["kind"] == "delivery"]
+    assert told["node"] == str(node.address)
+    assert "too few nodes answer" in told["reason"]

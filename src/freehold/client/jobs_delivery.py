@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from freehold.client.errors import KeyNotFound
 from freehold.client.jobs_checks import result_of
 from freehold.client.jobs_contents import Contents, Objects
 from freehold.client.jobs_folder import check_places, place
@@ -90,36 +91,45 @@ async def to_bucket(
     known: Sequence[OrderRow], step: str,
 ) -> int:  # fmt: skip
     """Write files below a prefix; how many passed through this machine. `known`: the step's orders in the journal."""
-    left = await _not_there(means, named, where)
+
+    async def note(node: Address, files: int, reason: str) -> None:
+        if reason:
+            await means.note(step, "delivery", {"node": str(node), "files": files, "reason": reason})
+
+    async def not_there(wanted: Mapping[str, Came]) -> dict[str, Came]:
+        left = {}
+        for path, one in wanted.items():
+            try:
+                is_there = await _is_there(means, one, ObjectPath(where.bucket, where.prefix + path))
+            except FreeholdError as error:
+                await note(rows[one.number].node, 1, f"whether {path} is there cannot be told: {error.message}")
+                is_there = False
+            if not is_there:
+                left[path] = one
+        return left
+
+    left = await not_there(named)
     if through_nodes and left:
         for group in _groups(rows, left):
             first = rows[left[group[0]].number]
-            failures = [
-                first.reason,
-                await _copy(means, rows, {path: left[path] for path in group}, where, known, step),
-            ]
-            for reason in filter(None, failures):
-                await means.note(step, "delivery", {"node": str(first.node), "files": len(group), "reason": reason})
-        left = await _not_there(means, left, where)
+            await note(first.node, len(group), first.reason)
+            chosen = {path: left[path] for path in group}
+            await note(first.node, len(group), await _copy(means, rows, chosen, where, known, step))
+        left = await not_there(left)
     for path, one in left.items():
         data = await means.desk.fetch(rows[one.number], one.blob.sha256, one.blob.size)
         await _put(means, data, ObjectPath(where.bucket, where.prefix + path))
     return len(left)
 
 
-async def _not_there(means: Delivering, named: Mapping[str, Came], where: Delivery) -> dict[str, Came]:
-    """Those that the bucket does not have, or has with other bytes (or with bytes whose hash nobody checked)."""
-    left = {}
-    for path, one in named.items():
-        wanted = base64.b64encode(bytes.fromhex(one.blob.sha256)).decode()
-        try:
-            info = await means.objects.stat(ObjectPath(where.bucket, where.prefix + path))
-            if info.size == one.blob.size and info.checksums.get("SHA256") == wanted:
-                continue
-        except FreeholdError:
-            pass
-        left[path] = one
-    return left
+async def _is_there(means: Delivering, one: Came, where: ObjectPath) -> bool:
+    """Whether the bucket has just these bytes: others, or some whose hash nobody checked, do not count."""
+    try:
+        info = await means.objects.stat(where)
+    except KeyNotFound:
+        return False
+    wanted = base64.b64encode(bytes.fromhex(one.blob.sha256)).decode()
+    return info.size == one.blob.size and info.checksums.get("SHA256") == wanted
 
 
 def _groups(rows: Mapping[int, OrderRow], named: Mapping[str, Came]) -> Iterator[list[str]]:
