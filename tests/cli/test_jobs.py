@@ -113,7 +113,9 @@ def test_without_a_gateway_it_warns_that_files_pass_through(bench: Bench) -> Non
 
 def test_a_mistake_in_a_spec_is_shown_at_its_line(bench: Bench) -> None:
     spec = bench.write("job.yaml", "script: x\nresources:\n  memry: 1 GiB\n")
-    error = bench.run("run", spec, "--json").error
+    failed = bench.run("run", spec, "--json")
+    assert failed.code == 2
+    error = failed.error
     assert error["code"] == "invalid_spec"
     assert f"{spec}:3:3" in error["message"]
     assert "Did you mean 'memory'?" in error["hint"]
@@ -168,6 +170,35 @@ class Terminal(StringIO):
         while text not in self.getvalue():
             assert time.monotonic() < until, self.getvalue()[-500:]
             time.sleep(0.002)
+
+
+def test_what_came_out_is_said_with_the_way_to_it(bench: Bench) -> None:
+    bench.world.add(1)
+    bench.world.programs["two\n"] = lambda ran: Came(files={"out": ran.stdin})
+    spec = bench.write("job.yaml", "script: |\n  two\nmost: 1 credits\nmap: [a, b]\n")
+    done = bench.run("run", spec)
+    assert "2 files came out: `freehold job fetch" in done.stderr
+    data = bench.data("run", spec)
+    assert data["files"] == 2
+    clash = bench.run("fetch", data["job"], str(bench.folder / "one"), "--json")
+    assert "tasks 0 and 1 have both put out 'out'" in clash.error["message"]
+    assert not (bench.folder / "one").exists()
+    bench.data("fetch", data["job"], str(bench.folder / "apart"), "--folders")
+    assert (bench.folder / "apart" / "1" / "out").read_text() == "b\n"
+    placed = bench.run("run", spec, "--output", str(bench.folder / "there"), "--deadline", "1h")
+    assert "have both put out" in placed.stderr
+
+
+def test_steps_whose_files_have_one_name_are_fetched_one_by_one(bench: Bench) -> None:
+    bench.world.add(1)
+    bench.world.programs |= {name: lambda _, name=name: Came(files={"out": name.encode()}) for name in ("x", "y")}
+    spec = bench.write("job.yaml", "most: 1 credits\nsteps:\n- {name: a, script: x}\n- {name: b, script: y}\n")
+    id = bench.data("run", spec)["job"]
+    refused = bench.run("fetch", id, str(bench.folder / "both"), "--json").error
+    assert (refused["code"], "`--step NAME`" in refused["hint"]) == ("cannot_place", True)
+    bench.data("fetch", id, str(bench.folder / "b"), "--step", "b")
+    assert (bench.folder / "b" / "out").read_text() == "y"
+    assert "Did you mean" in bench.run("fetch", id, str(bench.folder / "b"), "--step", "bb").stderr
 
 
 def test_refused_and_failed_have_codes_of_their_own(bench: Bench) -> None:
@@ -312,7 +343,7 @@ def test_leases_under_which_nothing_hangs_are_released(bench: Bench) -> None:
     assert bench.data("release") == {"leases": [], "lock_release": 2}
     bench.run("run", bench.write("a.py", "x"), "--most", "1")
     shown = bench.run("release")
-    assert shown.stdout.splitlines()[0] == "closed 1 leases for compute"
+    assert shown.stdout.splitlines()[0] == "closed 1 lease for compute"
     assert "2 reports later" in shown.stdout
 
 

@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-FAILED, REFUSED, STOPPED = 3, 4, 5
+MISWRITTEN, FAILED, REFUSED, STOPPED = 2, 3, 4, 5
+WRONG = "invalid_spec"
 SHOWN_LOG = 4096  # bytes
 INTERRUPTED = 130
 REFUSALS = ("nobody_matches", "insufficient_operators", "nobody_left", "cap_reached", "insufficient_credits")
@@ -95,17 +96,17 @@ def run_job(
 
 
 def _finish(program: Program, task: Coroutine[Any, Any, T]) -> T:
-    """Run a command's coroutine; a refusal has an exit code of its own."""
+    """Run a command's coroutine; a refusal and a wrong spec have exit codes of their own."""
     from freehold.cli.connection import run
     from freehold.protocol.errors import FreeholdError
 
     try:
         return run(task)
     except FreeholdError as error:
-        if error.code not in REFUSALS:
+        if error.code not in (*REFUSALS, WRONG):
             raise
         program.fail(error.to_json())
-        raise click.exceptions.Exit(REFUSED) from None
+        raise click.exceptions.Exit(MISWRITTEN if error.code == WRONG else REFUSED) from None
 
 
 async def _run(
@@ -167,6 +168,9 @@ def _following(program: Program, client: Freehold) -> Iterator[Follower]:
 
 async def _wait(program: Program, client: Freehold, row: JobRow, follower: Follower) -> dict[str, Any]:
     """Drive a job to its end, and end as it did."""
+    from freehold.client.jobs import choose_steps
+    from freehold.client.jobs_spec import Job
+
     try:
         done = await client.jobs.wait(row.id, follower)
     except asyncio.CancelledError:
@@ -176,12 +180,31 @@ async def _wait(program: Program, client: Freehold, row: JobRow, follower: Follo
         raise click.exceptions.Exit(INTERRUPTED) from None
     follower.end()
     data: dict[str, Any] = {"job": done.id, "phase": done.phase, "reason": done.reason, "status": done.status}
-    data["output"] = await _read_output(client, done)
+    results = await client.jobs.results(done.id)
+    last = [one for step in choose_steps(Job.of(json.loads(done.spec))) for one in results[str(step.name)]]
+    data["output"] = [one.stdout.decode(errors="replace") for one in last]
+    data["files"] = sum(len(one.files) for one in last)
     if done.phase != "done":
         if not program.as_json:
             await _show_end(client, done, data)
         await _fail(program, client, done)
+    elif data["files"] and not program.as_json:
+        program.note(_say_where(done, data["files"]))
     return data
+
+
+def _say_where(row: JobRow, files: int) -> str:
+    """Where what came out of a job is now."""
+    from freehold.client.jobs import choose_steps
+    from freehold.client.jobs_spec import Job
+    from freehold.client.paths import is_remote
+
+    said = "1 file came out" if files == 1 else f"{files} files came out"
+    outputs = {str(step.output or "") for step in choose_steps(Job.of(json.loads(row.spec)))}
+    if "" in outputs:
+        return f"{said}: `freehold job fetch {row.id} FOLDER` brings what is not delivered"
+    places = sorted(output if is_remote(output) else str(Path(row.base) / output) for output in outputs)
+    return f"{said}: {', '.join(places)}"
 
 
 async def _show_end(client: Freehold, row: JobRow, data: dict[str, Any]) -> None:
@@ -198,20 +221,6 @@ async def _show_end(client: Freehold, row: JobRow, data: dict[str, Any]) -> None
         async for _, piece in client.jobs.logs(row.id, follow=False):
             said = (said + piece)[-SHOWN_LOG:]
     click.echo(said.decode(errors="replace"), err=True, nl=False)
-
-
-async def _read_output(client: Freehold, row: JobRow) -> list[str]:
-    """What the last steps printed, task by task."""
-    from freehold.client.jobs_spec import Job
-
-    spec = Job.of(json.loads(row.spec))
-    consumed = {need for step in spec.steps for need in step.before}
-    results = await client.jobs.results(row.id)
-    return [
-        one.stdout.decode(errors="replace")
-        for step in spec.order() if step.name not in consumed
-        for one in results[str(step.name)]
-    ]  # fmt: skip
 
 
 async def _fail(program: Program, client: Freehold, row: JobRow) -> None:
@@ -357,12 +366,13 @@ def show_fetched(data: dict[str, Any]) -> None:
 @click.argument("name", metavar="JOB")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--step", default="", help="Of this step, instead of the last ones.")
+@click.option("--folders", is_flag=True, help="Put each task's files into a folder of its number.")
 @click.pass_obj
-def fetch(program: Program, name: str, folder: Path, step: str) -> dict[str, Any]:
+def fetch(program: Program, /, name: str, folder: Path, step: str, folders: bool) -> dict[str, Any]:
     """Bring the files of JOB's last steps into FOLDER, from the nodes that kept them."""
 
     async def bring(client: Freehold) -> dict[str, Any]:
-        return {"files": [str(folder / path) for path in await client.jobs.fetch(name, folder, step)]}
+        return {"files": [str(folder / path) for path in await client.jobs.fetch(name, folder, step, folders=folders)]}
 
     return _with_client(program, bring)
 

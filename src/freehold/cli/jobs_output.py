@@ -110,10 +110,11 @@ def amount(text: str) -> str:
 
 def show_quote(data: dict[str, Any]) -> None:
     for step in data["steps"]:
-        tasks = step["tasks"] if step["tasks"] is not None else "as many tasks as come out of the step before"
-        click.echo(
-            f"{step['step']}: {tasks} tasks, {step['nodes']} nodes match, the best at {amount(step['price'])} an hour"
+        tasks = (
+            _count(step["tasks"], "task") if step["tasks"] is not None else "a task for each that the step before gives"
         )
+        nodes = "1 node matches" if step["nodes"] == 1 else f"{step['nodes']} nodes match"
+        click.echo(f"{step['step']}: {tasks}, {nodes}, the best at {amount(step['price'])} credits an hour")
         for reason in step["reasons"]:
             click.echo(f"  {plain(reason)}")
     click.echo(f"work       {amount(data['work'])} credits")
@@ -121,6 +122,10 @@ def show_quote(data: dict[str, Any]) -> None:
     if data["storage_bytes"]:
         click.echo(f"storage    {amount(data['storage'])} credits, to read {format_size(data['storage_bytes'])}")
     click.echo(f"at most    {amount(data['most'])} credits")
+
+
+def _count(number: int, what: str) -> str:
+    return f"1 {what}" if number == 1 else f"{number} {what}s"
 
 
 def show_jobs(data: list[dict[str, Any]]) -> None:
@@ -162,7 +167,7 @@ def show_job(data: dict[str, Any]) -> None:
 
 
 def show_cost(data: dict[str, Any]) -> None:
-    click.echo(f"spent        {amount(data['spent'])} credits for {data['orders']} orders")
+    click.echo(f"spent        {amount(data['spent'])} credits for {_count(data['orders'], 'order')}")
     for name in ("work", "assurance", "delivery"):
         click.echo(f"  {name:<10} {amount(data[name])}")
     if int(data["running"]):
@@ -222,7 +227,8 @@ def _show_event(event: dict[str, Any]) -> None:
     elif event["kind"] == "service":
         click.echo(f"the service runs at {short(event['node'])}")
     elif event["kind"] == "delivery":
-        click.echo(f"{event['files']} files were not written by {short(event['node'])}: {plain(event['reason'])}")
+        what = f"delivery of {_count(event['files'], 'file')} by {short(event['node'])}"
+        click.echo(f"{what}: {plain(event['reason'])}")
     elif event["kind"] == "grant":
         click.echo(f"what its nodes were granted ends with its deadline: {plain(event['reason'])}")
     elif event["kind"] == "end":
@@ -271,7 +277,7 @@ def _percent(basis_points: int) -> str:
 
 
 def show_released(data: dict[str, Any]) -> None:
-    click.echo(f"closed {len(data['leases'])} leases for compute")
+    click.echo(f"closed {_count(len(data['leases']), 'lease')} for compute")
     if data["leases"]:
         click.echo(f"  their credits can be reserved again {data['lock_release']} reports later")
 

@@ -319,9 +319,10 @@ class Jobs:
         data = await driver.desk.fetch(order, stdout.sha256, stdout.size)
         return data if isinstance(data, bytes) else await asyncio.to_thread(data.read_bytes)
 
-    async def fetch(self, job: str, folder: Path, step: str = "") -> list[str]:
+    async def fetch(self, job: str, folder: Path, step: str = "", *, folders: bool = False) -> list[str]:
         """Bring the files of a job's last steps (or of one step) into a local folder, from the nodes that kept them;
-        their paths. Refused where nothing was put out, CannotPlace where names are in each other's way."""
+        their paths. `folders`: each task's into one of its number. InvalidInput where two tasks' files have one path,
+        CannotPlace where names are in each other's way."""
         house = await self._open()
         row = await house.journal.job(job)
         driver = Driver(house, row, lambda _: None)
@@ -329,7 +330,8 @@ class Jobs:
         for one in choose_steps(driver.job, step):
             pieces = await house.journal.pieces(row.id, one.name)
             rows = accepted_rows({piece.number: piece.accepted for piece in pieces if piece.accepted}, orders)
-            found.append((rows, name_outputs(came_of(rows), folders=one.map is not None and one.map.folders)))
+            apart = folders or (one.map is not None and one.map.folders)
+            found.append((rows, name_outputs(came_of(rows), folders=apart)))
         paths = [path for _, named in found for path in named]
         if twice := next((path for path, count in Counter(paths).items() if count > 1), None):
             raise CannotPlace(f"several steps have put out {twice!r}", hint="Fetch one of them: `--step NAME`.")

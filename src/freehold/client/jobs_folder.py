@@ -27,7 +27,7 @@ class CannotPlace(Refused):
     """What a job put out cannot stand in this folder as it is called."""
 
     code = "cannot_place"
-    hint = "Fetch it into another folder, take fewer files (`files:`), or have the program call them otherwise."
+    hint = "`freehold job fetch JOB FOLDER` takes another folder; --folders keeps the files of each task apart."
 
 
 def check_places(folder: Path, names: Iterable[str]) -> None:
