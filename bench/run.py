@@ -1,7 +1,8 @@
 """`python -m bench.run NAME [--megabytes N] [--rounds N]`: measure, print a table, write bench/results/NAME.json.
 
 The JSON is {"machine": ..., "figures": {...}, "ratios": {...}}. Figures are one machine's on one day; ratios are what
-to compare. A benchmark is a module with `measure(options) -> (figures, ratios)` and a line in BENCHES.
+to compare. A benchmark is a module with `measure(options) -> (figures, ratios)` and a line in BENCHES; one that can go
+on without a part gives a third object, which says by name what failed: "failed" in the JSON.
 """
 
 from __future__ import annotations
@@ -64,12 +65,15 @@ def main() -> None:
         (directory / ".gitignore").write_text("*\n")
     bench = importlib.import_module(BENCHES[arguments.name])
     options = Options(arguments.megabytes << 20, arguments.rounds, CACHE, arguments.devices, arguments.keys)
-    figures, ratios = bench.measure(options)
-    found = {"machine": machine(), "figures": figures, "ratios": ratios}
+    figures, ratios, *more = bench.measure(options)
+    failed: dict[str, str] = more[0] if more else {}
+    found = {"machine": machine(), "figures": figures, "ratios": ratios} | ({"failed": failed} if failed else {})
     result = RESULTS / f"{arguments.name}.json"
     result.write_text(json.dumps(found, indent=2) + "\n")
     show(f"{arguments.name}: figures", figures)
     show(f"{arguments.name}: ratios", ratios)
+    for name, reason in failed.items():
+        print(f"failed: {name}: {reason}")
     print(f"written to {os.path.relpath(result)}")
 
 

@@ -271,6 +271,11 @@ def test_what_a_node_says_of_its_slots_is_bounded() -> None:
         (offered,) = offers("a1")
         offered.properties["slots"] = said
         assert Seat(offered, 0).slots == slots
+        assert Seat(offered, 0).depth == 2 * slots
+    offered.properties["slots"] = 3
+    for ahead, depth in ((1, 4), (3, 6), (10**9, 6), (0, 6), ("many", 6)):
+        offered.properties["slots.ahead"] = ahead
+        assert Seat(offered, 0).depth == depth
 
 
 # Disputes that more runs would not settle

@@ -2,8 +2,9 @@
 
     seat = await pool.acquire(apart from these operators and nodes)  ...  pool.release(seat)
 
-Each node has twice as many seats as it has slots, so that its next order is there when one ends; a slot that is free is
-preferred, then the better rank. Whoever finds no seat waits for one to be released: nobody polls.
+Each node has a seat for each of its slots, and one for each order that it makes ready beside them, as many as it has
+slots at the most: so its next order is there when one ends. A slot that is free is preferred, then the better rank.
+Whoever finds no seat waits for one to be released: nobody polls.
 
 Invariant: `seat.running` orders of this pool are at its node at most `seat.depth`; a node that failed gets no more.
 """
@@ -21,7 +22,6 @@ from freehold.services.compute.ordering.node import ComputeNode
 from freehold.services.compute.ordering.survey import Offered
 
 SLOTS_LIMIT = 256
-DEPTH = 2  # orders for each slot: one runs, one waits
 
 
 class Opens(Protocol):
@@ -40,9 +40,8 @@ class Seat:
     def __init__(self, offered: Offered, rank: int) -> None:
         self.offered = offered
         self.rank = rank
-        slots = offered.properties.get("slots")
-        self.slots = min(slots, SLOTS_LIMIT) if isinstance(slots, int) and slots > 0 else 1
-        self.depth = DEPTH * self.slots
+        self.slots = _bounded(offered.properties.get("slots"), SLOTS_LIMIT, 1)
+        self.depth = self.slots + _bounded(offered.properties.get("slots.ahead"), self.slots, self.slots)
         self.running = 0
         self.session: ComputeNode | None = None
         self.failed = False
@@ -180,3 +179,8 @@ class Pool:
             _, future = self._waiting.popleft()
             if not future.done():
                 future.set_result(None)
+
+
+def _bounded(said: object, most: int, default: int) -> int:
+    """A number that a node says of itself; the default where it says none."""
+    return min(said, most) if isinstance(said, int) and said > 0 else default

@@ -160,14 +160,14 @@ class Group(Counters):
                 return self._parent.keep(self)
             for process in left:
                 with suppress(OSError):
-                    os.kill(process, signal.SIGKILL)
+                    if process > 0:  # 0 is one that cannot be seen from here
+                        os.kill(process, signal.SIGKILL)
             await asyncio.sleep(0.02)
         return self.drop()
 
     def _processes(self) -> list[int]:
-        """Those that are in it, but for one that cannot be seen from here."""
         with self.doors[0].open("rb") as file:
-            return [process for process in map(int, file.read().split()) if process > 0]
+            return [int(process) for process in file.read().split()]
 
     def drop(self) -> None:
         """Remove it, if nothing is in it."""
