@@ -104,21 +104,25 @@ class Chip:
         self.vcek = Authority("SEV-VCEK", self.ask, **(given | vcek))
 
     def report(self, bound: bytes, /, **fields: Any) -> bytes:
-        """A report; `fields` are (offset, bytes) that stand in it instead of what an honest one has."""
-        data = bytearray(sev.REPORT_BYTES)
-        honest = {
-            "version": (0, (2).to_bytes(4, "little")), "policy": (8, (0x30000).to_bytes(8, "little")),
-            "vmpl": (0x30, bytes(4)), "algorithm": (0x34, b"\x01"), "key_info": (0x48, bytes(4)),
-            "bound": (0x50, bound), "measured": (0x90, MEASURED), "tcb": (0x180, TCB), "chip": (0x1A0, CHIP),
-        }  # fmt: skip
-        for offset, value in (honest | fields).values():
-            data[offset : offset + len(value)] = value
-        r, s = decode_dss_signature(self.vcek.key.sign(bytes(data[: sev.SIGNED_BYTES]), ec.ECDSA(SHA384())))
-        data[sev.SIGNED_BYTES : sev.SIGNED_BYTES + 144] = r.to_bytes(72, "little") + s.to_bytes(72, "little")
-        return bytes(data)
+        return make_report(self.vcek.key, bound, **fields)
 
     def quote(self, bound: bytes, /, **fields: Any) -> bytes:
         return self.report(bound, **fields) + make_table({sev.VCEK: self.vcek.der, sev.ASK: self.ask.der})
+
+
+def make_report(key: ec.EllipticCurvePrivateKey, bound: bytes, /, **fields: Any) -> bytes:
+    """A report; `fields` are (offset, bytes) that stand in it instead of what an honest one has."""
+    data = bytearray(sev.REPORT_BYTES)
+    honest = {
+        "version": (0, (2).to_bytes(4, "little")), "policy": (8, (0x30000).to_bytes(8, "little")),
+        "vmpl": (0x30, bytes(4)), "algorithm": (0x34, b"\x01"), "key_info": (0x48, bytes(4)),
+        "bound": (0x50, bound), "measured": (0x90, MEASURED), "tcb": (0x180, TCB), "chip": (0x1A0, CHIP),
+    }  # fmt: skip
+    for offset, value in (honest | fields).values():
+        data[offset : offset + len(value)] = value
+    r, s = decode_dss_signature(key.sign(bytes(data[: sev.SIGNED_BYTES]), ec.ECDSA(SHA384())))
+    data[sev.SIGNED_BYTES : sev.SIGNED_BYTES + 144] = r.to_bytes(72, "little") + s.to_bytes(72, "little")
+    return bytes(data)
 
 
 def make_table(certificates: Mapping[bytes, bytes]) -> bytes:
