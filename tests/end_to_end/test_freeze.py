@@ -34,7 +34,7 @@ from tests.oracle.real_network import DEADLINE, MEMBERS, SETTINGS, RealNetwork, 
 
 # The window is longer than the silence that freezes: so reports are still pending when it does.
 SHORT = SETTINGS._replace(epoch_length=10, answering_window=4, dispute_window=100)
-PARAMETERS = msgspec.structs.replace(SHORT.parameters(), freeze_lengths=4, thaw_epochs=6)
+PARAMETERS = msgspec.structs.replace(SHORT.parameters(), freeze_lengths=4, thaw_epochs=24)
 # Credits of the one lease: settled by reports, the first voucher since, the lock, and what was signed beyond it.
 SETTLED, FIRST, LOCK, SIGNED = 10 * ONE, 30 * ONE, 50 * ONE, 80 * ONE
 BOND, SPARE = 500 * ONE, 100 * ONE

@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import msgspec
+import pytest
+
 from freehold.chain.contracts import Members, Oracle, Token
 from freehold.chain.rpc import Rpc
 from freehold.local.deployment import Plan, deploy_network
 from freehold.local.parameters import DEFAULT
 from freehold.market.network import CONTRACTS, MemberRecord
+from freehold.protocol.errors import InvalidInput
 from freehold.protocol.keys import Key
+from freehold.services.compute.court import needed_thaw
 from tests.local.chains import key, local_chain
 
 MEMBERS = tuple(MemberRecord(Key(key(i)).address, Key(key(i)).public, "") for i in range(1, 5))
@@ -44,3 +49,13 @@ def test_the_treasury_bonds_the_first_members(tmp_path: Path) -> None:
             assert await token.balance_of(unbonded.contracts["members"]) == 0
 
     asyncio.run(main())
+
+
+def test_a_bond_that_thaws_before_a_result_is_proven_wrong_makes_no_network() -> None:
+    parameters = DEFAULT.parameters()
+    short = msgspec.structs.replace(parameters, thaw_epochs=needed_thaw(0, parameters) - 1)
+    plan = Plan(
+        name="local", members=MEMBERS, parameters=short, treasury=MEMBERS[0].address, initial_supply=1, cap=2,
+    )  # fmt: skip
+    with pytest.raises(InvalidInput, match="thaw_epochs"):
+        asyncio.run(deploy_network(Rpc("http://127.0.0.1:1"), key(0), plan))

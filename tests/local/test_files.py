@@ -10,6 +10,9 @@ import pytest
 from freehold.local.files import LocalFiles
 from freehold.local.parameters import DEFAULT, LocalSettings
 from freehold.protocol.errors import Conflict, InvalidInput
+from freehold.protocol.units import MEASURE_LIMIT
+from freehold.services.compute.court import needed_thaw
+from freehold.services.compute.terms import KEPT_EPOCHS
 
 
 def test_one_supervisor_at_a_time(tmp_path: Path) -> None:
@@ -28,6 +31,12 @@ def test_the_defaults_make_a_network() -> None:
     spent = DEFAULT.operators * (DEFAULT.bond + DEFAULT.operator_tokens) + DEFAULT.client_tokens
     assert spent <= DEFAULT.initial_supply
     assert DEFAULT.client_credits * 10**18 // DEFAULT.price < DEFAULT.client_tokens
+
+
+def test_no_bond_is_gone_before_the_longest_case_over_a_receipt_takes_it() -> None:
+    for settings in (DEFAULT, DEFAULT._replace(epoch_length=1, dispute_window=600)):
+        parameters = settings.parameters()
+        assert parameters.thaw_epochs >= KEPT_EPOCHS + needed_thaw(MEASURE_LIMIT - 1, parameters)
 
 
 def test_a_network_keeps_the_settings_it_was_made_with(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
-"""What a judge finds proven wrong becomes rows under the report's slashes root, and never more than was staked."""
+"""What a judge finds proven wrong becomes rows under the report's slashes root: of whoever has, or had, a bond."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from freehold.protocol import epoch
@@ -65,13 +66,18 @@ def test_the_report_commits_to_who_loses_how_much(monkeypatch: pytest.MonkeyPatc
     assert settlement.report.slashes_root == settlement.slashes.root != ZERO_HASH
 
 
-def test_together_they_take_no_more_than_the_bond(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_thaws_answers_as_what_is_bonded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The anchor says that nothing is bonded: what thaws the contract knows."""
     world = busy_world()
-    node = world.nodes[0].address
-    many = 3 + PARAMETERS.minimum_bond // PARAMETERS.wrong_result_slash
-    settlement = settle(world, [found(node, i) for i in range(many)], monkeypatch)
-    assert sum(row.amount for row in settlement.slashes) == settlement.state.operators[node].bond
-    assert all(row.amount > 0 for row in settlement.slashes)
+    node, anchor = world.nodes[0].address, world.anchor
+
+    def thawing(number: int) -> Any:
+        data = anchor(number)
+        return msgspec.structs.replace(data, nodes=tuple(msgspec.structs.replace(n, bond=0) for n in data.nodes))
+
+    monkeypatch.setattr(world, "anchor", thawing)
+    settlement = settle(world, [found(node, 1)], monkeypatch)
+    assert [(row.node, row.amount) for row in settlement.slashes] == [(node, PARAMETERS.wrong_result_slash)]
 
 
 def test_one_subject_costs_a_node_once(monkeypatch: pytest.MonkeyPatch) -> None:

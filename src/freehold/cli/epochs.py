@@ -188,12 +188,12 @@ async def _slash(program: Program, number: int) -> dict[str, Any]:
     from freehold.cli.connection import connect
     from freehold.cli.signing import open_sender
     from freehold.cli.wallets import open_wallet
-    from freehold.oracle.court import Court
-    from freehold.protocol.errors import Refused
+    from freehold.oracle.court import Court, Taken
+    from freehold.protocol.errors import Refused, Unavailable
 
     async with connect(program) as connection:
         _, _, settlement = await fetch_bundle(connection, number)
-        taken = 0
+        taken = Taken(0, [])
         if len(settlement.slashes):
             if number > await connection.ledger.active_epoch():
                 raise Refused(
@@ -203,7 +203,11 @@ async def _slash(program: Program, number: int) -> dict[str, Any]:
             sender = open_sender(program, connection)
             court = Court(connection.rpc, connection.network, open_wallet(program).key, sender)
             taken = await court.take(settlement.report, settlement.slashes)
-        return {"epoch": number, "slashes": [row.to_json() for row in settlement.slashes], "taken": taken}
+            if taken.failures and not taken.bonds:
+                raise Unavailable(f"no bond was taken: {taken.failures[0]}")
+            for why in taken.failures:
+                program.warn(f"not taken: {why}")
+        return {"epoch": number, "slashes": [row.to_json() for row in settlement.slashes], "taken": taken.bonds}
 
 
 def show_replay(data: dict[str, Any]) -> None:

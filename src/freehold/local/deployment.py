@@ -12,9 +12,11 @@ from freehold.chain.errors import ChainError
 from freehold.chain.rpc import Rpc
 from freehold.chain.transactor import Sender
 from freehold.market.network import MemberRecord, Network
+from freehold.protocol.errors import InvalidInput
 from freehold.protocol.keys import Key
 from freehold.protocol.parameters import Parameters
 from freehold.protocol.units import ONE, Address, Hash
+from freehold.services.compute.court import needed_thaw
 
 BOND_GAS = 200_000
 
@@ -47,6 +49,11 @@ async def deploy_network(rpc: Rpc, deployer: bytes, plan: Plan) -> Network:
     """Deploy all contracts by the key `deployer` and describe what stands. DeploymentFailed, InvalidInput."""
     plan.parameters.check()
     parameters = plan.parameters
+    if parameters.thaw_epochs < (least := needed_thaw(0, parameters)):
+        raise InvalidInput(
+            f"thaw_epochs is {parameters.thaw_epochs}: whoever gives a wrong result could take its bond before it is "
+            f"proven wrong, which takes up to {least} epochs even for short work"
+        )
     config = DeployConfig(
         members=tuple(member.address for member in plan.members),
         parameters=parameters.to_bytes(),

@@ -85,7 +85,8 @@ class LocalSettings(NamedTuple):
             lock_release=2,
             segment_size=8 * MIB,
             dispute_window=self.dispute_window,
-            thaw_epochs=12,  # longer than a dispute over a result takes: whoever cheated must not be gone by then
+            # Whoever cheated must not be gone, however long the work, and however late it is disputed.
+            thaw_epochs=264 - (-self.dispute_window // self.epoch_length),
             max_price_age=7 * 86_400,  # a laptop may sleep for a week and still buy credits
             initial_price=self.price,
             member_share=50_000,

@@ -7,9 +7,10 @@ and the report, and the evidence from the report's bundle.
 from __future__ import annotations
 
 import logging
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from freehold.chain.contracts import Disputes, Oracle, Slasher, Token
+from freehold.chain.contracts import Disputes, Oracle, Slasher, Staking, Token
 from freehold.chain.contracts import disputes as disputes_abi
 from freehold.chain.contracts import slasher as slasher_abi
 from freehold.chain.rpc import Rpc
@@ -17,7 +18,7 @@ from freehold.chain.transactor import Sender
 from freehold.market.network import Network
 from freehold.oracle.watching import Demand
 from freehold.protocol.disputes import Answer, Contradiction, commitment_of
-from freehold.protocol.errors import ChainError
+from freehold.protocol.errors import ChainError, FreeholdError
 from freehold.protocol.keys import Key
 from freehold.protocol.merkle import row_proof
 from freehold.protocol.messages import Report
@@ -31,6 +32,13 @@ log = logging.getLogger(__name__)
 NOTHING, CHALLENGE, ANSWERED = 0, 3, 4  # contracts/Disputes.vy: the kinds of a hold; 1 and 2 are open demands
 
 
+class Taken(NamedTuple):
+    """How many bonds were taken that nobody had taken yet, and why others were not."""
+
+    bonds: int
+    failures: list[str]
+
+
 class Court:
     """One key's disputes. Whatever it sends may be refused because somebody else was quicker; the next look tells."""
 
@@ -39,7 +47,7 @@ class Court:
         at = network.contracts
         self.disputes = Disputes(rpc, at["disputes"])
         self._oracle, self._token = Oracle(rpc, at["oracle"]), Token(rpc, at["token"])
-        self._slasher = Slasher(rpc, at["slasher"])
+        self._slasher, self._staking = Slasher(rpc, at["slasher"]), Staking(rpc, at["staking"])
         self._sender, self._key = sender or Sender(rpc, key.secret), key
         self._rpc = rpc
 
@@ -141,21 +149,32 @@ class Court:
         except ChainError as error:
             log.info("epoch %d: nobody was slashed from here: %s", report.epoch, error.message)
 
-    async def take(self, report: Report, slashes: Table[Slash]) -> int:
-        """Take what a report's slashes say of nodes' bonds, once it is active; how many nobody had taken yet."""
-        taken = 0
+    async def take(self, report: Report, slashes: Table[Slash]) -> Taken:
+        """Take what a report's slashes say of nodes' bonds, once it is active. One that fails keeps no other back."""
+        taken = Taken(0, [])
         hashes = [row.row_hash() for row in slashes]
         for index, row in enumerate(slashes):
-            if await self._slasher.slashed(report.struct_hash(), hashes[index]):
-                continue
-            proof = row_proof(hashes, index)
-            call = self._slasher.slash(
-                slasher_abi.Report(*struct(report)), len(slashes), index, slasher_abi.Row(*_values(row)), proof
-            )
-            await self._sender.transact(call)
-            log.warning("epoch %d: node %s has lost up to %d of its bond", report.epoch, row.node, row.amount)
-            taken += 1
+            try:
+                taken = taken._replace(bonds=taken.bonds + await self._take_one(report, hashes, index, row))
+            except (FreeholdError, OSError) as error:
+                why = f"node {row.node}, case {row.subject}: {error}"
+                log.warning("epoch %d: a bond is not taken yet: %s", report.epoch, why)
+                taken.failures.append(why)
         return taken
+
+    async def _take_one(self, report: Report, hashes: Sequence[Hash], index: int, row: Slash) -> bool:
+        """Whether it was taken now: not if somebody had done it, or if nothing is left of the bond."""
+        if await self._slasher.slashed(report.struct_hash(), hashes[index]):
+            return False
+        position = await self._staking.position(row.operator, row.node)
+        if not position.bond + position.thawing:
+            return False
+        row_of_chain = slasher_abi.Row(*_values(row))
+        proof = row_proof(hashes, index)
+        call = self._slasher.slash(slasher_abi.Report(*struct(report)), len(hashes), index, row_of_chain, proof)
+        await self._sender.transact(call)
+        log.warning("epoch %d: node %s has lost up to %d of its bond", report.epoch, row.node, row.amount)
+        return True
 
     async def _approve(self) -> None:
         bond = await self.disputes.bond()

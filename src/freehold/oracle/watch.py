@@ -188,14 +188,11 @@ class Watcher:
                 return
             await asyncio.sleep(self._poll)
         for _ in range(PATIENCE):
-            try:
-                if await court.take(report, finding.settlement.slashes):
-                    self._tell(
-                        Seen(report.epoch, report.attempt, "slashed", f"{len(finding.settlement.slashes)} bonds")
-                    )
+            taken = await court.take(report, finding.settlement.slashes)
+            if taken.bonds:
+                self._tell(Seen(report.epoch, report.attempt, "slashed", f"{taken.bonds} bonds"))
+            if not taken.failures:
                 return
-            except (FreeholdError, OSError) as error:
-                log.warning("epoch %d: bonds are not taken yet: %s", report.epoch, error)
             await asyncio.sleep(self._poll)
 
     async def _find(self, accepted: AcceptedEpoch) -> Finding | None:

@@ -504,14 +504,17 @@ def process_accounts(draft: Draft, payments: Sequence[Payment], rewards: Table[R
 
 
 def compute_operators(draft: Draft, judges: Mapping[str, Judge]) -> dict[Address, OperatorState]:
-    """Registered nodes with their bonds, and whoever still holds something."""
+    """Registered nodes with their bonds, and whoever still holds something or has a lease, and so answers for work."""
     holdings: dict[Address, int] = {}
     for name, judge in sorted(judges.items()):
         for node, size in judge.holdings(draft.services[name]).items():
             holdings[node] = holdings.get(node, 0) + size
     records = draft.registered
+    answering = {n for n, size in holdings.items() if size}
+    if gone := draft.previous.operators.keys() - records.keys():
+        answering |= gone & {lease.node for lease in draft.leases.values()}
     operators = {}
-    for node in sorted(set(records) | {n for n, size in holdings.items() if size}):
+    for node in sorted(records.keys() | answering):
         record, known = records.get(node), draft.previous.operators.get(node)
         operators[node] = OperatorState(
             node=node,
@@ -524,17 +527,22 @@ def compute_operators(draft: Draft, judges: Mapping[str, Judge]) -> dict[Address
 
 
 def compute_slashes(draft: Draft) -> Table[Slash]:
-    """What goes of each bond, in the order of nodes and subjects, each once: a network's `wrong_result_slash`, and of
-    one bond no more than was staked at the anchor. A node that is not registered has none to lose."""
-    left = {node: record.bond for node, record in draft.registered.items()}
-    slashes = []
+    """What goes of each bond at most, in the order of nodes and subjects, each once: `wrong_result_slash`.
+
+    The contract takes what is there of it, bonded or thawing (contracts/Staking.vy). The anchor's bond says nothing of
+    what thaws: so a node that thaws all of it, or retires, answers as before. Who never registered has none.
+    """
+    known = draft.registered.keys() | draft.previous.operators.keys()
     found = {(s.node, s.service, s.subject): s for s in reversed(draft.slashes)}
-    for _, row in sorted(found.items()):
-        amount = min(draft.anchor.parameters.wrong_result_slash, left.get(row.node, 0))
-        if amount:
-            left[row.node] -= amount
-            slashes.append(msgspec.structs.replace(row, operator=draft.operator_of(row.node), amount=amount))
-    return Table.of(Slash, slashes)
+    amount = draft.anchor.parameters.wrong_result_slash
+    return Table.of(
+        Slash,
+        [
+            msgspec.structs.replace(row, operator=draft.operator_of(row.node), amount=amount)
+            for _, row in sorted(found.items())
+            if amount and row.node in known
+        ],
+    )
 
 
 def make_report(

@@ -25,7 +25,7 @@ class Parameters(Message, frozen=True):
     initial_subsidy: Amount  # tokens an epoch, before the first halving
     halving_epochs: Uint32
     minimum_bond: Amount  # a node below it gets no subsidy and is offered no leases
-    wrong_result_slash: Amount  # tokens that a result proven wrong costs its node, at most its bond
+    wrong_result_slash: Amount  # tokens that a result proven wrong costs its node, of its bond or what thaws
     lapse_grace: Uint32  # epochs between a stream's last paid one and the end of its obligation
     lock_release: Uint32  # committed reports after a lease closed, until its lock may fall
     segment_size: Uint32  # bytes of plaintext in a storage segment

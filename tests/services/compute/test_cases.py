@@ -94,6 +94,22 @@ def test_a_wrong_receipt_is_slashed_and_never_paid_and_the_right_one_is_paid(lif
     replays(life)
 
 
+def test_who_retires_or_thaws_its_bond_is_slashed_all_the_same(life: ComputeLife) -> None:
+    """A cheat that asks for its bond back at once: until the thaw ends, the contract takes what thaws."""
+    cheat = NODES[-1]
+    operator = life.state.operators[cheat.address].operator
+    right, wrong = life.run(HONEST, 1), life.run(cheat, 1, WRONG_OUTPUT)
+    life.settle(life.receipts(right, wrong))
+    life.nodes = tuple(node for node in NODES if node is not cheat)
+    life.settle([life.dispute(right, wrong)])
+    life.settle([])
+    settlement = life.settle(life.opinions())
+    (slash,) = settlement.slashes
+    assert (slash.node, slash.operator, slash.amount) == (cheat.address, operator, PARAMETERS.wrong_result_slash)
+    assert settlement.state.operators[cheat.address].bond == 0
+    replays(life)
+
+
 def test_a_dispute_brings_receipts_that_their_nodes_never_sent(life: ComputeLife) -> None:
     right, wrong = life.run(HONEST, 1), life.run(CHEAT, 1, WRONG_OUTPUT)
     life.settle([life.dispute(wrong, right)])

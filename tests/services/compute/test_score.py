@@ -30,6 +30,7 @@ from freehold.protocol.verdicts import (
     Verdict,
 )
 from freehold.services.compute import proof, terms
+from freehold.services.compute.court import needed_thaw
 from freehold.services.compute.proof import make_step
 from freehold.services.compute.score import ComputeJudge
 from freehold.services.compute.terms import (
@@ -48,6 +49,7 @@ from freehold.services.compute.terms import (
     OVER_ORDER,
     PAID,
     RECEIPT,
+    ROUNDS,
     SEAT,
     SEATS_AT_ONCE,
     UNFOUNDED,
@@ -518,6 +520,32 @@ def flood(client: Key, count: int, epoch: int = EPOCH - 1) -> list[WorkState]:
     receipts = [(run(FIRST, i), run(SECOND, i, output=WRONG_OUTPUT)) for i in range(count)]
     cases = [case_of(dispute_of(*two, client=client), round_=0, epoch=epoch) for two in receipts]
     return [msgspec.structs.replace(case, id=keccak(case.id + client.address)) for case in cases]
+
+
+@pytest.mark.parametrize("measure", [700, 60 * 10**9])
+def test_a_bond_that_thaws_is_there_when_the_last_round_ends(measure: int) -> None:
+    """Nobody says anything until the last epoch of the last round."""
+    right, wrong = (
+        receipt_of(order_of(lease_of(node), most=measure), node, output=output, measure=measure)
+        for node, output in ((FIRST, RIGHT), (SECOND, WRONG_OUTPUT))
+    )
+    context = context_of([job_of(right, epoch=EPOCH), job_of(wrong, epoch=EPOCH)], epoch=EPOCH + 1)
+    rows = rows_of(disputes=[dispute_of(right, wrong)])
+    for _ in range(1000):
+        seats = [row for row in context.state if row.role == SEAT]
+        is_last = bool(seats) and seats[0].round == ROUNDS and seats[0].until == context.epoch
+        said = [opinion_of(seat, key_of(seat.node), seat.first_output, epoch=context.epoch) for seat in seats]
+        _, folded = compare(context, rows_of(opinions=said) if is_last else rows)
+        if len(folded.slashes):
+            break
+        context, rows = context._replace(state=folded.state, epoch=context.epoch + 1), rows_of()
+    assert {row.node for row in folded.slashes} == {SECOND.address}
+    active = EPOCH - 2 - -(-PARAMETERS.dispute_window // PARAMETERS.epoch_length)  # when the thaw may have begun
+    assert context.epoch < active + needed_thaw(measure, PARAMETERS) <= context.epoch + 1
+
+
+def key_of(node: Any) -> Key:
+    return next(one for one in NODES if one.address == node)
 
 
 def at_work(state: Any) -> Counter[Any]:

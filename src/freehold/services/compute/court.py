@@ -32,6 +32,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from freehold.protocol.parameters import Parameters
 from freehold.protocol.service import Context
 from freehold.protocol.state import NodeRecord
 from freehold.protocol.tables import Table
@@ -221,10 +222,25 @@ def draw_referees(case: WorkState, eligible: Iterable[NodeRecord], beacon: Hash)
 
 
 def _make_seat(case: WorkState, node: Address, context: Context) -> WorkState:
-    """A referee has twice the time that the work took, and two epochs more to hear of it and to be heard."""
-    epochs = 2 + 2 * case.measure // (max(1, context.parameters.epoch_length) * NANOSECONDS)
-    until = context.epoch + min(epochs, KEPT_EPOCHS)
+    until = context.epoch + seat_epochs(case.measure, context.parameters)
     return msgspec.structs.replace(case, role=SEAT, node=node, epoch=context.epoch, until=until)
+
+
+def seat_epochs(measure: int, parameters: Parameters) -> int:
+    """A referee has twice the time that the work took, and two epochs more to hear of it and to be heard."""
+    return min(2 + 2 * measure // (max(1, parameters.epoch_length) * NANOSECONDS), KEPT_EPOCHS)
+
+
+def needed_thaw(measure: int, parameters: Parameters) -> int:
+    """The least `thaw_epochs` by which a bond cannot be gone before a wrong receipt for so much work takes it: disputed
+    in the epoch after it came, seated at once, and decided in the last round.
+
+    With the receipt in e, referees sit from e + 2; a round lasts their seats' epochs, and one more until others sit.
+    A thaw counts from the epoch that was active when it began: those in the window, and the open one, are not yet.
+    """
+    ruled = 2 + ROUNDS * seat_epochs(measure, parameters) + ROUNDS - 1
+    behind = 2 - (-parameters.dispute_window // max(1, parameters.epoch_length))
+    return ruled + behind + 1
 
 
 def open_case(row: Dispute, epoch: int) -> WorkState:
