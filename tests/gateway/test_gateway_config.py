@@ -54,6 +54,10 @@ def test_the_passphrase_may_stand_in_a_variable(monkeypatch: pytest.MonkeyPatch)
         ({"tls": "yes"}, "tls"),
         ({"certificate": "c.pem"}, "certificate_key"),
         ({"lifecycle_seconds": -1}, "lifecycle_seconds"),
+        ({"requests_per_service": 0}, "requests_per_service"),
+        ({"service_domain": "a b"}, "service_domain"),
+        ({"service_domain": "a.example", "domain": "a.example"}, "service_domain"),
+        ({"jobs": 1}, "jobs"),
     ],
 )
 def test_what_is_wrong_is_named(change: dict[str, Any], named: str) -> None:

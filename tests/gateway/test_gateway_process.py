@@ -9,16 +9,21 @@ import json
 import os
 import stat
 import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 from yarl import URL
 
 from freehold.client.account import Account, Wallets
+from freehold.client.jobs_spec import Job, Step
 from freehold.client.keystore import THROWAWAY_COST
+from freehold.client.root import ServicePlace
 from freehold.client.sdk import Freehold
+from freehold.client.service_places import ANSWER_HEADER, publish
 from freehold.gateway import process
 from freehold.gateway.config import GatewayConfig
 from freehold.gateway.wire.request import Request
@@ -154,6 +159,42 @@ def test_what_runs_is_finished_and_keys_stay_what_they_were(tmp_path: Path) -> N
             await second.task
 
     asyncio.run(run())
+
+
+def test_services_are_hosts_beside_buckets_and_kept_up(tmp_path: Path) -> None:
+    service = "5e" * 16
+
+    async def serve(request: web.BaseRequest) -> web.Response:
+        return web.Response(text=request.raw_path, headers={ANSWER_HEADER: "1"})
+
+    async def scene(net: World, running: Running) -> None:
+        node = web.ServerRunner(web.Server(serve))
+        await node.setup()
+        home = Freehold(net.network, net.account(0), home=net.folder / "home", directory=net)
+        async with home, AsyncExitStack() as stack:
+            stack.push_async_callback(node.cleanup)
+            await web.TCPSite(node, "127.0.0.1", 0).start()
+            place = ServicePlace(
+                node=str(net.account(0).address), endpoint=f"http://127.0.0.1:{node.addresses[0][1]}", lease="lease",
+                order="order", token="t", job="web", since=1,
+            )  # fmt: skip
+            await publish(home.objects.root, service, place)
+            for host in (f"{service}.apps.test", f"{service}.localhost:1"):
+                status, body = await running.fetch("GET", "/-/healthz?x", headers={"Host": host})
+                assert (status, body) == (200, b"/v1/compute/lease/services/order/-/healthz?x")
+            assert (await running.fetch("GET", "/", headers={"Host": "6f" * 16 + ".apps.test"}))[0] == 404
+            assert (await running.send("PUT", "/bucket-1"))[0] == 200
+            assert json.loads((net.folder / "gateway.json").read_text())["service_domain"] == "apps.test"
+            # What the client at that home has ordered is driven here: to its end, since no node here runs anything.
+            job = Job(steps=[Step(name="web", command=["serve"], service={})])  # type: ignore[arg-type]
+            row = await home.jobs.submit(job, most=1)
+            async with asyncio.timeout(20 * SLOW):
+                while not (await home.jobs.find(row.id)).ended:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            assert (await home.jobs.find(row.id)).phase == "failed"
+            assert [event["kind"] for event in (await home.jobs.why(row.id))["events"]] == ["survey", "end"]
+
+    play(tmp_path, scene, accounts=1, service_domain="apps.test", jobs="home")
 
 
 def test_what_keeps_it_from_starting_is_said(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ from freehold.protocol.units import Address
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 NODE_AT_ONCE = 96  # requests to one node, which takes 128 connections of one address, for services and all else
 FRESH_SECONDS = 5.0  # for which a place is taken as it was read
+NEW_SECONDS = 1.0  # the same, of one that was nowhere: it may be new
 RETRY_SECONDS = 1
 
 
@@ -103,7 +104,7 @@ class ServicePorts:
             return _said(503, "there are as many requests for it as there may be at once", _RETRY)
 
     async def _serve(self, visit: _Visit) -> web.StreamResponse:
-        place = await self._find(visit.service, FRESH_SECONDS)
+        place = await self._find(visit.service, FRESH_SECONDS) or await self._find(visit.service, NEW_SECONDS)
         if place is None:
             return _said(404, "there is no such service")
         failure: FreeholdError | None = None
