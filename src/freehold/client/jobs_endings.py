@@ -12,6 +12,7 @@ from freehold.services.compute.tasks import Task
 
 MEANS = {
     "trap": "its program did what no program may: it was ended",
+    "stack": "its calls nest deeper than a node has room for",
     "output": "its program put out more, or other names, than is taken",
     "stopped": "it was stopped at its node",
     "refused": "its node could not run it as the task says",

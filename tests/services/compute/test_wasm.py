@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from freehold.services.compute.executors.wasm_terms import ENGINE, OUTPUT_LIMIT
+from freehold.services.compute.node.shown import CLAIMING
 from tests.services.compute.wasm_world import DEADLINE, LOOP, PLENTY, Machine, count_to, is_alive, program
 
 HELLO = program("(drop (call $write (i32.const 1) (i32.const 1024) (i32.const 6)))", data="hello\\n")
@@ -128,6 +129,18 @@ def test_what_is_no_program_is_refused(machine: Machine, source: str | bytes, re
 
 def test_another_engine_is_refused(machine: Machine) -> None:
     assert machine.run(HELLO, engine="wasmtime-1").outcome.ended == "refused"
+
+
+def test_calls_that_nest_too_deep_claim_nothing(machine: Machine) -> None:
+    deep = """(module (func $deep (param i32) (result i32)
+      (if (result i32) (local.get 0) (then (i32.add (i32.const 1) (call $deep (i32.sub (local.get 0) (i32.const 1)))))
+        (else (i32.const 0))))
+      (func (export "_start") (drop (call $deep (i32.const %d)))))"""
+    assert machine.run(deep % 1000).outcome.ended == "exited"
+    outcome = machine.run(deep % 10**9).outcome
+    assert outcome.ended == "stack"  # how deep that is depends on the node's processor
+    assert outcome.measure > 0
+    assert "stack" not in CLAIMING
 
 
 def test_a_flood_of_output_is_cut_off(machine: Machine) -> None:

@@ -128,7 +128,7 @@ class OutputFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What came out. `ended` is "exited", or why it did not get there: "fuel", "time", "memory", "disk", "processes",
-    "output", "trap", "refused", "stopped", "failed". Log lines are no part of it."""
+    "output", "trap", "stack", "refused", "stopped", "failed". Log lines are no part of it."""
 
     ended: str
     status: int  # what it exited with; 0 unless it exited

@@ -11,7 +11,7 @@ of steps runs its program once for each, with /out and /tmp empty and the standa
 standard input; it goes on while they exit with 0. Files below /out come from the last step that ran.
 
 Invariant: equal tasks end equally, with equal output and measure, unless the node ends them ("time", "stopped",
-"failed") or refuses them.
+"failed") or refuses them, or their calls nest too deep for its stack ("stack").
 """
 
 from __future__ import annotations

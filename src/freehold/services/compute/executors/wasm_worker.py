@@ -270,6 +270,9 @@ class Worker:
             return Stop("memory", "it needs more memory than its task allows to start with")
         if trap is None and "limit" not in text:
             return Stop("refused", _sentence(error))
+        if trap is not None and "call stack exhausted" in trap[1]:
+            # Frames are as large as this processor's code makes them: another would have got further, or less far.
+            return Stop("stack", "its calls nest deeper than the stack has room for here")
         return Stop("trap", trap[1] if trap else _sentence(error))
 
     def _build_stop(self) -> Stop:
