@@ -260,3 +260,12 @@ def test_an_assurance_of_nothing_takes_what_comes() -> None:
 def test_votes_that_weigh_nothing_never_suffice() -> None:
     found = decide([vote(i, "a", Fraction(1)) for i in range(6)], PLAN, drawn=False)
     assert isinstance(found, NeedMore)
+
+
+@pytest.mark.parametrize("assurance", ["0", "0.999"])
+def test_what_is_attested_runs_once_and_one_vote_decides(assurance: str) -> None:
+    """Only runs whose quotes are good come to be votes (client/jobs_checks.py)."""
+    plan = plan_for(assurance, [Record()], kind="attested")
+    assert (plan.kind, plan.replicas, plan.limit) == ("attested", 1, 1)
+    assert decide([], plan, drawn=False) == NeedMore(1, (), ())
+    assert decide([vote(0, "a")], plan, drawn=False) == Accept((0,), (), (), ())

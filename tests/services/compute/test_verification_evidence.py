@@ -224,6 +224,7 @@ NATIVE = task("sandbox", "native")
         ("tolerance", task(metric="taste", threshold=1), 1, "no metric"),
         ("bit_exact", task(metric="bytes"), 1, "compares bytes"),
         ("sampled", task(), 1, "two items"),
+        ("attested", task(), 1, "asks for a quote"),
         ("bit_exact", task("service", "native", service=Service()), 1, "no result to verify"),
     ],
 )
@@ -237,6 +238,6 @@ def test_what_each_class_takes() -> None:
     check_class("refereed", task(steps=3))
     check_class("tolerance", task("sandbox", "native", metric="pixels", threshold=9))
     check_class("sampled", NATIVE, 2)
-    check_class("attested", NATIVE)
+    check_class("attested", task(attested=True))
     assert dispute_kind(task()) == EXACT
     assert dispute_kind(task(metric="bytes")) == NEAR
