@@ -108,6 +108,19 @@ def reading(world: World, **changes: Any) -> Any:
     return world.task("read a", inputs=(Input(path="a", bucket="photos", key="x y/ä", **changes),))
 
 
+def test_a_name_that_leads_into_the_operators_network_is_not_asked(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with both(tmp_path) as (world, storage):
+            storage.objects["photos/x y/ä"] = b"abc"
+            given = access(storage, "photos/x y/ä")
+            given["url"] = given["url"].replace("127.0.0.1", "localhost")
+            answer = await world.submit(reading(world), access=given)
+            assert "no public address" in answer["reason"]
+            assert storage.asked == []
+
+    asyncio.run(scenario())
+
+
 def test_inputs_are_read_and_files_delivered_in_one_job(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
         async with both(tmp_path) as (world, storage):

@@ -4,13 +4,15 @@
     PUT  {url}/-/share/TOKEN/bucket/key     a file that came out; again after a fault, as long as the order counts
 
 A token is a secret: it is in no log and no error, and goes from SQL when its job has ended. Nothing but the gateway
-that the order names is asked: redirects are not followed, and only hosts that the operator has named are asked at all.
+that the order names is asked: redirects are not followed, and it must be at a public address, or be one that the
+operator has named: nobody reaches into an operator's network by an order.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import hashlib
 import logging
 import re
@@ -24,6 +26,7 @@ import aiohttp
 import msgspec
 import yarl
 
+from freehold.net.public import is_address, is_public, public_connector
 from freehold.net.server import LEAST_RATE, Pace
 from freehold.protocol.errors import (
     Conflict,
@@ -46,6 +49,7 @@ READ_ATTEMPTS = 5
 ACCESS_LIMIT = 512 * 2**10  # bytes of an order's access
 _TOKEN = re.compile(r"(?!\.)[A-Za-z0-9_\-=.]{1,65536}")
 _URL = re.compile(r"https?://[A-Za-z0-9._\-\[\]:]+/?")
+_HINT = "`access_hosts` in the node's configuration names the others that it may ask."
 _AGAIN = {408, 409, 429, 500, 502, 503, 504, 507}  # statuses after which the same may work
 
 
@@ -62,9 +66,15 @@ class Access(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return "Access(...)"
 
 
+class KeptAccess(Access, frozen=True):
+    """An access as its node keeps it. `is_named`: the operator has named the gateway, wherever it is."""
+
+    is_named: bool = False
+
+
 def parse_access(value: Any, task: Task, hosts: str) -> bytes | None:
     """An order's access in the form in which it is kept; None where there is none. InvalidInput unless it fits the
-    task, Refused where the operator does not allow the gateway."""
+    task, Refused where the gateway is not public and its host (with its port) does not match `hosts`."""
     if value is None:
         wanted = [f"{one.bucket}/{one.key}" for one in task.inputs if one.bucket]
         if wanted or task.delivery is not None:
@@ -74,7 +84,7 @@ def parse_access(value: Any, task: Task, hosts: str) -> bytes | None:
         access = msgspec.convert(value, Access)
     except msgspec.ValidationError as error:
         raise MalformedMessage(f"the order's access: {error}") from None
-    _check_url(access.url, hosts)
+    is_named = _check_url(access.url, hosts)
     for one in task.inputs:
         if one.bucket and f"{one.bucket}/{one.key}" not in access.read:
             raise InvalidInput(f"the order's access has no token for the input {one.path!r}")
@@ -87,13 +97,14 @@ def parse_access(value: Any, task: Task, hosts: str) -> bytes | None:
         Hash(access.fingerprint)
     if not all(_TOKEN.fullmatch(token) for token in (*access.read.values(), access.write or "-")):
         raise MalformedMessage("the order's access holds something that is no token")
-    data = msgspec.json.encode(access)
+    data = msgspec.json.encode(KeptAccess(**msgspec.structs.asdict(access), is_named=is_named))
     if len(data) > ACCESS_LIMIT:
         raise InvalidInput(f"an order's access has at most {ACCESS_LIMIT} bytes")
     return data
 
 
-def _check_url(url: str, hosts: str) -> None:
+def _check_url(url: str, hosts: str) -> bool:
+    """Whether the operator has named this host."""
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -103,17 +114,16 @@ def _check_url(url: str, hosts: str) -> None:
     if not _URL.fullmatch(url) or not parts.hostname:
         raise InvalidInput("the access's gateway is an http or https URL of a host, and nothing else")
     place = parts.hostname if port is None else f"{parts.hostname}:{port}"
-    if not re.fullmatch(hosts, place):
-        raise Refused(
-            f"this node's operator does not allow jobs the gateway {place}",
-            hint="`access_hosts` in the node's configuration names the gateways that it may ask.",
-        )
+    is_named = re.fullmatch(hosts, place) is not None
+    if not is_named and is_address(parts.hostname) and not is_public(parts.hostname):
+        raise Refused(f"the gateway {place} is at no public address", hint=_HINT)
+    return is_named
 
 
 class Gateway:
     """One job's storage, as a context. Bytes that are read are counted for its bill."""
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: KeptAccess) -> None:
         self._access = access
         self._check = aiohttp.Fingerprint(Hash(access.fingerprint)) if access.fingerprint else True
         self._session: aiohttp.ClientSession | None = None
@@ -121,6 +131,7 @@ class Gateway:
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector() if self._access.is_named else public_connector(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS),
             auto_decompress=False,
             headers={"Accept-Encoding": "identity", "Accept": "application/json"},
@@ -167,7 +178,7 @@ class Gateway:
                     raise DiskFull(f"{name} has more than the {limit} bytes that the task may use", limit=limit)
                 return await self._write(response, target, name, limit)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise Unavailable(f"{name} cannot be read: {_why(error)}") from None
+            raise _fault(f"{name} cannot be read", error) from None
 
     async def _write(self, response: aiohttp.ClientResponse, target: Path, name: str, limit: int) -> tuple[str, int]:
         digest, size = hashlib.sha256(), 0
@@ -220,7 +231,7 @@ class Gateway:
             ):
                 _check_answer(response.status, name)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise Unavailable(f"{name} cannot be written: {_why(error)}") from None
+            raise _fault(f"{name} cannot be written", error) from None
 
 
 def _pause(attempt: int) -> float:
@@ -234,6 +245,12 @@ def _check_answer(status: int, name: str) -> None:
         raise Refused(f"the gateway answered {status} for {name}", status=status)
 
 
+def _fault(what: str, error: Exception) -> FreeholdError:
+    if isinstance(error, OSError) and error.errno == errno.EPERM:  # what `public_connector` says
+        return Refused(f"{what}: the gateway is at no public address", hint=_HINT)
+    return Unavailable(f"{what}: {_why(error)}")
+
+
 def _why(error: Exception) -> str:
     """A fault without its URL, which holds the token."""
     if isinstance(error, OSError) and error.strerror:
@@ -241,6 +258,6 @@ def _why(error: Exception) -> str:
     return type(error).__name__
 
 
-def read_access(data: bytes | None) -> Access | None:
+def read_access(data: bytes | None) -> KeptAccess | None:
     """The access behind the form in which it is kept."""
-    return None if data is None else msgspec.json.decode(data, type=Access)
+    return None if data is None else msgspec.json.decode(data, type=KeptAccess)

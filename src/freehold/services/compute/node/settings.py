@@ -12,10 +12,8 @@ rules            a constraint over orders (`market/constraints.py`): what does n
 pricing          how bids are priced (`bidding.py`); default: the node's list price
 network          whether programs may reach the network where their task asks for it
 container_pull   whether images that are not here are fetched
-access_hosts     a regular expression that a job's storage gateway (host:port) must match: nodes ask these hosts for what
-                 a client says, from inside the operator's own network; default: none
-quoter           a command, with its arguments, that gives quotes of the trusted hardware that the node runs inside
-                 (`quoter.py`); default: none, and no attestation is offered
+access_hosts     a regular expression: a job's storage gateway (host:port) that matches may be at any address, the
+                 operator's own network included; all others must be at public ones
 benchmark        whether the node measures itself at its start, once a day
 """
 
