@@ -11,6 +11,8 @@ import pytest
 
 from freehold.client.jobs_driver import Progress
 from freehold.client.jobs_spec import File, Job, Map, Resources, Step
+from freehold.protocol.units import Hash
+from freehold.services.compute.ordering.checks import Standing, WrongReceipt
 from tests.client.jobs_world import PRICE, Came, Crash, World, script_job
 
 SECOND = 10**9
@@ -168,6 +170,44 @@ def test_a_wrong_result_is_outvoted_disputed_and_remembered(world: World) -> Non
     before = len(liar.ran)
     go(world, script_job(assurance=0.99, arguments=["y"]))
     assert len(liar.ran) == before
+
+
+@pytest.mark.parametrize("ended", ["time", "stopped", "failed"])
+def test_what_was_billed_for_a_run_cut_short_is_disputed_once_another_is_done(world: World, ended: str) -> None:
+    liar, honest = world.add(2)
+    liar.price = PRICE // 2
+    liar.lies = lambda came: Came(ended=ended, measure=10**18)
+    done, results, _ = go(world, script_job(arguments=["x"]))
+    assert done.phase == "done", done.reason
+    assert results["main"][0].stdout == b"x"
+    assert [(first.node, second.node) for first, second in world.disputes] == [(honest.address, liar.address)]
+    assert world.disputes[0][1].measure == world.disputes[0][1].most
+    assert len(liar.orders) == len(honest.orders) == 1  # a lie about time makes no order larger
+
+
+def test_what_came_to_nothing_and_costs_nothing_is_left_alone(world: World) -> None:
+    broken, _ = world.add(2)
+    broken.price = PRICE // 2
+    broken.lies = lambda came: Came(ended="failed", measure=0)
+    done, _, _ = go(world, script_job())
+    assert (done.phase, world.disputes) == ("done", [])
+
+
+def test_a_signed_receipt_that_does_not_check_is_disputed_too(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    liar, honest = world.add(2)
+    liar.price = PRICE // 2
+
+    def refuse(job: Hash, _: object) -> Standing:
+        receipt = liar.jobs[job].receipt
+        assert receipt is not None
+        liar.silent = True
+        raise WrongReceipt("it shows a receipt for other inputs", receipt=receipt.to_json())
+
+    liar.lies = lambda came: Came(b"forged")
+    monkeypatch.setattr(liar, "_checked", refuse)
+    done, _, _ = go(world, script_job())
+    assert done.phase == "done", done.reason
+    assert [(first.node, second.node) for first, second in world.disputes] == [(honest.address, liar.address)]
 
 
 def test_too_few_operators_for_an_assurance_is_said_before_anything_is_ordered(world: World) -> None:

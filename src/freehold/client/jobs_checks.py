@@ -40,6 +40,7 @@ class Piece:
         self.bad_nodes: set[Address] = set()
         self.open: list[OrderRow] = []  # that another process left
         self.failures = 0
+        self.fruitless: list[Receipt] = []  # for runs that came to nothing
         self.disputed: set[Hash] = set()  # orders whose receipts stand in a dispute
         self.wrong: set[Hash] = set()  # orders that referees found wrong
         self.checked = True  # whether it is held to the step's plan

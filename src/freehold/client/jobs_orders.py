@@ -56,12 +56,14 @@ class Compute(Opens, Protocol):
 
 
 class NodeFailed(Exception):
-    """An order came to nothing at its node; `reason` says why. `wrong`: it showed what no honest node shows."""
+    """An order came to nothing at its node; `reason` says why. `wrong`: it showed what no honest node shows; `receipt`:
+    what it has signed all the same, and will be paid for unless it is disputed."""
 
     def __init__(self, reason: str, *, wrong: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.wrong = wrong
+        self.receipt: Receipt | None = None
 
 
 class Wanted(NamedTuple):
@@ -176,7 +178,10 @@ class Desk:
             await self._lose(row, error.message)
             raise
         except WrongReceipt as error:
-            raise await self._lose(row, error.message, wrong=True) from None
+            failed = await self._lose(row, error.message, wrong=True)
+            shown = error.details.get("receipt")
+            failed.receipt = Receipt.from_json(shown) if shown is not None else None
+            raise failed from None
         except FreeholdError as error:
             raise await self._lose(row, error.message) from None
 

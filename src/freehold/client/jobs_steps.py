@@ -37,7 +37,8 @@ from freehold.client.jobs_spec import Step
 from freehold.protocol.errors import FreeholdError, Refused
 from freehold.services.compute.ordering.checks import most_cost
 from freehold.services.compute.ordering.survey import Offered
-from freehold.services.compute.terms import HELD, PAID, UPHELD, WRONG
+from freehold.services.compute.terms import HELD, PAID, UPHELD, WRONG, Receipt
+from freehold.services.compute.terms import Step as WorkStep
 from freehold.services.compute.verification.classes import dispute_kind
 from freehold.services.compute.verification.decision import Accept, Dispute, NeedMore, confirms
 from freehold.services.compute.verification.plan import Plan
@@ -211,6 +212,8 @@ class StepRun:
         operator, node = seat.offered.operator, seat.offered.node
         piece.operators.discard(operator)
         seat.failed = True
+        if error.receipt is not None:
+            piece.fruitless.append(error.receipt)
         now = int(self.means.clock())
         if error.wrong:
             self.means.evidence.invalid(node, operator, now)
@@ -228,15 +231,19 @@ class StepRun:
     async def _consider(self, piece: Piece, row: OrderRow) -> bool:
         """Whether a run that is done counts. PieceFailed where no other would fare better."""
         result = result_of(row)
-        if ran_out(result, row) and piece.grow():
+        is_result = is_claim(piece.task, result)
+        may_grow = is_result or piece.task.executor != "wasm"  # WebAssembly's time is not what its order allows
+        if may_grow and ran_out(result, row) and piece.grow():
+            piece.fruitless.append(receipt_of(row))
             return False
-        if is_claim(piece.task, result):
+        if is_result:
             piece.add(row)
             return await self._is_attested(piece, row)
         piece.operators.discard(row.operator)
         if not may_try_elsewhere(piece.task, result):
             raise self._failed(piece, row)
         piece.bad_nodes.add(row.node)
+        piece.fruitless.append(receipt_of(row))
         self.means.evidence.failed(row.node, row.operator, int(self.means.clock()))
         await self._note_failure(piece, str(row.node), str(row.operator), f"the run ended: {result.ended}")
         return False
@@ -282,20 +289,34 @@ class StepRun:
     async def _dispute(self, piece: Piece, rows: Sequence[OrderRow], pairs: Sequence[tuple[int, int]]) -> None:
         for one, other in pairs:
             first, second = rows[one], rows[other]
-            if {first.id, second.id} & piece.disputed:
-                continue
-            piece.disputed |= {first.id, second.id}
-            data = {"number": piece.row.number, "first": str(first.node), "second": str(second.node),
-                    "orders": [str(first.id), str(second.id)]}  # fmt: skip
-            try:
-                kind = dispute_kind(piece.task)
-                case = await self.means.client.dispute(
-                    receipt_of(first), receipt_of(second), kind, first_step(first, second)
-                )
-                data["case"] = str(case)
-            except FreeholdError as error:
-                data["error"] = error.message
-            await self.means.note(self.step.name, "dispute", data)
+            if not {first.id, second.id} & piece.disputed:
+                await self._open_case(piece, receipt_of(first), receipt_of(second), first_step(first, second))
+
+    async def _dispute_fruitless(self, piece: Piece, rows: Sequence[OrderRow]) -> None:
+        """What was billed for runs that came to nothing, where the work could be done within what they were for: each
+        result that counts shows it of one."""
+        if piece.task.executor != "wasm" or piece.task.metric:
+            return  # nobody can say of it that a run came to nothing by its node's doing
+        took = receipt_of(rows[0]).measure
+        billed = [receipt for receipt in piece.fruitless if receipt.measure and took <= receipt.most]
+        free = [receipt_of(row) for row in rows if row.id not in piece.disputed]
+        for receipt in billed:
+            result = next((one for one in free if one.node != receipt.node), None)
+            if result is not None:
+                free.remove(result)
+                await self._open_case(piece, result, receipt)
+        piece.fruitless.clear()
+
+    async def _open_case(self, piece: Piece, first: Receipt, second: Receipt, steps: Sequence[WorkStep] = ()) -> None:
+        orders = [one.order().struct_hash() for one in (first, second)]
+        piece.disputed |= set(orders)
+        data = {"number": piece.row.number, "first": str(first.node), "second": str(second.node),
+                "orders": [str(one) for one in orders]}  # fmt: skip
+        try:
+            data["case"] = str(await self.means.client.dispute(first, second, dispute_kind(piece.task), steps))
+        except FreeholdError as error:
+            data["error"] = error.message
+        await self.means.note(self.step.name, "dispute", data)
 
     async def _refer(self, piece: Piece, rows: Sequence[OrderRow], decision: Dispute) -> None:
         """More runs would not settle it: wait for what referees say."""
@@ -335,6 +356,7 @@ class StepRun:
             evidence.invalid(rows[at].node, rows[at].operator, now)
             data = {"number": piece.row.number, "node": str(rows[at].node), "operator": str(rows[at].operator)}
             await self.means.note(self.step.name, "wrong", data)
+        await self._dispute_fruitless(piece, [rows[at] for at in decision.votes])
         if (result.ended, result.status) != ("exited", 0):
             reason, _ = explain_end(chosen, piece.task, bound_of(self.step))
             await self.means.journal.end_piece(self.means.job.id, self.step.name, piece.row.number, None, reason)
