@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -14,7 +15,9 @@ from aiohttp import web
 
 from freehold.client.root import Root, ServicePlace
 from freehold.client.service_places import ANSWER_HEADER, TOKEN_HEADER, URL_PATH, url_of
+from freehold.gateway import process
 from freehold.gateway import service as ports_module
+from freehold.gateway.config import GatewayConfig
 from freehold.gateway.service import ServicePorts
 from freehold.gateway.service_origins import SANDBOX, own_host, service_at
 from freehold.net import passing
@@ -401,6 +404,29 @@ def test_a_body_that_comes_too_slowly_is_refused(monkeypatch: pytest.MonkeyPatch
         assert world.seen == []
 
     run(scenario)
+
+
+def test_a_header_that_comes_too_slowly_ends_its_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever it is for: a service's visitors hold no connections of the gateway's that way."""
+    monkeypatch.setattr(process, "IDLE_SECONDS", 0.05)
+
+    async def never(_: web.BaseRequest) -> web.StreamResponse:
+        raise AssertionError
+
+    async def nothing() -> None:
+        pass
+
+    async def scenario() -> None:
+        config = GatewayConfig(tmp_path / "network.json", tmp_path, ())
+        url, stop = await process.serve(never, nothing, config, None)
+        host, port = url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(f"GET / HTTP/1.1\r\nHost: {ID}.localhost\r\nX-More: ".encode())
+        assert await reader.read() == b""
+        writer.close()
+        await stop()
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("announced", [True, False])

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import aiohttp
 import pytest
 from aiohttp import web
 from cryptography import x509
@@ -53,6 +54,14 @@ class Site:
         self.asked += 1
         return web.Response(body=await read_body(request, len(BODY)))
 
+    async def talk(self, request: web.Request) -> web.WebSocketResponse:
+        self.asked += 1
+        socket = web.WebSocketResponse(protocols=["chat"])
+        await socket.prepare(request)
+        async for message in socket:
+            await socket.send_str(message.data)
+        return socket
+
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """BODY, drained after each piece; `asked` counts those that the system has taken."""
         response = web.StreamResponse()
@@ -77,7 +86,12 @@ class Site:
 @asynccontextmanager
 async def site(certificate: Certificate | None, port: int = 0) -> AsyncIterator[Site]:
     it = Site()
-    routes = [web.get("/hello", it.hello), web.put("/echo", it.echo), web.get("/stream", it.stream)]
+    routes = [
+        web.get("/hello", it.hello),
+        web.put("/echo", it.echo),
+        web.get("/stream", it.stream),
+        web.get("/talk", it.talk),
+    ]
     app = make_app(routes, ready=lambda: (True, ""), metrics=lambda: "")
     it.server = await serve(app, "127.0.0.1", port, tls=certificate)
     try:
@@ -130,6 +144,23 @@ def test_the_right_pin_connects_once_and_carries_bodies_both_ways(certificate: C
             assert await peer.get_json("/hello") == "hello"
             assert await echo(peer) == BODY
         assert it.server.connections.count == 1
+
+    run(certificate, use)
+
+
+def test_websockets_are_pinned_too(certificate: Certificate, other: Certificate) -> None:
+    async def use(it: Site, dial: Dial) -> None:
+        good, bad = (dial.peer(it.server.url, one.fingerprint) for one in (certificate, other))
+        async with good.websocket("/talk", headers={}, protocols=["chat"], limit=1000) as socket:
+            await socket.send_str("you")
+            assert (await socket.receive_str(), socket.protocol) == ("you", "chat")
+        with pytest.raises(WrongCertificate):
+            async with bad.websocket("/talk", headers={}, protocols=[], limit=1000):
+                pass
+        with pytest.raises(aiohttp.WSServerHandshakeError):
+            async with good.websocket("/hello", headers={}, protocols=[], limit=1000):
+                pass
+        assert it.asked == 2
 
     run(certificate, use)
 
