@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from freehold.services.compute.toolchain import python_runner
-from tests.end_to_end.network import DEADLINE, RunningNetwork, wait_for
+from tests.end_to_end.network import DEADLINE, RunningNetwork, get_json, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / "build" / "compute"  # built and compiled once a machine, not once a test
@@ -20,7 +20,12 @@ def prepare(network: RunningNetwork) -> None:
     """The Python runner, where the network's client looks for it; and credits."""
     runner = python_runner(TOOLS)
     (network.home / "tools" / runner.name).symlink_to(runner)
-    wait_for(lambda: network.reported() >= 1, "credits count")
+    wait_for(lambda: _have_all_reported(network), "credits count, whichever members are asked")
+
+
+def _have_all_reported(network: RunningNetwork) -> bool:
+    members = [url for name, url in network.urls().items() if name.startswith("member")]
+    return all((answer := get_json(f"{url}/v1/status")) and answer["last_report"] for url in members)
 
 
 def wait_for_job(network: RunningNetwork, job: str, phase: str) -> dict[str, Any]:
