@@ -344,6 +344,35 @@ def test_a_websocket_that_is_refused_says_so() -> None:
     run(scenario)
 
 
+def test_websockets_end_with_the_gateway() -> None:
+    async def scenario(world: World) -> None:
+        async with world.session.ws_connect(f"{world.gateway}{URL_PATH}{ID}/talk") as socket:
+            world.ports.close()
+            assert (await socket.receive()).data == 1001
+
+    run(scenario)
+
+
+def test_a_node_that_does_not_run_it_is_not_asked_by_every_visitor() -> None:
+    async def scenario(world: World) -> None:
+        asked = 0
+
+        async def count(_: web.BaseRequest) -> web.StreamResponse:
+            nonlocal asked
+            asked += 1
+            return web.Response(status=404)
+
+        async with AsyncExitStack() as stack:
+            world.tenant.put(await listen(count, stack))
+            for _ in range(5):
+                assert (await world.ask("GET", f"{URL_PATH}{ID}/"))[0] == 503
+            assert asked == 1
+            world.tenant.put(world.node)  # where it has moved is found at once
+            assert (await world.ask("GET", f"{URL_PATH}{ID}/"))[0] == 418
+
+    run(scenario)
+
+
 def test_an_answer_comes_piece_by_piece() -> None:
     """The service waits with the second event until the first has been read at the other end."""
 

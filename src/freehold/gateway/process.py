@@ -102,7 +102,12 @@ async def run(config: GatewayConfig, stopping: asyncio.Event, connect: Connect =
             return await admin.handle(request)
 
         certificate = await asyncio.to_thread(_find_certificate, config)
-        url, stop = await serve(handle, lambda: gateway.close(STOP_SECONDS), config, certificate)
+
+        async def drain() -> None:
+            ports.close()
+            await gateway.close(STOP_SECONDS)
+
+        url, stop = await serve(handle, drain, config, certificate)
         stack.push_async_callback(stop)
         log.info("the gateway serves %d accounts at %s", len(clients), url)
         _tell(config, url, certificate, tenants)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import aiohttp
 from aiohttp import web
@@ -50,6 +51,7 @@ NODE_AT_ONCE = 96  # requests to one node, which takes 128 connections of one ad
 FRESH_SECONDS = 5.0  # for which a place is taken as it was read
 NEW_SECONDS = 1.0  # the same, of one that was nowhere: it may be new
 RETRY_SECONDS = 1
+_UNKNOWN = (401, 403, 404)  # statuses of a node that does not run it, or under another token
 
 
 class ServicePorts:
@@ -72,13 +74,28 @@ class ServicePorts:
         self._service_domain = service_domain
         self._places = Places(*at_once)
         self._at_nodes = Places(at_once[0], NODE_AT_ONCE)
+        self._not_there: dict[str, tuple[ServicePlace, float]] = {}  # and until when nobody looks there again
+        self._sockets: set[asyncio.Task[Any]] = set()
+
+    def close(self) -> None:
+        """End all WebSockets: they would go on for as long as their ends like."""
+        for task in self._sockets:
+            task.cancel()
 
     def service_at(self, request: web.BaseRequest) -> str | None:
         """The service that a request is for by its host, whatever its path; None where that is no service's."""
         return service_at(request.headers.get("Host", ""), self._service_domain)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """The service's answer; 404 for an id that no service has, 502 and 503 where it cannot be reached."""
+        """The service's answer; 404 for an id that no service has, 503 where it cannot be reached."""
+        try:
+            return await self._answer(request)
+        except Overloaded:
+            return _said(503, "there are as many requests for it as there may be at once", _RETRY)
+        except FreeholdError as error:  # nobody says where it is
+            return _said(503, f"the service cannot be found just now: {error.message}", _RETRY)
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         service = self.service_at(request)
         if service is not None:
             visit = _Visit(request, service, request.raw_path.removeprefix("/"), is_own=True)
@@ -97,16 +114,16 @@ class ServicePorts:
                 return _moved(f"//{host}/{rest}", 307)
         if request.method not in METHODS:
             return _said(405, "services are spoken to by HTTP's usual methods")
-        try:
-            with self._places.take(service):
-                return await self._serve(visit)
-        except Overloaded:
-            return _said(503, "there are as many requests for it as there may be at once", _RETRY)
+        with self._places.take(service):
+            return await self._serve(visit)
 
     async def _serve(self, visit: _Visit) -> web.StreamResponse:
         place = await self._find(visit.service, FRESH_SECONDS) or await self._find(visit.service, NEW_SECONDS)
         if place is None:
             return _said(404, "there is no such service")
+        known, until = self._not_there.get(visit.service, (None, 0.0))
+        if known == place and self._clock() < until:
+            return _said(503, "the service is on its way to another node", _RETRY)
         failure: FreeholdError | None = None
         for fresh in (False, True):
             if fresh:
@@ -141,7 +158,7 @@ class ServicePorts:
         if is_websocket(request.headers):
             for name in HANDSHAKE:
                 headers.popall(name, None)
-            return await _pass_websocket(visit, peer, path, headers)
+            return await self._pass_websocket(visit, place, peer, path, headers)
         try:
             visit.body.check()
         except BodyTooLarge as error:
@@ -151,13 +168,41 @@ class ServicePorts:
         data = visit.body if request.can_read_body else None
         async with peer.exchange(request.method, path, headers=headers, data=data) as answer:
             if ANSWER_HEADER not in answer.headers:
-                if answer.status == Overloaded.status:
-                    raise Overloaded("the node has as many requests for it as it takes")
-                raise Unavailable(f"{place.endpoint} does not run it", status=answer.status)
+                raise self._unavailable(visit, place, answer.status)
             response = web.StreamResponse(status=answer.status, reason=answer.reason)
             response.headers.extend(headers_to_visitor(answer.headers, visit.service, is_own=visit.is_own))
             await pass_answer(request, answer, response)
             return response
+
+    async def _pass_websocket(
+        self, visit: _Visit, place: ServicePlace, peer: Peer, path: str, headers: Mapping[str, str]
+    ) -> web.StreamResponse:
+        task = asyncio.current_task()
+        assert task is not None
+        self._sockets.add(task)
+        try:
+            async with peer.websocket(
+                path, headers=headers, protocols=protocols_of(visit.request.headers), limit=MESSAGE_LIMIT
+            ) as there:
+                here = open_response(there.protocol)
+                await here.prepare(visit.request)
+                await pass_messages(here, there)
+                return here
+        except aiohttp.WSServerHandshakeError as error:
+            if error.headers is None or ANSWER_HEADER not in error.headers:
+                raise self._unavailable(visit, place, error.status) from None
+            return _said(error.status, "the service opens no WebSocket here")
+        finally:
+            self._sockets.discard(task)
+
+    def _unavailable(self, visit: _Visit, place: ServicePlace, status: int) -> FreeholdError:
+        """What the node itself has answered. Where it does not know the service, or its token, it is not asked again
+        for a while: it counts what comes to nothing, and S3 needs it too."""
+        if status == Overloaded.status:
+            return Overloaded("the node has as many requests as it takes")
+        if status in _UNKNOWN:
+            self._not_there[visit.service] = place, self._clock() + NEW_SECONDS
+        return Unavailable(f"{place.endpoint} does not run it", status=status)
 
 
 class _Visit:
@@ -169,21 +214,6 @@ class _Visit:
         self.rest = rest
         self.is_own = is_own
         self.body = Upload(request, OBJECT_LIMIT)
-
-
-async def _pass_websocket(visit: _Visit, peer: Peer, path: str, headers: Mapping[str, str]) -> web.StreamResponse:
-    try:
-        async with peer.websocket(
-            path, headers=headers, protocols=protocols_of(visit.request.headers), limit=MESSAGE_LIMIT
-        ) as there:
-            here = open_response(there.protocol)
-            await here.prepare(visit.request)
-            await pass_messages(here, there)
-            return here
-    except aiohttp.WSServerHandshakeError as error:
-        if error.headers is None or ANSWER_HEADER not in error.headers:
-            raise Unavailable(f"{peer.url} opens no WebSocket to it", status=error.status) from None
-        return _said(error.status, "the service opens no WebSocket here")
 
 
 _RETRY = {"Retry-After": str(RETRY_SECONDS)}

@@ -33,7 +33,8 @@ from freehold.net.passing import (
     pass_messages,
     protocols_of,
 )
-from freehold.protocol.errors import NotFound, Unavailable
+from freehold.net.server import failure
+from freehold.protocol.errors import BodyTooLarge, DeadlineExpired, FreeholdError, NotFound, Unavailable
 from freehold.protocol.units import ZERO_HASH
 from freehold.services.compute.node.orders_checks import parse_key
 from freehold.services.compute.node.orders_desk import Desk
@@ -116,8 +117,8 @@ def _headers_to(request: web.Request) -> CIMultiDict[str]:
 
 async def _pass_request(request: web.Request, session: aiohttp.ClientSession, target: yarl.URL) -> web.StreamResponse:
     body = Upload(request, BODY_LIMIT)
-    body.check()
     try:
+        body.check()
         async with session.request(
             request.method,
             target,
@@ -131,10 +132,21 @@ async def _pass_request(request: web.Request, session: aiohttp.ClientSession, ta
             response.headers[ANSWER_HEADER] = "1"
             await pass_answer(request, answer, response)
             return response
+    except BodyTooLarge as error:
+        return _refused(error)
     except aiohttp.ClientError as error:  # what it says may be no HTTP at all
         if body.failure is not None:
-            raise body.failure from None
+            return _refused(body.failure)
         raise Unavailable(f"the service does not answer: {type(error).__name__}") from None
+
+
+def _refused(error: FreeholdError) -> web.Response:
+    """Told, and not raised: it is the waste of a visitor, and not of the gateway that brought it."""
+    response = failure(error)
+    if isinstance(error, DeadlineExpired):
+        response.set_status(408)
+    response.force_close()
+    return response
 
 
 async def _pass_websocket(request: web.Request, session: aiohttp.ClientSession, target: yarl.URL) -> web.StreamResponse:
