@@ -1,4 +1,4 @@
-"""Orders in SQL: what an epoch costs grows with what is undecided, and not with all that was ever ordered."""
+"""Orders in SQL: what an epoch costs grows with what the state keeps, and not with all that was ever ordered."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from freehold.services.compute.node.orders import MIGRATIONS, Orders
 from freehold.store.sql import Database
 
 
-def test_an_epoch_looks_at_undecided_orders_alone(tmp_path: Path) -> None:
-    plans = asyncio.run(explain(tmp_path))
-    assert len(plans) == 4, "settle, unsent and both halves of owed"
+def test_an_epoch_looks_at_undecided_orders_and_those_that_the_state_keeps(tmp_path: Path) -> None:
+    kept, *plans = asyncio.run(explain(tmp_path))
+    assert "jobs_over (until>?)" in kept
+    assert len(plans) == 4, "what waited of the others, unsent and both halves of owed"
     assert all("jobs_undecided" in plan for plan in plans), plans
 
 
@@ -24,7 +25,7 @@ async def explain(folder: Path) -> list[str]:
     try:
         for reading in (database.write, database.read):
             await reading(lambda c: c.set_trace_callback(asked.append))
-        await orders.settle({Hash(b"\x01" * 32): 2})
+        await orders.settle(5, {Hash(b"\x01" * 32): 2})
         await orders.unsent(5)
         await orders.owed(5)
         for reading in (database.write, database.read):

@@ -19,7 +19,7 @@ from freehold.protocol.units import ZERO_HASH
 from freehold.services.compute.node.blobs import SMALL
 from freehold.services.compute.node.orders_live import LOG_LIMIT, LogTail
 from freehold.services.compute.tasks import Input, Resources, decode_result, input_root, state_leaf
-from freehold.services.compute.terms import JOB, OPINION, PAID, RECEIPT, WAITING, WRONG, Receipt, WorkState
+from freehold.services.compute.terms import HELD, JOB, OPINION, PAID, RECEIPT, WAITING, WRONG, Receipt, WorkState
 from tests.protocol.world import DOMAIN
 from tests.services.compute.provider_world import (
     CLIENT,
@@ -376,6 +376,28 @@ def test_every_receipt_goes_out_until_the_state_has_it(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("stand", [WAITING, PAID, WRONG])
+def test_what_a_revoked_state_said_of_a_receipt_counts_no_more(tmp_path: Path, stand: int) -> None:
+    """The epochs were settled again, and the receipt was in no manifest: it goes out again, and is owed."""
+
+    async def scenario() -> None:
+        async with World(tmp_path) as world:
+            receipt = receipt_of(await world.submit(world.task("echo x"), until=9))
+            await world.commit(5, [job_row(receipt, stand)])
+            assert await collected(world) == []
+            await world.commit(6, [])
+            assert await collected(world) == [receipt]
+            assert await world.provider.describe(world.id) == {"outstanding": "7"}
+            await world.commit(7, [job_row(receipt, HELD)])
+            await world.commit(9, [job_row(receipt, HELD)])
+            assert await world.provider.describe(world.id) == {"outstanding": "7"}
+            await world.commit(10, [])  # decided in the epoch after its order ran out: nobody keeps it any more
+            assert await world.provider.describe(world.id) == {"outstanding": "0"}
+            assert await collected(world) == []
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("order", ["prove first", "collect first"])
 def test_none_is_missed_between_two_epochs(tmp_path: Path, order: str) -> None:
     """Wherever a receipt comes in: it is in what is collected or gathered of the epoch that is then open."""
@@ -428,6 +450,24 @@ def test_a_receipt_that_counts_no_more_is_let_go(tmp_path: Path) -> None:
             world.provider._closer.recent.clear()
             with pytest.raises(NotFound):
                 await world.wait(key)
+
+    asyncio.run(scenario())
+
+
+def test_an_order_that_was_ready_for_too_long_is_not_run(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with World(tmp_path, settings={"slots": 1}) as world:
+            running = await world.submit(world.task("wait gate 4"), wait=0)
+            ready = await world.submit(world.task("echo late"), wait=0, until=3)
+            await until(lambda: len(world.provider._desk.queue._asking) == 1)
+            for epoch in (1, 2, 3):
+                await world.commit(epoch, [])
+            world.executor.gate("gate").set()
+            assert (await world.wait(running["job"]))["receipt"] is not None
+            ended = await world.wait(ready["job"])
+            assert ended["receipt"] is None
+            assert "ran out" in ended["reason"]
+            assert world.executor.runs == ["wait gate 4"]
 
     asyncio.run(scenario())
 

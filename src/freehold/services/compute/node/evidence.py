@@ -84,7 +84,7 @@ class Evidence:
     async def commit(self, epoch: int, rows: Iterable[WorkState], leases: Mapping[Hash, LeaseState]) -> None:
         """Take over a committed state."""
         stands = {row.id: row.stand for row in rows if row.role == JOB and row.node == self._address}
-        await self._orders.settle(stands)
+        await self._orders.settle(epoch, stands)
         self.committed = max(self.committed, epoch)
         self._collected = None
         await self._read_owed(leases)

@@ -207,17 +207,22 @@ class Orders:
         )
         return await self._sql.read(lambda c: [(Hash(r[0]), Hash(r[1]), r[2]) for r in c.execute(query, (committed,))])
 
-    async def settle(self, stands: Mapping[Hash, int]) -> None:
-        """What a committed state says of receipts, by order. One that stood there and does not any more has been
-        decided: nothing is owed for it."""
+    async def settle(self, epoch: int, stands: Mapping[Hash, int]) -> None:
+        """What the state after `epoch` says of receipts, by order.
 
-        changes = [(stand, key, stand) for key, stand in stands.items()]
+        The state keeps each until its order has run out: one that waited there, and is gone after that, was paid. One
+        that is gone before was in a state that has been revoked: it is sent again.
+        """
 
         def work(c: Any) -> None:
-            c.executemany("UPDATE jobs SET stand = ? WHERE id = ? AND stand != ?", changes)
-            rows = c.execute(f"SELECT id FROM jobs WHERE {_UNDECIDED} AND stand > 0").fetchall()
-            gone = [(row[0],) for row in rows if row[0] not in stands]
-            c.executemany(f"UPDATE jobs SET stand = {PAID} WHERE id = ?", gone)
+            left, changes = dict(stands), []
+            for key, stand in c.execute("SELECT id, stand FROM jobs WHERE is_over = 1 AND until > ?", (epoch,)):
+                changes.append((left.pop(key, 0), key, stand))
+            query = f"SELECT id, stand FROM jobs WHERE {_UNDECIDED} AND stand > 0 AND until <= ?"
+            for key, stand in c.execute(query, (epoch,)):
+                changes.append((left.pop(key, PAID), key, stand))
+            c.executemany("UPDATE jobs SET stand = ? WHERE id = ?", [one[:2] for one in changes if one[0] != one[2]])
+            c.executemany("UPDATE jobs SET stand = ? WHERE id = ?", [(stand, key) for key, stand in left.items()])
 
         await self._sql.write(work)
 
