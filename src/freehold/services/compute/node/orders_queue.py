@@ -55,7 +55,7 @@ class Queue:
     def reserve(self, client: Address) -> None:
         """A place for an order that is being written down. Overloaded where there is none."""
         ready = sum(job.entry.client == client for job in self.ready.values())
-        own = len(self._waiting.get(client, ())) + self._coming.get(client, 0) + ready
+        own = len(self._waiting.get(client, ())) + self._coming.get(client, 0) + max(0, ready - self.free_slots)
         if self.waiting + sum(self._coming.values()) >= self._limit:
             raise Overloaded(f"{self._limit} orders wait here already", retry_after=RETRY_SECONDS)
         if own >= self._per_client:
@@ -132,8 +132,8 @@ class Queue:
 
     @property
     def waiting(self) -> int:
-        """Orders whose programs have not begun."""
-        return self._count + len(self.ready)
+        """Orders that wait for a slot."""
+        return self._count + max(0, len(self.ready) - self.free_slots)
 
     @property
     def free_slots(self) -> int:

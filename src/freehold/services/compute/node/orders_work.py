@@ -106,7 +106,10 @@ class Worker:
             if job.is_stopping:
                 run.stop()
             given = Given(program, engine, stdin, write_inputs)
-            produced = await run.run(given, job.entry.order.most, self._bounds.turn(job))
+            turn = _TurnInTime(self._bounds.turn(job), run, lambda: is_late(job, self._bounds.committed()))
+            produced = await run.run(given, job.entry.order.most, turn)
+            if produced.outcome.ended == "stopped" and not job.is_stopping:
+                check_in_time(job, self._bounds.committed())
             self._bounds.release(job)
             await self._finish(job, produced, gateway, inputs)
 
@@ -182,9 +185,29 @@ class Worker:
         return small
 
 
+def is_late(job: Job, committed: int) -> bool:
+    """Whether a receipt for the order would come too late."""
+    return job.entry.order.until <= committed
+
+
+class _TurnInTime:
+    """A turn that comes to nothing where it comes too late: what is ready may have waited for long."""
+
+    def __init__(self, turn: Turn, run: Run, is_late: Callable[[], bool]) -> None:
+        self._turn, self._run, self._is_late = turn, run, is_late
+
+    async def begin(self) -> None:
+        await self._turn.begin()
+        if self._is_late():
+            self._run.stop()
+
+    def end(self) -> None:
+        self._turn.end()
+
+
 def check_in_time(job: Job, committed: int) -> None:
     """Refused where a receipt for the order would come too late."""
-    if job.entry.order.until <= committed:
+    if is_late(job, committed):
         raise Refused(f"the order ran out with epoch {job.entry.order.until}, before its turn came")
 
 
