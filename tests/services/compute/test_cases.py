@@ -14,6 +14,7 @@ from freehold.protocol.units import Hash
 from freehold.protocol.verdicts import GOOD, KNOWN, LOCK_FELL
 from freehold.services.compute.terms import (
     HELD,
+    PAID,
     RECEIPT,
     SEAT,
     UNDECIDED,
@@ -92,6 +93,19 @@ def test_a_wrong_receipt_is_slashed_and_never_paid_and_the_right_one_is_paid(lif
     assert spent == 4 * CREDIT
     assert life.cases() == life.rows(SEAT) == []
     replays(life)
+
+
+def test_an_epoch_that_is_revoked_and_settled_again_pays_what_it_had_paid_once(life: ComputeLife) -> None:
+    """Whether a receipt was paid stands in the state, which goes back with its epoch, and nowhere else."""
+    life.settle(life.receipts(life.run(HONEST, 1)))
+    state, report = life.state, life.report
+    first = life.settle([])
+    assert (life.paid(), list(life.stands().values())) == ({lease_of(life, HONEST): 2 * CREDIT}, [PAID])
+    life.state, life.report = state, report
+    assert list(life.stands().values()) == [WAITING]
+    again = life.settle([])
+    assert again.report.struct_hash() == first.report.struct_hash()
+    assert list(again.state.accounts) == list(first.state.accounts)
 
 
 def test_who_retires_or_thaws_its_bond_is_slashed_all_the_same(life: ComputeLife) -> None:

@@ -36,6 +36,7 @@ from freehold.services.compute import explain_text
 from freehold.services.compute.terms import (
     BOTH,
     CASE,
+    CROWDED,
     DISPUTE,
     DISPUTED,
     EARLY,
@@ -70,6 +71,7 @@ MEANS = {
     EARLY: "its order names an epoch that is too far ahead",
     NO_CONTRADICTION: "both receipts may be right, or they are not about the same work",
     DISPUTED: "one of the receipts is, or was, in a case already",
+    CROWDED: "its client had as many cases open as it may have at once",
     WRONG_RESULT: "a majority of referees found otherwise",
     UNDECIDED: "the referees did not agree in any round: both receipts are paid",
     UNFOUNDED: "the opinion's output does not say what its bits say",
