@@ -336,6 +336,8 @@ def test_a_websocket_that_is_refused_says_so() -> None:
         with pytest.raises(aiohttp.WSServerHandshakeError) as error:
             await world.session.ws_connect(f"{world.gateway}{URL_PATH}{ID}/talk/refused")
         assert error.value.status == 403
+        half = await world.ask("GET", f"{URL_PATH}{ID}/talk", headers={"Connection": "Upgrade", "Upgrade": "websocket"})
+        assert half[0] == 400
         world.tenant.put("http://127.0.0.1:1")
         with pytest.raises(aiohttp.WSServerHandshakeError) as error:
             await world.session.ws_connect(f"{world.gateway}{URL_PATH}{ID}/talk")

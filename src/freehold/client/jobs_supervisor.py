@@ -36,7 +36,10 @@ class Supervisor:
         """Until it is cancelled; what it drives then goes on at its nodes, for others to drive."""
         try:
             while True:
-                await self._look()
+                try:
+                    await self._look()
+                except Exception:
+                    log.exception("the journal of jobs cannot be read")  # S3 and what is driven go on all the same
                 await asyncio.sleep(LOOK_SECONDS)
         finally:
             tasks = list(self._driving.values())

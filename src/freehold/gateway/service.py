@@ -177,6 +177,8 @@ class ServicePorts:
     async def _pass_websocket(
         self, visit: _Visit, place: ServicePlace, peer: Peer, path: str, headers: Mapping[str, str]
     ) -> web.StreamResponse:
+        if not open_response(None).can_prepare(visit.request):
+            return _said(400, "this asks for a WebSocket, and does not say how")
         task = asyncio.current_task()
         assert task is not None
         self._sockets.add(task)
