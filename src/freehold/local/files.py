@@ -103,7 +103,7 @@ class LocalFiles:
             "wallets": [str(self.wallets / "client.json")],
             "key_label": "local",
             "tls": settings.tls,
-            "jobs": str(self.root),  # where its client keeps its journal: services outlive the processes that ordered them
+            "jobs": str(self.root),  # its client's journal: services outlive the processes that ordered them
         })  # fmt: skip
 
     def _write(self, name: str, port: int, own: dict[str, Any]) -> Path:
