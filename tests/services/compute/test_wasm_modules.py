@@ -6,12 +6,13 @@ import asyncio
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import wasmtime
 
 from freehold.services.compute.executors import modules
-from freehold.services.compute.executors.modules import Compiled, ModuleCache, find, get_name, get_path, prune
+from freehold.services.compute.executors.modules import Bounds, Compiled, ModuleCache, find, get_name, get_path, prune
 from freehold.services.compute.executors.wasm_terms import Stop
 from tests.services.compute.wasm_world import Machine, count_to
 
@@ -87,6 +88,56 @@ def test_what_takes_too_long_to_compile_is_refused(tmp_path: Path, monkeypatch: 
         asyncio.run(cache.get(path, digest, runner=False))
     assert caught.value.ended == "refused"
     assert get_files(tmp_path / "cache") == []
+
+
+@pytest.mark.parametrize("bounds", [Bounds(1, 2**33), Bounds(240, 96 * 2**20)])
+def test_compiling_ends_at_its_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bounds: Bounds) -> None:
+    monkeypatch.setattr(modules, "get_bounds", lambda _: bounds)
+    path, digest = write_program(tmp_path, build_functions(200_000))
+    with pytest.raises(Stop, match="too much") as caught:
+        asyncio.run(ModuleCache(tmp_path / "cache").get(path, digest, runner=False))
+    assert caught.value.ended == "refused"
+    assert get_files(tmp_path / "cache") == []
+
+
+def build_functions(count: int) -> bytes:
+    """A module of so many functions that do nothing."""
+    number = bytes([count & 127 | 128, count >> 7 & 127 | 128, count >> 14])
+
+    def section(kind: int, body: bytes) -> bytes:
+        size = len(body)
+        return bytes([kind, size & 127 | 128, size >> 7 & 127 | 128, size >> 14 & 127 | 128, size >> 21]) + body
+
+    types, functions, code = b"\1\x60\0\0", number + bytes(count), number + b"\2\0\x0b" * count
+    return b"\0asm\1\0\0\0" + section(1, types) + section(3, functions) + section(10, code)
+
+
+def test_a_small_program_does_not_wait_for_a_large_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modules, "SMALL", 60)
+    small, small_digest = write_program(tmp_path, '(module (func (export "_start")))')
+    large, large_digest = write_program(tmp_path, count_to(10))
+    assert small.stat().st_size <= 60 < large.stat().st_size
+
+    async def scenario() -> None:
+        cache, compiling, goes_on = ModuleCache(tmp_path / "cache"), asyncio.Event(), asyncio.Event()
+        compile_it = cache._compile
+
+        async def wait(program: Path, *rest: Any) -> Compiled:
+            if program == large:
+                compiling.set()
+                await goes_on.wait()
+            return await compile_it(program, *rest)
+
+        monkeypatch.setattr(cache, "_compile", wait)
+        first = asyncio.create_task(cache.get(large, large_digest, runner=False))
+        second = asyncio.create_task(cache.get(large, large_digest, runner=False))
+        await compiling.wait()
+        await cache.get(small, small_digest, runner=False)
+        assert not first.done()
+        goes_on.set()
+        assert await first == await second
+
+    asyncio.run(scenario())
 
 
 def test_what_is_no_program_leaves_nothing(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """Compiled WebAssembly, kept by the hash of its program: each is compiled once on a machine.
 
-A program is anybody's, and compiling it takes time and memory, so a process of its own does it within bounds
-(`wasm_compile.py`), under a lock that all nodes sharing the folder take. What comes of it is native code, so the folder
-is this user's alone, and the name of a file carries the hash of its bytes: a worker checks it before it loads the file.
-Time spent on compiling is the node's; no order is billed for it.
+A program is anybody's, and compiling it takes time and memory, so a process of its own does it within bounds that grow
+with the program (`wasm_compile.py`), under a lock that all nodes sharing the folder take. A node compiles one large and
+one small program at a time, each on all processors: who comes with a small one does not wait for others' large ones,
+and no more wait than orders are made ready at once, for which clients take turns. What comes of it is native code, so
+the folder is this user's alone, and the name of a file carries the hash of its bytes: a worker checks it before it
+loads the file. Time spent on compiling is the node's; no order is billed for it.
 
 Invariant: a file is in place only whole, under a name that says what it is and was made by which engine.
 """
@@ -23,6 +25,8 @@ from freehold.protocol.errors import InvalidInput, Unavailable
 from freehold.services.compute.executors.wasm_terms import CODE, Stop
 
 SECONDS = 300  # that compiling may take, waiting for others that compile the same included
+SMALL = 2**20  # bytes of a program that does not wait for large ones
+FOUND = 4096  # programs of which a node remembers where they lie
 KEPT_BYTES = 4 * 2**30  # of compiled code in a folder; the longest unused go first
 
 
@@ -33,6 +37,13 @@ class Compiled(NamedTuple):
     digest: str
 
 
+class Bounds(NamedTuple):
+    """What compiling may take: processor seconds, and bytes of memory."""
+
+    seconds: int
+    memory: int
+
+
 class Answer(msgspec.Struct):
     """What the compiling process prints: the digest of what it made, or why the program is none."""
 
@@ -41,12 +52,12 @@ class Answer(msgspec.Struct):
 
 
 class ModuleCache:
-    """The folder of compiled programs. One process compiles at a time; nodes that share the folder share the work."""
+    """The folder of compiled programs. Nodes that share the folder share the work."""
 
     def __init__(self, folder: Path, kept: int = KEPT_BYTES) -> None:
         self.folder, self._kept = folder, kept
         self._found: dict[str, Compiled] = {}
-        self._turn = asyncio.Lock()
+        self._small, self._large = asyncio.Lock(), asyncio.Lock()
 
     async def get(self, program: Path, sha256: str, *, runner: bool) -> Compiled:
         """The program with this hash, compiled: a module, or a runner (a component).
@@ -57,11 +68,14 @@ class ModuleCache:
         found = self._found.get(name)
         if found is not None and found.path.exists():
             return found
-        async with self._turn:
+        size = (await asyncio.to_thread(program.stat)).st_size
+        async with self._small if size <= SMALL else self._large:
             found = await asyncio.to_thread(find, self._make_folder(), name)
             if found is None:
-                found = await self._compile(program, name, runner)
+                found = await self._compile(program, name, runner, get_bounds(size))
         self._found[name] = found
+        if len(self._found) > FOUND:
+            del self._found[next(iter(self._found))]
         return found
 
     def forget(self, compiled: Compiled) -> None:
@@ -81,10 +95,11 @@ class ModuleCache:
         self.folder.chmod(0o700)
         return self.folder
 
-    async def _compile(self, program: Path, name: str, runner: bool) -> Compiled:
+    async def _compile(self, program: Path, name: str, runner: bool, bounds: Bounds) -> Compiled:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "freehold.services.compute.executors.wasm_compile"),
             *(str(program), str(self.folder), name, "runner" if runner else "module", str(self._kept)),
+            *map(str, bounds),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -106,6 +121,12 @@ class ModuleCache:
         if answer.refused:
             raise Stop("refused", answer.refused)
         return Compiled(get_path(self.folder, name, answer.digest), answer.digest)
+
+
+def get_bounds(size: int) -> Bounds:
+    """For a program of so many bytes; several times what programs take that are not made to take long (the Python
+    runner: 29 MB, 18 s, 300 MB)."""
+    return Bounds(min(240, 20 + 4 * size // 2**20), min(6 * 2**30, 768 * 2**20 + 64 * size))
 
 
 def get_environment() -> dict[str, str]:

@@ -1,6 +1,6 @@
 """The process that compiles one WebAssembly program, within bounds of time and memory: see `modules.py`.
 
-python -m freehold.services.compute.executors.wasm_compile PROGRAM FOLDER NAME module|runner KEPT
+python -m freehold.services.compute.executors.wasm_compile PROGRAM FOLDER NAME module|runner KEPT SECONDS MEMORY
 """
 
 from __future__ import annotations
@@ -19,9 +19,6 @@ from wasmtime import component
 from freehold.services.compute.executors.modules import Answer, find, get_path, prune
 from freehold.services.compute.executors.wasm_engine import build_engine
 
-PROCESSOR_SECONDS = 240
-MEMORY = 6 * 2**30  # bytes
-
 
 def compile_program(program: Path, folder: Path, name: str, runner: bool, kept: int) -> Answer:
     """Compile it, unless another process has done so meanwhile."""
@@ -39,6 +36,8 @@ def compile_program(program: Path, folder: Path, name: str, runner: bool, kept: 
                 code = wasmtime.Module(engine, data).serialize()
         except wasmtime.WasmtimeError as error:
             return Answer(refused=f"it is no program for this engine: {str(error).splitlines()[0][:300]}")
+        except MemoryError:
+            return Answer(refused="compiling it takes too much memory")
         digest = hashlib.sha256(code).hexdigest()
         draft = folder / f"{name[:2]}.draft"
         with open(draft, "wb") as file:
@@ -53,10 +52,12 @@ def compile_program(program: Path, folder: Path, name: str, runner: bool, kept: 
 
 def main() -> None:
     """Bounds first."""
-    program, folder, name, kind, kept = sys.argv[1:]
-    resource.setrlimit(resource.RLIMIT_CPU, (PROCESSOR_SECONDS, PROCESSOR_SECONDS))
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    program, folder, name, kind, kept, seconds, memory = sys.argv[1:]
+    wanted = {resource.RLIMIT_CPU: int(seconds), resource.RLIMIT_DATA: int(memory), resource.RLIMIT_CORE: 0}
+    for bound, value in wanted.items():
+        allowed = resource.getrlimit(bound)[1]
+        most = value if allowed == resource.RLIM_INFINITY else min(value, allowed)
+        resource.setrlimit(bound, (most, most))
     os.nice(5)
     answer = compile_program(Path(program), Path(folder), name, kind == "runner", int(kept))
     sys.stdout.buffer.write(msgspec.json.encode(answer))
