@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from freehold.cli import client as cli_client
+from freehold.cli import connection, jobs_output
 from freehold.cli import jobs as cli_jobs
-from freehold.cli import jobs_output
 from freehold.cli.jobs_output import Follower
 from freehold.cli.output import plain, print_table
 from freehold.client.jobs_driver import Progress
@@ -199,6 +199,17 @@ def test_steps_whose_files_have_one_name_are_fetched_one_by_one(bench: Bench) ->
     bench.data("fetch", id, str(bench.folder / "b"), "--step", "b")
     assert (bench.folder / "b" / "out").read_text() == "y"
     assert "Did you mean" in bench.run("fetch", id, str(bench.folder / "b"), "--step", "bb").stderr
+
+
+def test_ctrl_c_before_anything_was_ordered_is_130(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(connection, "run", interrupt)  # the coroutine never begins: it must not warn of that
+    stopped = bench.run("run", bench.write("a.py", "x"), "--most", "1", "--json")
+    assert stopped.code == 130
+    assert stopped.error["code"] == "aborted"
+    assert bench.world.runs == 0
 
 
 def test_refused_and_failed_have_codes_of_their_own(bench: Bench) -> None:

@@ -33,7 +33,7 @@ from freehold.cli.jobs_output import (
     show_results,
     show_why,
 )
-from freehold.cli.output import Group, Program, confirm, plain
+from freehold.cli.output import INTERRUPTED, Group, Program, confirm, plain
 
 if TYPE_CHECKING:
     from freehold.client.jobs_journal import JobRow
@@ -45,7 +45,6 @@ T = TypeVar("T")
 MISWRITTEN, FAILED, REFUSED, STOPPED = 2, 3, 4, 5
 WRONG = "invalid_spec"
 SHOWN_LOG = 4096  # bytes
-INTERRUPTED = 130
 REFUSALS = ("nobody_matches", "insufficient_operators", "nobody_left", "cap_reached", "insufficient_credits")
 
 
@@ -107,6 +106,8 @@ def _finish(program: Program, task: Coroutine[Any, Any, T]) -> T:
             raise
         program.fail(error.to_json())
         raise click.exceptions.Exit(MISWRITTEN if error.code == WRONG else REFUSED) from None
+    finally:
+        task.close()  # interrupted before it began, it would warn that it never did
 
 
 async def _run(

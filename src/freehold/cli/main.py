@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import click
 
 from freehold import __version__
-from freehold.cli.output import Program, error_json, shared_options
+from freehold.cli.output import INTERRUPTED, Program, error_json, shared_options
 from freehold.cli.settings import Settings
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -96,9 +96,9 @@ class Freehold(click.Group):
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
-        except (click.Abort, KeyboardInterrupt):
+        except (click.Abort, KeyboardInterrupt) as error:
             program.fail(error_json("aborted", "stopped; nothing more was done"))
-            return 1
+            return INTERRUPTED if KeyboardInterrupt in (type(error), type(error.__cause__)) else 1
         except click.UsageError as error:
             if program.as_json:
                 program.fail(error_json("usage", error.format_message()))

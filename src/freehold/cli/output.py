@@ -19,6 +19,7 @@ import click
 from freehold.cli.settings import SETTINGS, Settings
 
 SCHEMA_VERSION = 1
+INTERRUPTED = 130  # the exit code after Ctrl-C
 Show = Callable[[Any], None]
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 

@@ -172,6 +172,8 @@ class Planner:
         texts: Sequence[str] = mapping.items or ()
         if mapping.lines is not None:
             texts = (await self._read(mapping.lines, came)).splitlines()
+            if not texts and mapping.lines.step is None:
+                raise spec_error(f"there is no line in {mapping.lines}", mapping.lines.place())
         return [Item(tuple(map(str, texts[at : at + mapping.each]))) for at in range(0, len(texts), mapping.each)]
 
     async def _read(self, file: File, came: Callable[[str], Sequence[Came]]) -> str:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from freehold.client.jobs_market import Market
 from freehold.client.jobs_spec import Job, Step
-from freehold.protocol.errors import InvalidInput
+from freehold.client.jobs_yaml import mark_of, spec_error
 from freehold.protocol.parameters import Parameters
 from freehold.protocol.units import MEASURE_LIMIT, ONE
 from freehold.services.compute.ordering.checks import most_cost
@@ -164,13 +164,14 @@ def quote_step(step: Step, tasks: int | None, most: int, market: Market, checkin
 
 
 def check_classes(job: Job) -> None:
-    """InvalidInput where an assurance is asked for what cannot be checked so, before anybody is asked for a bid."""
+    """SpecError where an assurance is asked for what cannot be checked so, before anybody is asked for a bid."""
     if read_assurance(job.assurance) == 0:
         return
     for step in job.steps:
         native = step.kind in ("program", "command", "image")
         if native and step.service is None and step.verify.kind in ("bit_exact", "refereed"):
-            raise InvalidInput(
+            raise spec_error(
                 f"step {str(step.name)!r}: two honest runs of a native program may differ, so not {step.verify.kind}",
-                hint="Say `verify: {kind: tolerance, metric: ...}`, run it as WebAssembly, or ask for no assurance.",
+                mark_of(step.verify.kind) or step.place(),
+                "Say `verify: {kind: tolerance, metric: ...}`, run it as WebAssembly, or ask for no assurance.",
             )

@@ -90,6 +90,16 @@ def _constraint(value: Any) -> str:
     return value
 
 
+def _image(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(value)
+    name, _, digest = value.partition("@sha256:")
+    if not name:
+        raise ValueError(value)
+    _digest(digest)
+    return value
+
+
 def _digest(value: Any) -> str:
     if not isinstance(value, str) or len(value) != 64 or set(value) - set("0123456789abcdef"):
         raise ValueError(value)
@@ -179,6 +189,8 @@ class Map(Part):
         given = [name for name in ("over", "items", "lines") if getattr(self, name) is not None]
         if len(given) != 1:
             raise spec_error("a map has one of `over`, `items` and `lines`")
+        if self.items == ():
+            raise spec_error("a map over a list without items runs nothing")
         if self.over is not None and not self.over.is_many():
             raise spec_error('a map goes over a folder, a prefix (with "/" at the end) or a step', self.over.place())
 
@@ -188,10 +200,20 @@ class Map(Part):
         return self.over is not None
 
 
+def _map(value: Any) -> Any:
+    """The shorter ways to write a map, as a mapping that stands where they do."""
+    if not isinstance(value, str | File | list | tuple):
+        return value
+    made = Entries({"over" if isinstance(value, str | File) else "items": value})
+    if (mark := mark_of(value)) is not None:
+        made.at = mark
+    return made
+
+
 MAP = part(
     Map,
     "a prefix or folder, a list, or a mapping (over, items, lines)",
-    lambda v: {"over": v} if isinstance(v, str | File) else {"items": v} if isinstance(v, list | tuple) else v,
+    _map,
 )
 
 
@@ -247,7 +269,7 @@ class Step(Part):
     command: tuple[str, ...] | None = one_of(
         many(TEXT, "argument"), "a program that nodes have, with its arguments", None
     )
-    image: str | None = one_of(TEXT, "an OCI image by digest, name@sha256:...", None)
+    image: str | None = one_of(Kind("an image by its digest, name@sha256:...", _image), "an OCI image", None)
     service: Service | None = one_of(
         part(Service, "a mapping (port, health, every, misses)"), "the program goes on, and is reached over HTTP", None
     )
@@ -290,6 +312,8 @@ class Step(Part):
                 raise spec_error(error.message, path) from None
             if path.endswith("/") != self.inputs[path].is_many():
                 raise spec_error(f'{str(path)!r}: both end with "/", the path and what it takes, or neither does', path)
+            if above := next((one for one in self.inputs if path.startswith(f"{one}/")), None):
+                raise spec_error(f"{str(above)!r} is a file below /in, and {str(path)!r} would lie below it", path)
 
     def place(self) -> Mark | None:
         """Where it stands: its name or its program."""
