@@ -22,7 +22,7 @@ from tests.end_to_end.network import DEADLINE, RunningNetwork, get_json, running
 from tests.servers.boxes import MISSING
 
 PRICE = 100 * 10**18  # credits (base units) for an hour of a local node's processor
-SLICE = 5  # seconds that one order pays for
+SLICE = 4  # seconds that one order pays for
 SPEC = f"""
 name: hello
 deadline: 1 h
@@ -55,7 +55,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNetwork
     if shutil.which("bwrap") is None:
         pytest.skip(MISSING)
     with running(tmp_path_factory.mktemp("network"), **jobs.SETTINGS) as started:
-        wait_for(lambda: started.reported() >= 1, "credits count")
+        wait_for(lambda: started.reported() >= 1, "credits count", TIMEOUT)
         yield started
 
 
