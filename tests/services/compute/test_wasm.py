@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from freehold.services.compute.executors.wasm_engine import STEP_FUEL
 from freehold.services.compute.executors.wasm_terms import ENGINE, OUTPUT_LIMIT
 from freehold.services.compute.node.shown import CLAIMING
 from tests.services.compute.wasm_world import DEADLINE, LOOP, PLENTY, Machine, count_to, is_alive, program
@@ -219,12 +220,22 @@ def test_each_step_gets_what_the_last_one_left(machine: Machine) -> None:
       (call $proc_exit (i32.eq (i32.load8_u (i32.const 32)) (i32.const 52)))""")
     whole = machine.run(source, stdin=b"0", steps=3).outcome
     assert (whole.ended, whole.status, whole.states, whole.stdout) == ("exited", 0, (b"1", b"2", b"3"), b"3")
-    again = machine.run(source, stdin=b"1").outcome  # as a referee does
+    again = machine.run(source, stdin=b"1", steps=1).outcome  # as a referee does
     assert (again.stdout, again.measure * 3) == (b"2", whole.measure)
+    assert again.measure == machine.run(source, stdin=b"1").outcome.measure + STEP_FUEL
     early = machine.run(source, stdin=b"0", steps=9).outcome
     assert (early.status, early.states, early.stdout) == (1, (b"1", b"2", b"3"), b"4")
     capped = machine.run(source, stdin=b"0", steps=9, most=again.measure * 2 + 5).outcome
     assert (capped.ended, capped.measure, capped.states) == ("fuel", again.measure * 2 + 5, (b"1", b"2"))
+
+
+def test_steps_that_do_nothing_cost_what_setting_them_up_does(machine: Machine) -> None:
+    empty = '(module (func (export "_start")))'
+    outcome = machine.run(empty, steps=10).outcome
+    assert (outcome.ended, len(outcome.states)) == ("exited", 10)
+    assert 10 * STEP_FUEL < outcome.measure < 10 * STEP_FUEL + 1000
+    capped = machine.run(empty, steps=2**20, most=3 * STEP_FUEL).outcome
+    assert (capped.ended, capped.measure, len(capped.states)) == ("fuel", 3 * STEP_FUEL, 2)
 
 
 def kill_workers(machine: Machine, folder: Path, times: int) -> None:

@@ -8,7 +8,8 @@ a run whose worker died is run once more on another, since it was not the progra
 
 Of a task's resources `memory`, `disk` and `seconds` count here; a program has one processor and is one process. A task
 of steps runs its program once for each, with /out and /tmp empty and the standard output of the step before as its
-standard input; it goes on while they exit with 0. Files below /out come from the last step that ran.
+standard input; it goes on while they exit with 0. Each costs STEP_FUEL before it begins, on any machine, so that nobody
+has a node set up a million steps for nothing. Files below /out come from the last step that ran.
 
 Invariant: equal tasks end equally, with equal output and measure, unless the node ends them ("time", "stopped",
 "failed") or refuses them, or their calls nest too deep for its stack ("stack").

@@ -18,6 +18,7 @@ THREAD_STACK = 16 * 2**20
 CALL_FUEL = 4000  # of each call of the host: about what it takes, a nanosecond each
 BYTE_FUEL = 1  # of each byte that it moves
 SYNC_FUEL = 1_000_000  # of waiting for the disk
+STEP_FUEL = 1_000_000  # of each step of a task: about what setting one up takes, however little its program does
 TABLE_ELEMENTS, TABLES, INSTANCES = 2**20, 16, 256  # of a store
 
 
@@ -68,6 +69,10 @@ class Meter:
     def charge_sync(self) -> None:
         """Take what waiting for the disk costs. Stop ("fuel")."""
         self._take(SYNC_FUEL)
+
+    def charge_step(self) -> None:
+        """Take what setting up a step costs. Stop ("fuel")."""
+        self._take(STEP_FUEL)
 
     def taken(self) -> int:
         """Fuel taken since this meter began."""

@@ -212,6 +212,8 @@ class Worker:
         try:
             if self._why:
                 raise self._build_stop()
+            if run.steps:
+                meter.charge_step()
             if isinstance(code, component.Component):
                 self._script = wasm_script.ScriptHost(files, meter, stdin, streams.write)
                 stop.status = self._call_script(run, store, code)
