@@ -47,7 +47,7 @@ def test_modules_are_metered_to_the_unit_and_end_at_their_cap(tmp_path: Path) ->
             hello = "(drop (call $write (i32.const 1) (i32.const 1024) (i32.const 5)))"
             said = await world.submit(module(world, program(hello, data="hello")), most=10**6)
             assert list(said["inline"].values()) == ["aGVsbG8="]
-            stepped = await world.submit(module(world, program(hello, data="hello"), steps=3), most=10**6)
+            stepped = await world.submit(module(world, program(hello, data="hello"), steps=3), most=10**7)
             assert len(stepped["steps"]) == 3
             job = (await world.submit(module(world, LOOP), most=10**11, wait=0))["job"]
             await until(lambda: world.provider.metrics()["running"] == 1)
