@@ -27,12 +27,16 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 from freehold.client.account import Account
 from freehold.client.jobs import PieceResult
+from freehold.client.jobs_attested import Hardware
 from freehold.client.jobs_spec import File, Job, Map, Resources, Service, Step, Verify
 from freehold.client.sdk import Freehold
 from freehold.market.network import Network
 from freehold.protocol.errors import InvalidInput, Refused
 
-__all__ = ["Client", "Done", "File", "Job", "JobFailed", "Map", "Resources", "Service", "Step", "Verify", "map", "run"]
+__all__ = [
+    "Client", "Done", "File", "Hardware", "Job", "JobFailed", "Map", "Resources", "Service", "Step", "Verify", "map",
+    "run",
+]  # fmt: skip
 
 T = TypeVar("T")
 

@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from freehold.client.jobs_attested import Quote, Quotes, read_policy
+from freehold.cli.jobs_output import _show_event
+from freehold.client.jobs_attested import Hardware, Quotes, read_policy
 from freehold.client.jobs_journal import JobRow, OrderRow
 from freehold.client.jobs_market import NobodyMatches
 from freehold.client.jobs_spec import Job, Step, Verify, parse
@@ -38,16 +39,16 @@ def world(tmp_path: Path) -> Iterator[World]:
     made.close()
 
 
-def accepted(**given: Any) -> Quote:
-    honest = Quote(
+def accepted(**given: Any) -> Hardware:
+    honest = Hardware(
         measurements=(SNP, DOMAIN), roots=("amd.pem", "intel.pem"), collateral=("amd.crl", "intel.json"),
         firmware=TCB.hex(),
     )  # fmt: skip
     return replace(honest, **given)
 
 
-def job(quote: Quote, **more: Any) -> Job:
-    step = Step(script="do it", verify=Verify(kind="attested", quote=quote))
+def job(hardware: Hardware, **more: Any) -> Job:
+    step = Step(script="do it", verify=Verify(kind="attested", hardware=hardware))
     return Job(steps=(step,), **more)
 
 
@@ -89,7 +90,7 @@ def attested(events: list[dict[str, Any]]) -> list[str]:
 
 @pytest.mark.parametrize(("kind", "quote"), [("sev-snp", honest_amd), ("tdx", honest_intel)])
 def test_an_attested_job_runs_once_where_the_hardware_is(
-    world: World, kind: str, quote: Callable[[Receipt], bytes]
+    world: World, kind: str, quote: Callable[[Receipt], bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
     plain, vouched = world.add(2)
     attest(vouched, kind, quote)
@@ -98,6 +99,8 @@ def test_an_attested_job_runs_once_where_the_hardware_is(
     assert (plain.orders, len(vouched.ran)) == ([], 1)
     assert attested(events) == [str(vouched.address)]
     assert vouched.tasks[vouched.ran[0]].attested
+    _show_event(told(events, "attested")[0])
+    assert f"vouched for by {kind}\n" in capsys.readouterr().out
 
 
 def test_a_job_that_nobody_can_attest_matches_nobody_and_says_why(world: World) -> None:
@@ -223,7 +226,7 @@ SPEC = """
 script: print(1)
 verify:
   kind: attested
-  quote:
+  hardware:
     measurements: [{measurement}]
     roots: [{root}]
 """
@@ -232,8 +235,8 @@ verify:
 def test_a_spec_says_what_is_accepted(tmp_path: Path) -> None:
     text = SPEC.format(measurement=f'"{SNP}"', root="amd-milan").encode()
     (step,) = parse(text, "job.yaml").steps
-    assert step.verify.quote is not None
-    assert step.verify.quote.roots == ("amd-milan",)
+    assert step.verify.hardware is not None
+    assert step.verify.hardware.roots == ("amd-milan",)
     assert Job.of(msgspec.json.decode(msgspec.json.encode(parse(text, "x").to_json()))).steps[0].verify == step.verify
 
 
@@ -242,8 +245,8 @@ def test_a_spec_says_what_is_accepted(tmp_path: Path) -> None:
     [
         (SPEC.format(measurement="abc", root="amd-milan"), "job.yaml:6:20: .*'abc' is no measurement"),
         (SPEC.format(measurement="", root="amd-milan"), "at least one measurement"),
-        ("script: x\nverify: attested\n", "`quote` says what `attested` accepts"),
-        ("script: x\nverify: {kind: bit_exact, quote: {measurements: [a], roots: [b]}}\n", "no measurement"),
+        ("script: x\nverify: attested\n", "`hardware` says what `attested` accepts"),
+        ("script: x\nverify: {kind: bit_exact, hardware: {measurements: [a], roots: [b]}}\n", "no measurement"),
         (SPEC.replace("script: print(1)", "command: [a]\nservice: {{}}").format(measurement=f"'{SNP}'", root="a"),
          "a service has no result"),
     ],

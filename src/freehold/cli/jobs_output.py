@@ -218,6 +218,9 @@ def _show_event(event: dict[str, Any]) -> None:
         click.echo(f"checked as {event['class']}: {'; '.join(event['reasons'])}")
     elif event["kind"] == "failure":
         click.echo(f"task {event['number']} at {short(event['node'])}: {plain(event['reason'])}")
+    elif event["kind"] == "attested":
+        said = "".join(f"; not checked: {plain(one)}" for one in event["unchecked"])
+        click.echo(f"task {event['number']} at {short(event['node'])}: vouched for by {event['hardware']}{said}")
     elif event["kind"] == "dispute":
         case = f"case {short(event['case'])}" if "case" in event else f"not opened: {plain(event['error'])}"
         pair = f"{short(event['first'])} and {short(event['second'])}"

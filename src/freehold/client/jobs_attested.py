@@ -4,7 +4,7 @@ The policy is what the spec says, with its files read anew whenever a job is dri
 then is replaced by whoever writes the files. A run counts if its node sent a quote for its receipt that the policy
 accepts; a run without one is paid like any other, and counts nothing.
 
-Invariant: of a step that is attested no result counts whose quote was not verified in this process.
+Invariant: of a step that is attested no result is accepted whose quote this very process has not verified.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FILE_LIMIT = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quote(Part):
+class Hardware(Part):
     """What is accepted of the hardware that vouches for a result, for `attested`; docs/jobs.md says what it proves."""
 
     measurements: tuple[str, ...] = one_of(
@@ -61,19 +61,19 @@ class Quote(Part):
             except InvalidInput as error:
                 raise spec_error(error.message, text, error.advice) from None
         if not self.measurements or not self.roots:
-            raise spec_error("a quote is held against at least one measurement and one root")
+            raise spec_error("hardware is accepted by at least one measurement and one root")
 
 
-def read_policy(quote: Quote, base: Path) -> Policy:
+def read_policy(hardware: Hardware, base: Path) -> Policy:
     """The policy that a spec asks for; its files are below `base` unless their paths are absolute. InvalidInput."""
-    roots = {name: makers_root(name) if name in MAKERS_ROOTS else _read(base, name) for name in quote.roots}
+    roots = {name: makers_root(name) if name in MAKERS_ROOTS else _read(base, name) for name in hardware.roots}
     return make_policy(
-        [str(one) for one in quote.measurements],
+        [str(one) for one in hardware.measurements],
         {str(name): data for name, data in roots.items()},
-        {str(name): _read(base, name) for name in quote.collateral},
-        str(quote.firmware),
-        [str(one) for one in quote.statuses],
-        quote.unchecked,
+        {str(name): _read(base, name) for name in hardware.collateral},
+        str(hardware.firmware),
+        [str(one) for one in hardware.statuses],
+        hardware.unchecked,
     )
 
 
@@ -117,9 +117,9 @@ class Quotes:
         return isinstance(self.judge(row), str)
 
 
-def read_quotes(quote: Quote | None, base: Path, clock: Callable[[], float]) -> Quotes | None:
+def read_quotes(hardware: Hardware | None, base: Path, clock: Callable[[], float]) -> Quotes | None:
     """What holds a step's runs to its spec; None where that asks for no quotes. InvalidInput."""
-    return None if quote is None else Quotes(read_policy(quote, base), clock)
+    return None if hardware is None else Quotes(read_policy(hardware, base), clock)
 
 
 def describe(found: Attested) -> dict[str, Any]:

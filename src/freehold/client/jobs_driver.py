@@ -250,7 +250,7 @@ class Driver:
         if step.service is not None:
             await ServiceRun(step.name, pieces[0], self._means, partial(self._survey, step, tasks, most)).run()
             return
-        quotes = await asyncio.to_thread(read_quotes, step.verify.quote, Path(self._row.base), house.clock)
+        quotes = await asyncio.to_thread(read_quotes, step.verify.hardware, Path(self._row.base), house.clock)
         market = await self._survey(step, tasks, most)
         checking = plan_checks(self.job, step, tasks, market, house.evidence, house.parameters, most)
         await self._note(step.name, "plan", {

@@ -62,8 +62,8 @@ def build_request(client: Address, job: Job, step: Step, task: Task, most: int, 
     texts = [f"({text})" for text in (job.where, step.where) if text.strip()]
     if task.kind == "python":  # an interpreter's file does not say what runs it
         texts.append(f'executor.wasm.engine = "{ENGINE}"')
-    if step.verify.quote is not None:
-        kinds = kinds_of(step.verify.quote.measurements)
+    if step.verify.hardware is not None:
+        kinds = kinds_of(step.verify.hardware.measurements)
         texts.append(f"({' or '.join(f'{PROPERTY} = {quote(kind)}' for kind in kinds)})")
     wanted = " and ".join(texts)
     return BidRequest(

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
-from freehold.client.jobs_attested import Quote
+from freehold.client.jobs_attested import Hardware
 from freehold.client.jobs_fields import CREDITS, DURATION, SIZE, Kind, Part
 from freehold.client.jobs_spec import File, Job, Map, Resources, Service, Step, Verify
 
-PARTS: tuple[type[Part], ...] = (Job, Step, File, Map, Resources, Service, Verify, Quote)
+PARTS: tuple[type[Part], ...] = (Job, Step, File, Map, Resources, Service, Verify, Hardware)
 
 
 def write_tables() -> str:

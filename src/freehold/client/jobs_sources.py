@@ -29,8 +29,8 @@ def check_sources(job: Job, base: Path) -> None:
                 _check_file(path, base, f"{name}: ")
         for file in _files_of(step):
             _check(file, base)
-        if step.verify.quote is not None:
-            read_policy(step.verify.quote, base)
+        if step.verify.hardware is not None:
+            read_policy(step.verify.hardware, base)
         if step.output is not None and not is_remote(step.output):
             _check_output(step.output, base)
 

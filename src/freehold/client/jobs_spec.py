@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from freehold.client.jobs_attested import Quote
+from freehold.client.jobs_attested import Hardware
 from freehold.client.jobs_fields import (
     ASSURANCE,
     CREDITS,
@@ -239,8 +239,8 @@ class Verify(Part):
     steps: int = one_of(
         count(0, 2**20), "for `refereed`: how often the program is run on its own state, each run checkable alone", 0
     )
-    quote: Quote | None = one_of(
-        part(Quote, "a mapping (measurements, roots and so on)"),
+    hardware: Hardware | None = one_of(
+        part(Hardware, "a mapping (measurements, roots and so on)"),
         "for `attested`: what hardware and programs count",
         None,
     )
@@ -252,8 +252,8 @@ class Verify(Part):
             raise spec_error(f"`{self.kind}` compares bytes: a metric is for `tolerance` and `sampled`", self.metric)
         if self.steps and self.kind != "refereed":
             raise spec_error("`steps` are for `refereed`", self.kind)
-        if (self.quote is not None) != (self.kind == "attested"):
-            raise spec_error("`quote` says what `attested` accepts, and only that", self.kind)
+        if (self.hardware is not None) != (self.kind == "attested"):
+            raise spec_error("`hardware` says what `attested` accepts, and only that", self.kind)
 
 
 @dataclass(frozen=True, kw_only=True)

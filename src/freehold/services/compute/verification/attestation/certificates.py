@@ -75,12 +75,13 @@ def read_roots(data: bytes, name: str) -> tuple[x509.Certificate, ...]:
         found = read_pem(data, name) if b"-----BEGIN" in data else [read_der(data, name)]
     except QuoteRefused as error:
         raise InvalidInput(error.message) from None
-    roots = tuple(one for one in found if one.issuer == one.subject)
-    for one in roots:
-        try:
-            _check_issued(one, one, 0)
-        except QuoteRefused as error:
-            raise InvalidInput(f"{name} is no root: {error.message}") from None
+    try:
+        with reading(name):
+            roots = tuple(one for one in found if one.issuer == one.subject)
+            for one in roots:
+                _check_issued(one, one, 0)
+    except QuoteRefused as error:
+        raise InvalidInput(f"{name} is no root: {error.message}") from None
     if not roots:
         raise InvalidInput(f"{name} has no root: a certificate that signed itself")
     return roots
@@ -99,21 +100,12 @@ def check_chain(
 
     `chain` may end with its root or before it. QuoteRefused says what is wrong with which certificate.
     """
-    if not chain:
-        raise QuoteRefused("the certificate chain is empty")
-    whole = list(chain)
-    if whole[-1].issuer == whole[-1].subject:
-        top = whole.pop()
-        if top not in roots:
-            raise QuoteRefused(f"{name_of(top)} is no root that is configured here")
-    if not whole:
-        raise QuoteRefused("the certificate chain is a root alone")
-    root = _find_root(whole[-1], roots)
-    whole.append(root)
-    for below, (one, issuer) in enumerate(pairwise(whole)):
-        _check_issued(one, issuer, below)
-    for one in whole:
-        _check_dates(one, at)
+    with reading("the certificate chain"):
+        whole = _build(chain, roots)
+        for below, (one, issuer) in enumerate(pairwise(whole)):
+            _check_issued(one, issuer, below)
+        for one in whole:
+            _check_dates(one, at)
     return whole
 
 
@@ -125,17 +117,16 @@ def check_revoked(
     QuoteRefused where one was revoked, or where none of its issuer's lists is signed by it and valid at `at`.
     """
     unknown = []
-    for one, issuer in pairwise(chain):
-        named = [crl for crl in crls if crl.issuer == issuer.subject]
-        valid = [crl for crl in named if not _doubt(crl, issuer, at)]
-        if named and not valid:
-            raise QuoteRefused(_doubt(named[0], issuer, at))
-        with reading("a revocation list"):
-            revoked = any(crl.get_revoked_certificate_by_serial_number(one.serial_number) for crl in valid)
-        if revoked:
-            raise QuoteRefused(f"{name_of(one)} was revoked by its issuer")
-        if not valid:
-            unknown.append(name_of(one))
+    with reading("a revocation list"):
+        for one, issuer in pairwise(chain):
+            named = [crl for crl in crls if crl.issuer == issuer.subject]
+            valid = [crl for crl in named if not _doubt(crl, issuer, at)]
+            if named and not valid:
+                raise QuoteRefused(_doubt(named[0], issuer, at))
+            if any(crl.get_revoked_certificate_by_serial_number(one.serial_number) for crl in valid):
+                raise QuoteRefused(f"{name_of(one)} was revoked by its issuer")
+            if not valid:
+                unknown.append(name_of(one))
     return tuple(unknown)
 
 
@@ -154,6 +145,20 @@ def name_of(certificate: x509.Certificate) -> str:
     """What people call it: its common name."""
     found = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
     return f"the certificate {str(found[0].value)!r}" if found else "a certificate without a name"
+
+
+def _build(chain: Sequence[x509.Certificate], roots: Sequence[x509.Certificate]) -> list[x509.Certificate]:
+    """The chain with its root, of which only that is known that it is configured and signed the last below it."""
+    whole = list(chain)
+    if whole and whole[-1].issuer == whole[-1].subject:
+        top = whole.pop()
+        if top not in roots:
+            raise QuoteRefused(f"{name_of(top)} is no root that is configured here")
+        if not whole:
+            raise QuoteRefused("the certificate chain is a root alone")
+    if not whole:
+        raise QuoteRefused("the certificate chain is empty")
+    return [*whole, _find_root(whole[-1], roots)]
 
 
 def _find_root(last: x509.Certificate, roots: Sequence[x509.Certificate]) -> x509.Certificate:
@@ -208,11 +213,10 @@ def _check_dates(one: x509.Certificate, at: datetime) -> None:
 def _doubt(crl: x509.CertificateRevocationList, issuer: x509.Certificate, at: datetime) -> str:
     """Why a list says nothing; empty if it counts."""
     what = f"the revocation list of {name_of(issuer)}"
-    with reading(what):
-        if not crl.is_signature_valid(issuer.public_key()):  # type: ignore[arg-type]
-            return f"{what} is not signed by it"
-        if at < crl.last_update_utc or crl.next_update_utc is None or at > crl.next_update_utc:
-            return f"{what} is not valid now: get a new one"
+    if not crl.is_signature_valid(issuer.public_key()):  # type: ignore[arg-type]
+        return f"{what} is not signed by it"
+    if at < crl.last_update_utc or crl.next_update_utc is None or at > crl.next_update_utc:
+        return f"{what} is not valid now: get a new one"
     return ""
 
 

@@ -169,10 +169,10 @@ def _tcb_numbers(vcek: x509.Certificate) -> Mapping[int, int]:
     found: dict[int, int] = {}
     with reading("the VCEK"):
         for extension in vcek.extensions:
-            name = extension.oid.dotted_string
-            if name.startswith(_OID + "3."):
+            home, _, number = extension.oid.dotted_string.rpartition(".")
+            if home == _OID + "3":
                 assert isinstance(extension.value, x509.UnrecognizedExtension)
-                found[int(name.rpartition(".")[2])] = _read_integer(extension.value.value)
+                found[int(number)] = _read_integer(extension.value.value)
     if 8 not in found or 1 not in found:
         raise QuoteRefused("the VCEK does not say which version of the firmware it is for")
     return found
