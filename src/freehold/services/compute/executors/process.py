@@ -28,6 +28,7 @@ STDOUT_LIMIT = 16 * 2**20  # bytes of standard output, which is part of the resu
 LOG_RATE = 16 * 2**20  # bytes a second that are taken from standard error: a program that floods it waits
 GRACE = 2.0  # seconds between asking it to end and killing it
 _CHUNK = 2**16
+_SHORT, _SHORT_READS, _SHORT_PAUSE = 4096, 64, 0.005  # bytes; reads that may be shorter at once; seconds after others
 
 Reader = Callable[[bytes], float]  # takes what was read, and says how long to wait before reading on
 
@@ -51,6 +52,7 @@ class Box(ABC):
         self._watch: Watch | None = None
         self._started = self._ended = 0
         self._killed = False
+        self._short_reads = 0
 
     @property
     def first_process(self) -> int:
@@ -180,12 +182,17 @@ class Box(ABC):
         except BlockingIOError:
             return
         if data:
-            if pause := take(data):
+            if pause := max(take(data), self._pause_after(data)):
                 self._loop.remove_reader(descriptor)
                 self._loop.call_later(pause, self._resume, descriptor, take, drained)
             return
         self._loop.remove_reader(descriptor)
         drained.set_result(None)
+
+    def _pause_after(self, data: bytes) -> float:
+        """Seconds: a program that writes byte by byte, slower than it is read, would cost a wake-up for each."""
+        self._short_reads += len(data) < _SHORT
+        return _SHORT_PAUSE if len(data) < _SHORT and self._short_reads > _SHORT_READS else 0
 
     def _resume(self, descriptor: int, take: Reader, drained: asyncio.Future[None]) -> None:
         if descriptor in self._open:
