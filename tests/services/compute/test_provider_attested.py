@@ -124,3 +124,5 @@ def test_a_quote_that_is_no_base64_is_malformed() -> None:
         parse_standing({"job": "0x" + "11" * 32, "phase": "queued", "quote": "?"})
     with pytest.raises(MalformedMessage):
         parse_standing({"job": "0x" + "11" * 32, "phase": "queued", "quote": 7})
+    with pytest.raises(MalformedMessage, match="quote has at most"):
+        parse_standing({"job": "0x" + "11" * 32, "phase": "queued", "quote": "A" * 2**18})

@@ -34,6 +34,7 @@ from freehold.services.compute.tasks import (
     state_leaf,
 )
 from freehold.services.compute.terms import NO_STEPS, UNITS_PER_PRICE, Order, Receipt
+from freehold.services.compute.verification.attestation.verify import QUOTE_LIMIT
 
 Phase = Literal["queued", "running", "finished"]
 PHASES = ("queued", "running", "finished")
@@ -153,6 +154,8 @@ def _number(value: object) -> int:
 
 
 def _quote(text: str | None) -> bytes:
+    if text is not None and len(text) > 2 * QUOTE_LIMIT:
+        raise MalformedMessage(f"a job's quote has at most {QUOTE_LIMIT} bytes")
     try:
         return base64.b64decode(text, validate=True) if text is not None else b""
     except binascii.Error:
