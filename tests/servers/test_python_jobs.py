@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +40,17 @@ def python(machine: Machine, runner: Path):  # type: ignore[no-untyped-def]
         return machine.run(source, runner=runner, **options)
 
     return run
+
+
+def test_the_runner_has_the_same_bytes_wherever_it_is_built(
+    runner: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    for name, value in (("TMPDIR", str(tmp_path / "temporary")), ("PYTHONHASHSEED", "5"), ("LANG", "C")):
+        monkeypatch.setenv(name, value)
+    again = toolchain.python_runner(tmp_path / "a folder with another name")
+    hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (runner, again)]
+    assert hashes[0] == hashes[1]
 
 
 def test_primes(python) -> None:

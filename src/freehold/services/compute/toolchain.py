@@ -1,8 +1,9 @@
 """What a client builds its programs with: the Python runner once a machine, and C by a compiler for WebAssembly.
 
 The runner is CPython in a WebAssembly component (`executors/python_runner/`), made by componentize-py; any script runs
-in it. Two builds differ in some bytes (CPython draws its hash seed when it starts, which is then), so its hash cannot
-be pinned: a task names the one that its client has (`engine` is "python:<SHA-256>"), and results depend on it alone.
+in it. Equal versions give equal bytes, whoever builds it and wherever (`steady.wat`, `component_stubs.py`), so that a
+node compiles one runner for all of its clients; but nothing rests on that. A task names the one that its client has
+(`engine` is "python:<SHA-256>"), and results depend on it alone.
 """
 
 from __future__ import annotations
@@ -19,11 +20,15 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
+import wasmtime
+
 from freehold.protocol.errors import InvalidInput, NotFound, Unavailable
+from freehold.services.compute.component_stubs import sort_stubs
 
 Tell = Callable[[str], None]  # is told, in a sentence, what takes long before it begins; in any thread
 
 SOURCES = Path(__file__).parent / "executors" / "python_runner"
+LIBRARY = "steady.cpython-314-wasm32-wasi.so"  # what CPython finds it by
 BUILD_SECONDS = 600
 COMPILE_SECONDS = 600  # the compiler's first run builds its C library
 
@@ -77,7 +82,8 @@ def compile_c(source: Path, cache: Path, tell: Tell = lambda _: None) -> Path:
 def _build_runner(cache: Path, name: str) -> None:
     with tempfile.TemporaryDirectory(dir=cache) as folder:
         sources = Path(folder) / "sources"
-        shutil.copytree(SOURCES, sources, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(SOURCES, sources, ignore=shutil.ignore_patterns("__pycache__", "*.wat"))
+        (sources / LIBRARY).write_bytes(wasmtime.wat2wasm((SOURCES / "steady.wat").read_text()))
         made = Path(folder) / name
         arguments = ["-d", str(sources / "job.wit"), "-w", "script", "componentize", "--stub-wasi"]
         arguments += ["-p", str(sources), "runner", "-o", str(made)]
@@ -88,6 +94,7 @@ def _build_runner(cache: Path, name: str) -> None:
         ended = _run([sys.executable, "-c", code, *arguments], environment, BUILD_SECONDS)
         if ended.returncode or not made.exists():
             raise Unavailable(f"the Python runner was not built:\n{(ended.stderr or ended.stdout).strip()[-2000:]}")
+        made.write_bytes(sort_stubs(made.read_bytes()))
         for old in cache.glob("python-runner-*.wasm"):
             old.unlink()
         made.rename(cache / name)
@@ -97,7 +104,7 @@ def _hash_sources() -> str:
     """Of what decides what the runner does."""
     digest = hashlib.sha256(version("componentize-py").encode())
     for path in sorted(SOURCES.iterdir()):
-        if path.suffix in (".py", ".wit"):
+        if path.suffix in (".py", ".wit", ".wat"):
             digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:16]
 

@@ -17,6 +17,7 @@ import traceback
 
 import job_files
 import job_world
+import steady
 import wit_world
 
 # What a component without files to load from must have loaded. Packages bring all of their modules.
@@ -74,6 +75,7 @@ for module_name in PACKAGES:
     for found in pkgutil.walk_packages(getattr(package, "__path__", ()), f"{module_name}."):
         if "__main__" not in found.name:
             load(found.name)
+del found  # it knows when folders were changed
 
 
 class WitWorld(wit_world.WitWorld):
@@ -142,5 +144,7 @@ def rehearse():
 job_files.install()
 sys.addaudithook(job_world.refuse_native)
 rehearse()
+del sys.modules["steady"]
 gc.collect()
 gc.freeze()  # what a job never frees is not looked at again: each page touched is a page copied
+steady.scrub()
