@@ -20,8 +20,6 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-import wasmtime
-
 from freehold.protocol.errors import InvalidInput, NotFound, Unavailable
 from freehold.services.compute.component_stubs import sort_stubs
 
@@ -80,6 +78,8 @@ def compile_c(source: Path, cache: Path, tell: Tell = lambda _: None) -> Path:
 
 
 def _build_runner(cache: Path, name: str) -> None:
+    import wasmtime  # takes a while to load, and few commands build anything
+
     with tempfile.TemporaryDirectory(dir=cache) as folder:
         sources = Path(folder) / "sources"
         shutil.copytree(SOURCES, sources, ignore=shutil.ignore_patterns("__pycache__", "*.wat"))
