@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from freehold.client.jobs_schema import write_tables
+from freehold.client.jobs_sources import check_sources
 from freehold.client.jobs_spec import File, Job, Map, Resources, Step, Verify, load, parse
 from freehold.client.jobs_yaml import SIZE_LIMIT, SpecError, read_yaml
 
@@ -141,6 +143,18 @@ def test_steps_come_after_what_they_need() -> None:
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)
 def test_the_examples_are_specs(path: Path) -> None:
     assert load(path).steps
+
+
+def test_the_specs_on_the_page_are_specs_and_the_long_one_is_the_example() -> None:
+    found = re.findall(r"```yaml\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    assert [parse(text.encode(), "jobs.md").name for text in found[:2]] == ["job", "word-count"]
+    example = (EXAMPLES / "word-count.yaml").read_text(encoding="utf-8")
+    assert found[1] == "".join(line for line in example.splitlines(keepends=True) if not line.startswith("#"))
+
+
+def test_the_local_files_of_the_examples_are_there() -> None:
+    for path in sorted(EXAMPLES.glob("*.yaml")):
+        check_sources(load(path), EXAMPLES)
 
 
 def test_the_page_has_the_fields_as_they_are() -> None:
