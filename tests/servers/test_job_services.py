@@ -23,6 +23,7 @@ from tests.servers.boxes import MISSING
 
 PRICE = 100 * 10**18  # credits (base units) for an hour of a local node's processor
 SLICE = 4  # seconds that one order pays for
+VIEW = 10  # seconds of a leader: no member is killed here, and on a busy machine views of a second come to nothing
 SPEC = f"""
 name: hello
 deadline: 1 h
@@ -54,7 +55,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNetwork
     """A local network, whose nodes run native services."""
     if shutil.which("bwrap") is None:
         pytest.skip(MISSING)
-    with running(tmp_path_factory.mktemp("network"), **jobs.SETTINGS) as started:
+    with running(tmp_path_factory.mktemp("network"), **jobs.SETTINGS, view_timeout=VIEW) as started:
         wait_for(lambda: started.reported() >= 1, "credits count", TIMEOUT)
         yield started
 
