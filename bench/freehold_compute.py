@@ -76,12 +76,10 @@ async def find(client: Freehold, task: Task, count: int, most: int) -> list[Comp
         while True:
             found = await client.compute.survey(request)
             if len(found.bids) >= count:
-                break
+                nodes, failures = await client.compute.sessions([(bid, 50 * ONE) for bid in found.bids[:count]])
+                if not failures:
+                    return nodes
             await asyncio.sleep(0.5)
-    nodes, failures = await client.compute.sessions([(bid, 50 * ONE) for bid in found.bids[:count]])
-    if failures:
-        raise next(iter(failures.values()))
-    return nodes
 
 
 async def run(client: Freehold, node: ComputeNode, task: Task, blobs: dict[str, bytes], most: int = MOST) -> bytes:
