@@ -74,8 +74,15 @@ def objects(network: RunningNetwork, tmp_path_factory: pytest.TempPathFactory) -
     for name, data in made.items():
         (folder / name).write_bytes(data)
     network.ask("mb", "fh://demo")
-    network.ask("cp", "-r", "--yes", str(folder), "fh://demo/")
+    wait_for(lambda: _is_stored(network, folder), "the objects are stored", TIMEOUT)
     return made
+
+
+def _is_stored(network: RunningNetwork, folder: Path) -> bool:
+    """Where members are slow to close their first epochs, it is worth another try."""
+    done = network.run("cp", "-r", "--yes", "--json", str(folder), "fh://demo/", timeout=TIMEOUT)
+    assert done.code == 0 or done.error["retryable"], done
+    return done.code == 0
 
 
 def write_spec(folder: Path, name: str, text: str) -> str:
