@@ -37,7 +37,7 @@ class StorageExplainer(Explainer):
         return {"what": "lease", "lease": str(subject), "node": str(lease.node), "held": self._size_of(subject)}
 
     def _size_of(self, lease: Hash) -> int | None:
-        lists = self.bundle.state.services.get(self.name)
+        lists: Any = self.bundle.state.services.get(self.name)
         return next((row.size for row in lists or () if row.lease == lease), None)
 
     def measured(self, contribution: Contribution) -> Facts:
