@@ -378,6 +378,27 @@ def test_who_stops_waiting_finds_the_job_again(world: World) -> None:
     assert len({order.struct_hash() for order in node.orders}) == 1
 
 
+def test_a_job_found_again_takes_what_its_open_order_brings_however_little_is_left(world: World) -> None:
+    (node,) = world.add(1)
+    node.gate = asyncio.Event()
+
+    async def run() -> Any:
+        jobs = world.open()
+        row = await jobs.submit(script_job(resources=Resources(work=5)), most=60 * SECOND)
+        waiting = asyncio.create_task(jobs.wait(row.id))
+        await until(lambda: bool(node.orders))
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert node.gate is not None
+        node.gate.set()
+        return await world.open().wait(row.id)
+
+    done = asyncio.run(run())
+    assert done.phase == "done", done.reason
+    assert len({order.struct_hash() for order in node.orders}) == 1
+
+
 def test_a_job_is_stopped_at_its_nodes(world: World) -> None:
     (node,) = world.add(1)
     node.gate = asyncio.Event()

@@ -33,7 +33,7 @@ from freehold.client.jobs_delivery import (
     to_bucket,
     to_folder,
 )
-from freehold.client.jobs_journal import DONE, FAILED, RUNNING, STOPPED, JobJournal, JobRow, OrderRow
+from freehold.client.jobs_journal import DONE, FAILED, OPEN, RUNNING, STOPPED, JobJournal, JobRow, OrderRow
 from freehold.client.jobs_market import Market, build_request, refuse, survey
 from freehold.client.jobs_money import Purse
 from freehold.client.jobs_orders import LOST_PAUSES, PATIENCE, Compute, Desk, program_of
@@ -261,8 +261,10 @@ class Driver:
         # As much again is left for a node that falls silent: what it holds does not come back for long.
         within = affordable(self._purse.free, dearest, 2 * max(checking.plan.replicas, checking.plan.audited))
         for piece in pieces:
-            piece.most = min(piece.most, max(within, LEAST_MEASURE))
-            piece.bound = min(piece.bound, max(within, LEAST_MEASURE))
+            # What is ordered already has its measure, and holds its credits: further runs are compared with it.
+            is_ordered = any(order.phase in (DONE, OPEN) for order in by_number.get(piece.row.number, []))
+            least = max(within, piece.most if is_ordered else LEAST_MEASURE)
+            piece.most, piece.bound = min(piece.most, least), min(piece.bound, least)
         run = self._running[step.name] = StepRun(
             step, pieces, market, checking.plan, checking.sample, self._means, quotes
         )
