@@ -134,7 +134,7 @@ def referee(
             leaf = work.step(first.job, seat.step - 1, seat.input, party.number)
             return leaf, (leaf == seat.first_output) | (leaf == seat.second_output) << 1
         own = work.right(first.job, party.number)
-        said = claim_of(output_hash(own), MEASURE) if seat.kind == EXACT else output_hash(own)
+        said = claim_of(seat.input, output_hash(own), MEASURE) if seat.kind == EXACT else output_hash(own)
         return said, are_near(work, own, first.output) | are_near(work, own, second.output) << 1
 
     return opinion

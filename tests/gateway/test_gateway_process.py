@@ -180,8 +180,10 @@ def test_services_are_hosts_beside_buckets_and_kept_up(tmp_path: Path) -> None:
             )  # fmt: skip
             await publish(home.objects.root, service, place)
             for host in (f"{service}.apps.test", f"{service}.localhost:1"):
-                status, body = await running.fetch("GET", "/-/healthz?x", headers={"Host": host})
-                assert (status, body) == (200, b"/v1/compute/lease/services/order/-/healthz?x")
+                async with asyncio.timeout(20 * SLOW):  # that it is new is seen within a second
+                    while (answer := await running.fetch("GET", "/-/healthz?x", headers={"Host": host}))[0] == 404:  # noqa: ASYNC110
+                        await asyncio.sleep(0.05)
+                assert answer == (200, b"/v1/compute/lease/services/order/-/healthz?x")
             assert (await running.fetch("GET", "/", headers={"Host": "6f" * 16 + ".apps.test"}))[0] == 404
             assert (await running.send("PUT", "/bucket-1"))[0] == 200
             assert json.loads((net.folder / "gateway.json").read_text())["service_domain"] == "apps.test"

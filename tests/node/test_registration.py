@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from freehold.chain.contracts import Registry, Staking, Token
@@ -35,7 +36,7 @@ async def deployed(directory: Path) -> AsyncIterator[tuple[Rpc, Network]]:
     plan = Deployment(
         name="test",
         members=tuple(MemberRecord(m.address, m.public, "http://127.0.0.1:1") for m in MEMBERS),
-        parameters=PARAMETERS,
+        parameters=msgspec.structs.replace(PARAMETERS, thaw_epochs=24),
         treasury=treasury.address,
         initial_supply=10**26,
         cap=2**96 - 1,

@@ -16,7 +16,7 @@ from freehold.protocol.errors import InvalidInput
 from freehold.protocol.keys import Key
 from freehold.protocol.parameters import Parameters
 from freehold.protocol.units import ONE, Address, Hash
-from freehold.services.compute.court import needed_thaw
+from freehold.services.judging import JUDGES
 
 BOND_GAS = 200_000
 
@@ -49,7 +49,8 @@ async def deploy_network(rpc: Rpc, deployer: bytes, plan: Plan) -> Network:
     """Deploy all contracts by the key `deployer` and describe what stands. DeploymentFailed, InvalidInput."""
     plan.parameters.check()
     parameters = plan.parameters
-    if parameters.thaw_epochs < (least := needed_thaw(0, parameters)):
+    least = max(judge.needed_thaw(parameters) for judge in JUDGES.values())
+    if parameters.thaw_epochs < least:
         raise InvalidInput(
             f"thaw_epochs is {parameters.thaw_epochs}: whoever gives a wrong result could take its bond before it is "
             f"proven wrong, which takes up to {least} epochs even for short work"

@@ -81,6 +81,9 @@ class Judge(Protocol):
     def owing(self, state: Table[Any]) -> Set[Hash]:
         """The leases under which work that was done may still come to be paid: their locks do not fall."""
 
+    def needed_thaw(self, parameters: Parameters) -> int:
+        """The least `thaw_epochs` by which a node's bond cannot be gone before work that is found wrong takes it."""
+
     def holdings(self, state: Table[Any]) -> Mapping[Address, int]:
         """What each node must hold, in the service's own unit."""
 

@@ -25,12 +25,13 @@ from numpy.typing import NDArray
 from freehold.protocol.columns import Coded, are_texts, ragged_of
 from freehold.protocol.hashing import Bytes
 from freehold.protocol.lookup import distinct_cells, prefixes_of, sort_order, sum_by_address
+from freehold.protocol.parameters import Parameters
 from freehold.protocol.service import Context, Folded, Rows
 from freehold.protocol.tables import Table
 from freehold.protocol.typed import Message
 from freehold.protocol.units import MEASURE_LIMIT, ZERO_ADDRESS, ZERO_HASH, Address, Hash
 from freehold.protocol.verdicts import GOOD, SILENT, SLEPT, Contribution, Slash, Verdict
-from freehold.services.compute.court import Ruling, hold_court, open_case
+from freehold.services.compute.court import Ruling, hold_court, needed_thaw, open_case
 from freehold.services.compute.proof import (
     CODE,
     REASONS,
@@ -127,6 +128,10 @@ class ComputeJudge:
         """Those of receipts that wait, or are held back for their referees."""
         waits = np.isin(state.column("stand"), [WAITING, HELD]) & (state.column("role") == JOB)
         return {Hash(value) for value in distinct_cells(state.column("lease")[waits])[0]}
+
+    def needed_thaw(self, parameters: Parameters) -> int:
+        """For short work."""
+        return needed_thaw(0, parameters)
 
     def holdings(self, state: Table[Any]) -> Mapping[Address, int]:  # noqa: ARG002
         """What a node runs it does not hold."""

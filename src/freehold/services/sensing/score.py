@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from freehold.protocol.columns import Coded, are_texts, ragged_of
 from freehold.protocol.hashing import Bytes
 from freehold.protocol.lookup import Lookup, distinct_cells, sort_order
+from freehold.protocol.parameters import Parameters
 from freehold.protocol.service import Context, Folded, Rows
 from freehold.protocol.tables import Table
 from freehold.protocol.typed import Message
@@ -85,6 +86,10 @@ class SensingJudge:
     def owing(self, state: Table[Any]) -> Set[Hash]:  # noqa: ARG002
         """None: what is proven in an epoch is paid in it."""
         return frozenset()
+
+    def needed_thaw(self, parameters: Parameters) -> int:  # noqa: ARG002
+        """No work of this service takes a bond after its epoch."""
+        return 1
 
     def holdings(self, state: Table[Any]) -> Mapping[Address, int]:  # noqa: ARG002
         """Devices hold nothing."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from freehold.protocol.keys import is_signed_by
 from freehold.protocol.messages import STREAM
+from freehold.protocol.parameters import Parameters
 from freehold.protocol.service import Context, Folded, Rows
 from freehold.protocol.state import LeaseState
 from freehold.protocol.tables import Table
@@ -112,6 +113,10 @@ class StorageJudge:
     def owing(self, state: Table[Any]) -> Set[Hash]:  # noqa: ARG002
         """None: what is proven in an epoch is paid in it."""
         return frozenset()
+
+    def needed_thaw(self, parameters: Parameters) -> int:  # noqa: ARG002
+        """No work of this service takes a bond after its epoch."""
+        return 1
 
     def holdings(self, state: Table[Any]) -> Mapping[Address, int]:
         """Bytes by node."""

@@ -17,6 +17,7 @@ import secrets
 import signal
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import IO
 
 from freehold.protocol.errors import FreeholdError, Unavailable
 from freehold.services.compute.terms import Receipt
@@ -74,18 +75,26 @@ class Quoter:
         return quote
 
     async def _run(self, bound: bytes) -> bytes:
+        # A pipe of our own: asyncio's would have us wait for whoever holds its other end.
+        reading, writing = os.pipe()
         try:
             process = await asyncio.create_subprocess_exec(
-                *self._command, bound.hex(), stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+                *self._command, bound.hex(), stdin=asyncio.subprocess.DEVNULL, stdout=writing,
                 stderr=asyncio.subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
         except OSError as error:
+            os.close(reading)
             raise Unavailable(f"the quoter {self._command[0]!r} does not start: {error.strerror}") from None
-        assert process.stdout is not None
+        finally:
+            os.close(writing)
+        printed = asyncio.StreamReader()
+        pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(printed), _open(reading)
+        )
         try:
             async with asyncio.timeout(self._seconds):
                 quote = b""
-                while chunk := await process.stdout.read(QUOTE_LIMIT + 1 - len(quote)):
+                while chunk := await printed.read(QUOTE_LIMIT + 1 - len(quote)):
                     quote += chunk
                 status = await process.wait() if len(quote) <= QUOTE_LIMIT else 0
         except TimeoutError:
@@ -93,7 +102,12 @@ class Quoter:
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
+            pipe.close()
             await process.wait()
         if status:
             raise Unavailable(f"the quoter {self._command[0]!r} ended with status {status}")
         return quote
+
+
+def _open(end: int) -> IO[bytes]:
+    return open(end, "rb", buffering=0)  # its transport closes it
