@@ -20,7 +20,7 @@ export ETH_HASH_BACKEND := pysha3
 $(shell if [ -e $(VENV) ]; then $(PY) -c '' 2>/dev/null && [ "$$(cat $(VENV)/.stamp-python 2>/dev/null)" = "$(CURDIR)" ] \
 	|| rm -f $(VENV)/.stamp-*; fi)
 
-.PHONY: help up install dev lint test test-unit test-client test-quorum test-chain test-contracts test-end-to-end test-members test-compute test-gateway test-faults test-servers check format
+.PHONY: help up install dev lint test test-unit test-services test-client test-quorum test-chain test-contracts test-end-to-end test-members test-compute test-gateway test-faults test-servers check format
 .PHONY: testnet fuzz soak bench docs lock clean
 
 help: ## this list
@@ -66,10 +66,13 @@ lint: dev ## format, lint, types, layering, generated files
 	@$(PY) scripts/suites.py lint
 
 test: dev ## every test, suite by suite, each within its budget
-	@$(PY) scripts/suites.py unit client quorum chain contracts end-to-end members compute gateway faults
+	@$(PY) scripts/suites.py unit services client quorum chain contracts end-to-end members compute gateway faults
 
-test-unit: dev ## unit and property tests only
+test-unit: dev ## unit and property tests of all but services, only
 	@$(PY) scripts/suites.py unit
+
+test-services: dev ## unit and property tests of what services do, only
+	@$(PY) scripts/suites.py services
 
 test-client: dev ## tests of clients, their buckets and heads, only
 	@$(PY) scripts/suites.py client

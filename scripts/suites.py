@@ -1,14 +1,14 @@
 """Runs the project's suites one after another, each within its time budget.
 
-    python scripts/suites.py lint | unit | client | quorum | chain | contracts | end-to-end | members | compute ...
+    python scripts/suites.py lint | unit | services | client | quorum | chain | contracts | end-to-end | members | compute ...
 
 A suite is a few commands that share one budget: lint's tools, or pytest over the directories named in SUITES. Tests
-that touch nothing but memory and their own temporary directory (PURE, SIMULATED, contracts) run in parallel; all
+that touch nothing but memory and their own temporary directory (PURE, services, SIMULATED, contracts) run in parallel; all
 others run one at a time. A suite fails if a command fails or if it took longer than its budget; at twice the budget it
 is stopped. FREEHOLD_TEST_SLOW multiplies every budget and deadline (3 on a machine three times slower).
 
-Invariant: a test file under tests/ belongs to exactly one of unit, client, quorum, chain, contracts, end-to-end,
-members, compute, gateway, faults and servers; `fuzz` and `soak` run what is marked so, wherever it is.
+Invariant: a test file under tests/ belongs to exactly one of unit, services, client, quorum, chain, contracts,
+end-to-end, members, compute, gateway, faults and servers; `fuzz` and `soak` run what is marked so, wherever it is.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SLOW = float(os.environ.get("FREEHOLD_TEST_SLOW", "1"))
 TEST_DEADLINE = 60  # seconds for one test that names none of its own
 STOP_GRACE = 20  # seconds for pytest to end its fixtures once interrupted
 
-PURE = ("protocol", "fuzz", "market", "services", "tooling", "docs", "cli", "store", "gateway")
+PURE = ("protocol", "fuzz", "market", "tooling", "docs", "cli", "store", "gateway")
 # Whole quorums over a net, clocks and disks of their own: as pure, and most of what takes long.
 SIMULATED = tuple(f"oracle/test_{name}.py" for name in ("simulation", "membership", "byzantine", "exhaustive"))
 CHAIN = ("chain", "local")  # a real local chain each
@@ -50,7 +50,7 @@ WORLDS = tuple(
         "memory", "network_heads", "recovery", "sdk", "tls", "two_devices", "vault", "vault_faults", "chain_side"
     )
 )  # fmt: skip
-APART = ("client", "contracts", "end_to_end", "servers", "oracle", *CHAIN)
+APART = ("services", "client", "contracts", "end_to_end", "servers", "oracle", *CHAIN)
 WITHOUT_COMPILER = ("-p", "no:boa_test")  # titanoboa's plugin loads Vyper into every worker
 NO_TESTS = 5  # pytest's exit code where nothing was collected
 
@@ -141,6 +141,7 @@ def get_soak_commands() -> Iterator[Command]:
 SUITES = {
     "lint": Suite(60, get_lint_commands),
     "unit": Suite(120, get_unit_commands),
+    "services": Suite(120, lambda: iter([build_pytest(["services"], "-n", "2", *WITHOUT_COMPILER)])),
     "client": Suite(240, get_client_commands),
     "quorum": Suite(120, get_quorum_commands),
     "chain": Suite(120, lambda: iter([build_pytest(list(CHAIN), *WITHOUT_COMPILER)])),
