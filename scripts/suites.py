@@ -1,11 +1,11 @@
 """Runs the project's suites one after another, each within its time budget.
 
-    python scripts/suites.py lint | unit | services | client | quorum | chain | contracts | end-to-end | members | compute ...
+    python scripts/suites.py lint | unit | services | client | quorum | chain | contracts | end-to-end | members ...
 
 A suite is a few commands that share one budget: lint's tools, or pytest over the directories named in SUITES. Tests
-that touch nothing but memory and their own temporary directory (PURE, services, SIMULATED, contracts) run in parallel; all
-others run one at a time. A suite fails if a command fails or if it took longer than its budget; at twice the budget it
-is stopped. FREEHOLD_TEST_SLOW multiplies every budget and deadline (3 on a machine three times slower).
+that touch nothing but memory and their own temporary directory (PURE, services, SIMULATED, contracts) run in parallel;
+all others run one at a time. A suite fails if a command fails or if it took longer than its budget; at twice the
+budget it is stopped. FREEHOLD_TEST_SLOW multiplies every budget and deadline (3 on a machine three times slower).
 
 Invariant: a test file under tests/ belongs to exactly one of unit, services, client, quorum, chain, contracts,
 end-to-end, members, compute, gateway, faults and servers; `fuzz` and `soak` run what is marked so, wherever it is.
