@@ -185,6 +185,22 @@ def test_what_was_billed_for_a_run_cut_short_is_disputed_once_another_is_done(wo
     assert len(liar.orders) == len(honest.orders) == 1  # a lie about time makes no order larger
 
 
+def test_a_node_that_broke_down_is_not_disputed(world: World) -> None:
+    broken, honest = world.add(2)
+    broken.price = PRICE // 2
+    broken.lies = lambda came: Came(ended="failed", measure=10**9)
+
+    def run(came: Came) -> Came:
+        broken.silent = True
+        return came
+
+    honest.lies = run
+    done, _, _ = go(world, script_job())
+    assert done.phase == "done", done.reason
+    assert len(broken.orders) == 1
+    assert world.disputes == []
+
+
 def test_what_came_to_nothing_and_costs_nothing_is_left_alone(world: World) -> None:
     broken, _ = world.add(2)
     broken.price = PRICE // 2

@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
+from multidict import CIMultiDict
 
 from freehold.client.root import Root, ServicePlace
 from freehold.client.service_places import ANSWER_HEADER, TOKEN_HEADER, URL_PATH, url_of
@@ -19,10 +20,11 @@ from freehold.gateway import process
 from freehold.gateway import service as ports_module
 from freehold.gateway.config import GatewayConfig
 from freehold.gateway.service import ServicePorts
-from freehold.gateway.service_origins import SANDBOX, own_host, service_at
+from freehold.gateway.service_origins import SANDBOX, headers_to_visitor, own_host, service_at
 from freehold.net import passing
 from freehold.net.client import Dial
 from freehold.net.passing import MESSAGE_LIMIT
+from freehold.protocol.errors import Unavailable
 from freehold.protocol.keys import Key
 from freehold.protocol.typed import Domain
 from freehold.protocol.units import Address
@@ -211,7 +213,7 @@ def test_cookies_are_for_the_service_alone() -> None:
         cookies = answer.headers.getall("Set-Cookie")
         assert cookies == [f"a=1; HttpOnly; Path={URL_PATH}{ID}/", f"b=2; Max-Age=5; Path={URL_PATH}{ID}/"]
         _, answer, _ = await world.ask("GET", "/", headers=OWN)
-        assert answer.headers.getall("Set-Cookie") == ["a=1; HttpOnly; Path=/", "b=2; Max-Age=5"]
+        assert answer.headers.getall("Set-Cookie") == ["a=1; Path=/; HttpOnly", "b=2; Max-Age=5"]
 
     run(scenario)
 
@@ -418,6 +420,34 @@ def test_whoever_leaves_takes_up_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
         world.read_first.set()
 
     run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("said", "own", "below"),
+    [
+        ('a=1; SameSite="Lax; Path=/"', 'a=1; SameSite="Lax; Path=/"', 'a=1; SameSite="Lax'),
+        ('a=1; Path="/;Domain=example.org"', 'a=1; Path="/', "a=1"),
+        ("a=1; DOMAIN = example.org;domain", "a=1", "a=1"),
+        ("a=1; Partitioned; Priority=High", "a=1; Partitioned; Priority=High", "a=1; Partitioned; Priority=High"),
+        ('a={"x":1}', 'a={"x":1}', 'a={"x":1}'),
+    ],
+)
+def test_no_spelling_of_a_cookie_is_for_more_than_its_service(said: str, own: str, below: str) -> None:
+    headers = CIMultiDict([("Set-Cookie", said)])
+    assert headers_to_visitor(headers, ID, is_own=True).getall("Set-Cookie") == [own]
+    confined = headers_to_visitor(headers, ID, is_own=False)["Set-Cookie"]
+    assert confined == f"{below}; Path={URL_PATH}{ID}/"
+
+
+def test_a_cookie_with_a_control_character_is_none() -> None:
+    headers = CIMultiDict([("Set-Cookie", "a=1; SameSite=x\x01")])
+    assert "Set-Cookie" not in headers_to_visitor(headers, ID, is_own=True)
+
+
+@pytest.mark.parametrize("status", [101, 600])
+def test_a_status_that_ends_nothing_is_not_passed_on(status: int) -> None:
+    with pytest.raises(Unavailable, match=str(status)):
+        passing.check_status(status)
 
 
 def test_a_body_that_comes_too_slowly_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,10 +14,11 @@ from freehold.net.server import make_app, serve
 
 HERE = ["127.0.0.1", "0.0.0.0", "::1", "::", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::"]
 NEAR = ["10.1.2.3", "192.168.0.1", "172.16.0.1", "169.254.169.254", "100.64.0.1", "fe80::1", "fe80::1%eth0", "fd00::1"]
+TRANSLATED = ["::10.0.0.1", "fec0::1", "::ffff:0:a00:1", "64:ff9b:1::a00:1"]
 NO_HOST = ["224.0.0.1", "255.255.255.255", "ff02::1", "localhost", "example.org", ""]
 
 
-@pytest.mark.parametrize("host", [*HERE, *NEAR, *NO_HOST])
+@pytest.mark.parametrize("host", [*HERE, *NEAR, *TRANSLATED, *NO_HOST])
 def test_these_are_not_public(host: str) -> None:
     assert not is_public(host)
 

@@ -234,6 +234,8 @@ def _show_event(event: dict[str, Any]) -> None:
         click.echo(f"{what}: {plain(event['reason'])}")
     elif event["kind"] == "grant":
         click.echo(f"what its nodes were granted ends with its deadline: {plain(event['reason'])}")
+    elif event["kind"] == "withdraw":
+        click.echo(f"the service's URL still stands, and leads nowhere: {plain(event['reason'])}")
     elif event["kind"] == "end":
         click.echo(f"ended: {plain(event['reason'])}")
 

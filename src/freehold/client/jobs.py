@@ -192,7 +192,8 @@ class Jobs:
                     await self._tell(house, row, watch)
                     await asyncio.sleep(FOLLOW_SECONDS)
                     continue
-                return await Driver(house, row, watch).drive()
+                row = await house.journal.job(row.id)  # who drove it until now may have ended it
+                return row if row.ended else await Driver(house, row, watch).drive()
 
     async def _tell(self, house: House, row: JobRow, watch: Callable[[Progress], None]) -> None:
         counts: dict[str, list[int]] = {}
@@ -218,7 +219,8 @@ class Jobs:
                 except Conflict:
                     await asyncio.sleep(FOLLOW_SECONDS)
                     continue
-                return await Driver(house, row, lambda _: None).stop()
+                row = await house.journal.job(row.id)
+                return row if row.ended else await Driver(house, row, lambda _: None).stop()
 
     # Looking
 

@@ -40,7 +40,8 @@ class Piece:
         self.bad_nodes: set[Address] = set()
         self.open: list[OrderRow] = []  # that another process left
         self.failures = 0
-        self.fruitless: list[Receipt] = []  # for runs that came to nothing
+        self.fruitless: list[Receipt] = []  # for runs that were cut short, as their nodes say
+        self.forged: list[Receipt] = []  # that do not fit their orders
         self.disputed: set[Hash] = set()  # orders whose receipts stand in a dispute
         self.wrong: set[Hash] = set()  # orders that referees found wrong
         self.checked = True  # whether it is held to the step's plan

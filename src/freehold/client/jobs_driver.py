@@ -54,6 +54,7 @@ from freehold.services.compute.verification.reliability import Evidence
 
 EVIDENCE, SPEEDS = "evidence", "speeds"  # records in the journal
 LOOK_SECONDS = 1.0  # between looks whether another process has stopped the job
+TOKEN_LENGTH = 128  # of what a node may say there
 GRACE_SECONDS = 5.0  # for telling nodes to stop
 
 
@@ -174,7 +175,10 @@ class Driver:
         events = await self._house.journal.events(self._row.id)
         for service in {str(one.data["service"]) for one in events if one.kind == "service"}:
             if self._house.root is not None:
-                await withdraw(self._house.root, service)
+                try:
+                    await withdraw(self._house.root, service)
+                except FreeholdError as error:  # nothing is there any more where its URL leads
+                    await self._note("", "withdraw", {"service": service, "reason": error.message})
         if self._house.root is not None:
             now = int(self._house.clock())
             failed = await end_grants(self._house.journal, self._house.root, self._house.seed, self._row.id, now)
@@ -319,7 +323,7 @@ class Driver:
         place = standing.service
         if place is None or self._house.root is None or not place.get("healthy"):
             return
-        token = str(place.get("token", ""))
+        token = str(place.get("token", ""))[:TOKEN_LENGTH]
         if self._published.get(row.step) == token:
             return
         self._published[row.step] = token

@@ -34,6 +34,7 @@ from freehold.services.compute.terms import WRONG, Receipt, Step
 WAIT = 30.0  # seconds of one long poll
 SERVICE_WAIT = 1.0  # of a service, whose health changes while it runs
 START_PAUSE = 0.1  # between looks at one that is not healthy yet
+LEAST_PAUSE = 0.25  # between looks at any, however soon its node answers
 SERVICE_PATIENCE = 4.0  # without an answer of its node, after which a service is started elsewhere
 PATIENCE = 20.0  # seconds without an answer, after which a node is given up
 PAUSES = (0.2, 0.5, 1.0, 2.0, 4.0)  # seconds between two tries
@@ -173,7 +174,9 @@ class Desk:
                 await self._on_standing(node.leases.endpoint, row, standing)
                 if task.service is not None:
                     is_up = standing.service is not None and bool(standing.service.get("healthy"))
-                    await asyncio.sleep(0 if is_up else START_PAUSE)
+                # A node that answers before there is anything to say does not set the pace.
+                pause = START_PAUSE if task.service is not None and not is_up else LEAST_PAUSE
+                await asyncio.sleep(max(0.0, pause if not is_up else asked + pause - loop.time()))
         except InsufficientCredits as error:
             await self._lose(row, error.message)
             raise
@@ -288,6 +291,15 @@ class Desk:
                 if (held := self._held.pop(row.id, None)) is not None:
                     self._purse.settle(held, cost)
         return None
+
+    async def answers(self, receipt: Receipt, task: Task) -> bool:
+        """Whether the node of a receipt is there, whatever it says."""
+        try:
+            node = self._nodes.get(receipt.lease) or await self._client.reopen(receipt.node, receipt.lease)
+            await node.wait(receipt.order().struct_hash(), 0.0, task)
+        except FreeholdError as error:
+            return not isinstance(error, Unavailable | Overloaded)
+        return True
 
     async def fetch(self, row: OrderRow, sha256: str, size: int) -> bytes | Path:
         """What came out of a job, on this machine. NotFound, Unavailable, Corrupt."""

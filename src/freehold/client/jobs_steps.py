@@ -213,7 +213,7 @@ class StepRun:
         piece.operators.discard(operator)
         seat.failed = True
         if error.receipt is not None:
-            piece.fruitless.append(error.receipt)
+            piece.forged.append(error.receipt)
         now = int(self.means.clock())
         if error.wrong:
             self.means.evidence.invalid(node, operator, now)
@@ -294,11 +294,13 @@ class StepRun:
 
     async def _dispute_fruitless(self, piece: Piece, rows: Sequence[OrderRow]) -> None:
         """What was billed for runs that came to nothing, where the work could be done within what they were for: each
-        result that counts shows it of one."""
+        result that counts shows it of one. Of those that were cut short, silent nodes' are left alone: a machine that
+        breaks down says so of its run, too, and its silence would be held against it."""
         if piece.task.executor != "wasm" or piece.task.metric:
             return  # nobody can say of it that a run came to nothing by its node's doing
         took = receipt_of(rows[0]).measure
-        billed = [receipt for receipt in piece.fruitless if receipt.measure and took <= receipt.most]
+        cut_short = [receipt for receipt in piece.fruitless if await self.means.desk.answers(receipt, piece.task)]
+        billed = [one for one in [*piece.forged, *cut_short] if one.measure and took <= one.most]
         free = [receipt_of(row) for row in rows if row.id not in piece.disputed]
         for receipt in billed:
             result = next((one for one in free if one.node != receipt.node), None)
@@ -306,6 +308,7 @@ class StepRun:
                 free.remove(result)
                 await self._open_case(piece, result, receipt)
         piece.fruitless.clear()
+        piece.forged.clear()
 
     async def _open_case(self, piece: Piece, first: Receipt, second: Receipt, steps: Sequence[WorkStep] = ()) -> None:
         orders = [one.order().struct_hash() for one in (first, second)]

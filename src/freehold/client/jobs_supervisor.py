@@ -66,4 +66,12 @@ class Supervisor:
 
 
 def _has_service(row: JobRow) -> bool:
+    try:
+        return _names_service(row)
+    except FreeholdError as error:
+        log.warning("job %s cannot be read: %s", row.id, error.message)
+        return False
+
+
+def _names_service(row: JobRow) -> bool:
     return any(step.service is not None for step in Job.of(msgspec.json.decode(row.spec)).steps)

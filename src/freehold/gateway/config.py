@@ -76,6 +76,8 @@ class GatewayConfig:
         config = parse_configuration(GatewayConfig, value, directory, _parse)
         if (config.certificate is None) != (config.certificate_key is None):
             raise InvalidInput("'certificate' and 'certificate_key' go together")
+        if config.domain == "localhost" or config.service_domain == "localhost":
+            raise InvalidInput("hosts below 'localhost' are services', whatever 'domain' and 'service_domain' are")
         if config.service_domain and config.service_domain == config.domain:
             raise InvalidInput("'domain' and 'service_domain' are two names: buckets and services are hosts below them")
         return config

@@ -36,6 +36,7 @@ from freehold.net.passing import (
     HANDSHAKE,
     MESSAGE_LIMIT,
     Upload,
+    check_status,
     is_websocket,
     open_response,
     pass_answer,
@@ -50,7 +51,6 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 NODE_AT_ONCE = 96  # requests to one node, which takes 128 connections of one address, for services and all else
 FRESH_SECONDS = 5.0  # for which a place is taken as it was read
 NEW_SECONDS = 1.0  # the same, of one that was nowhere: it may be new
-NEW_SECONDS = 1.0  # for which it is taken that there is no such service
 RETRY_SECONDS = 1
 _UNKNOWN = (401, 403, 404)  # statuses of a node that does not run it, or under another token
 
@@ -147,12 +147,8 @@ class ServicePorts:
         return _said(503, f"the service cannot be reached just now{detail}", _RETRY)
 
     async def _find(self, service: str, max_age: float) -> ServicePlace | None:
-        """Where it is as of `max_age` seconds ago; one that is not there may be new: as of NEW_SECONDS ago."""
-        for age in sorted({max_age, min(max_age, NEW_SECONDS)}, reverse=True):
-            roots = await asyncio.gather(*(tenant.root(age) for tenant in self._tenants))
-            if place := next((root.services[service] for root in roots if service in root.services), None):
-                return place
-        return None
+        roots = await asyncio.gather(*(tenant.root(max_age) for tenant in self._tenants))
+        return next((root.services[service] for root in roots if service in root.services), None)
 
     async def _pass_on(self, visit: _Visit, place: ServicePlace) -> web.StreamResponse:
         request = visit.request
@@ -174,6 +170,7 @@ class ServicePorts:
         async with peer.exchange(request.method, path, headers=headers, data=data) as answer:
             if ANSWER_HEADER not in answer.headers:
                 raise self._unavailable(visit, place, answer.status)
+            check_status(answer.status)
             response = web.StreamResponse(status=answer.status, reason=answer.reason)
             response.headers.extend(headers_to_visitor(answer.headers, visit.service, is_own=visit.is_own))
             await pass_answer(request, answer, response)

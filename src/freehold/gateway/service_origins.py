@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from http.cookies import CookieError, SimpleCookie
 
 from multidict import CIMultiDict
 
@@ -69,24 +68,22 @@ def headers_to_visitor(headers: Headers, service: str, *, is_own: bool) -> CIMul
     passed = pass_headers(headers, _BEYOND if is_own else _BEYOND | _OF_THE_HOST)
     cookies = passed.popall("Set-Cookie", [])
     for value in cookies:
-        for cookie in _confined(value, None if is_own else f"{URL_PATH}{service}/"):
+        if cookie := _confined(value, None if is_own else f"{URL_PATH}{service}/"):
             passed.add("Set-Cookie", cookie)
     if not is_own:
         passed.add("Content-Security-Policy", SANDBOX)  # beside the service's own: all of them hold
     return passed
 
 
-def _confined(value: str, path: str | None) -> list[str]:
-    """The cookies of a header, for the host that answers alone, or for a path of it."""
-    try:
-        cookies = SimpleCookie(value)
-    except CookieError:
-        return []
-    for cookie in cookies.values():
-        cookie["domain"] = ""
-        if path is not None:
-            cookie["path"] = path
-    return [cookie.OutputString() for cookie in cookies.values()]
+def _confined(value: str, path: str | None) -> str:
+    """A cookie for the host that answers alone, or for a path of it; taken apart as browsers do (RFC 6265, section
+    5.2), quotes or not. Empty where it is none."""
+    if any(ord(char) < 32 or ord(char) == 127 for char in value):
+        return ""
+    first, *attributes = (part.strip() for part in value.split(";"))
+    beyond = {"", "domain"} if path is None else {"", "domain", "path"}
+    kept = [part for part in attributes if part.partition("=")[0].strip().lower() not in beyond]
+    return "; ".join([first, *kept, *([f"Path={path}"] if path is not None else [])]) if first else ""
 
 
 def _split(host: str) -> tuple[str, str]:

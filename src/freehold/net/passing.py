@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import suppress
 
 import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from freehold.net.server import GRACE_SECONDS, LEAST_RATE
-from freehold.protocol.errors import BodyTooLarge, DeadlineExpired, FreeholdError, MalformedMessage
+from freehold.protocol.errors import BodyTooLarge, DeadlineExpired, FreeholdError, MalformedMessage, Unavailable
 
 PIECE = 64 * 2**10
 MESSAGE_LIMIT = 2**20  # bytes of a WebSocket's message
@@ -55,6 +56,12 @@ def is_websocket(headers: Mapping[str, str]) -> bool:
 def protocols_of(headers: Mapping[str, str]) -> list[str]:
     """The subprotocols that a request for a WebSocket names."""
     return [name.strip() for name in headers.get("Sec-WebSocket-Protocol", "").split(",") if name.strip()]
+
+
+def check_status(status: int) -> None:
+    """Unavailable where an answer is none of HTTP's final ones: nobody asked to go on in another protocol."""
+    if not 200 <= status < 600:
+        raise Unavailable(f"the service answers with the status {status}")
 
 
 class Upload:
@@ -109,7 +116,8 @@ async def pass_answer(request: web.BaseRequest, answer: aiohttp.ClientResponse, 
         while piece := await _next_piece(request, answer.content):
             async with asyncio.timeout(TAKE_SECONDS):
                 await response.write(piece)
-        await response.write_eof()
+        async with asyncio.timeout(TAKE_SECONDS):
+            await response.write_eof()
     except (aiohttp.ClientError, OSError):  # a timeout is one of these
         if request.transport is not None:
             request.transport.abort()  # it has begun: nothing that follows may be taken for a part of it
@@ -117,7 +125,7 @@ async def pass_answer(request: web.BaseRequest, answer: aiohttp.ClientResponse, 
 
 async def _next_piece(request: web.BaseRequest, content: aiohttp.StreamReader) -> bytes:
     """ConnectionResetError once whoever asked is gone: an answer may be silent for long."""
-    reading = asyncio.ensure_future(content.readany())
+    reading = asyncio.ensure_future(content.read(PIECE))
     try:
         while not reading.done():
             await asyncio.wait([reading], timeout=LOOK_SECONDS)
@@ -160,7 +168,10 @@ async def pass_messages(here: web.WebSocketResponse, there: aiohttp.ClientWebSoc
     except (TimeoutError, aiohttp.ClientError, OSError):
         pass
     finally:
-        await asyncio.gather(there.close(code=code), here.close(code=code), return_exceptions=True)
+        with suppress(TimeoutError):  # who takes nothing is told nothing
+            async with asyncio.timeout(2 * CLOSE_SECONDS):
+                closing = there.close(code=code), here.close(code=code, drain=False)
+                await asyncio.gather(*closing, return_exceptions=True)
 
 
 async def _forward(source: WebSocket, target: WebSocket, stir: Callable[[], None]) -> int:

@@ -31,6 +31,8 @@ def is_public(host: str) -> bool:
     except ValueError:
         return False
     if isinstance(address, ipaddress.IPv6Address):
+        if any(address in network for network in _TRANSLATED):
+            return False
         inner = address.ipv4_mapped or address.sixtofour or _behind_nat64(address)
         if inner is not None:
             return is_public(str(inner))
@@ -42,6 +44,8 @@ def public_connector() -> aiohttp.TCPConnector:
     return aiohttp.TCPConnector(socket_factory=_open_socket)
 
 
+# IPv4-compatible and site-local (both given up), SIIT (RFC 2765), NAT64 for local use (RFC 8215).
+_TRANSLATED = [ipaddress.IPv6Network(text) for text in ("::/96", "fec0::/10", "::ffff:0:0:0/96", "64:ff9b:1::/48")]
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052, section 2.1
 
 

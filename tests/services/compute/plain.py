@@ -134,6 +134,8 @@ def contradicts(row: Dispute) -> bool:
     if row.kind not in (EXACT, NEAR) or len(row.steps) > 1:
         return False
     if not row.steps and row.kind == EXACT:
+        if min(first.most, second.most) < max(min(one.measure, one.most) for one in (first, second)):
+            return False
         return (first.input, first.output, first.measure) != (second.input, second.output, second.measure)
     if first.input != second.input:
         return False

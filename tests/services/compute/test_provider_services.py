@@ -259,6 +259,10 @@ def test_what_is_asked_goes_through_as_it_is(tmp_path: Path) -> None:
                     assert (response.headers[ANSWER_HEADER], response.headers["X-Own"]) == ("1", "1")
                 raw, seen = executor.seen[-1]
                 assert raw == "/a%2Fb//c?x=1&x=%20"
+                # No path of a visitor's is one that the node does not know: that would count against the gateway.
+                url = yarl.URL(world.server.url + place["url"] + "a%0Ab", encoded=True)
+                async with session.get(url, headers=headers) as response:
+                    assert response.headers[ANSWER_HEADER] == "1"
                 assert (seen["X-Mine"], seen["Cookie"]) == ("2", "a=b")
                 assert not {TOKEN_HEADER, "Freehold-Signature", "Freehold-Request"} & set(seen)
                 async with session.ws_connect(

@@ -188,6 +188,11 @@ def pair(**changes: Any) -> tuple[Receipt, Receipt]:
     return run(FIRST), run(SECOND, **{"output": WRONG_OUTPUT} | changes)
 
 
+def receipt_for(node: Key, most: int, output: Hash) -> Receipt:
+    """For an order that allows so much, all of it used."""
+    return receipt_of(order_of(lease_of(node), most=most), node, measure=most, output=output)
+
+
 DISPUTES: list[tuple[str, str, Callable[[], Dispute]]] = [
     ("outputs differ", GOOD, lambda: dispute_of(*pair())),
     ("outputs are far from each other", GOOD, lambda: dispute_of(*pair(), kind=NEAR)),
@@ -202,6 +207,8 @@ DISPUTES: list[tuple[str, str, Callable[[], Dispute]]] = [
         lambda: dispute_of(run(FIRST), receipt_of(order_of(lease_of(SECOND), task=RIGHT), SECOND, output=WRONG_OUTPUT)),
     ),
     ("one bills more for the same", GOOD, lambda: dispute_of(run(FIRST), run(SECOND, measure=701))),
+    ("one was allowed less", NO_CONTRADICTION, lambda: dispute_of(receipt_for(FIRST, 600, WRONG_OUTPUT), run(SECOND))),
+    ("one was allowed just enough", GOOD, lambda: dispute_of(receipt_for(FIRST, 700, WRONG_OUTPUT), run(SECOND))),
     (
         "by distance bills may differ",
         NO_CONTRADICTION,

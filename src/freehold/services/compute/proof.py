@@ -225,12 +225,16 @@ def _rows_at(disputes: Table[Dispute], places: Positions) -> Iterable[tuple[int,
 
 def _may_contradict(disputes: Table[Dispute], first: Table[Receipt], second: Table[Receipt]) -> NDArray[np.bool_]:
     """Different nodes, one task; different outputs, or by EXACT measures or inputs, or for one input one step in which
-    they are said to differ."""
+    they are said to differ. By EXACT of the whole each order must have allowed what the other's run took: what ran out
+    of less may be as right."""
     differ = {
         name: (first.column(name) != second.column(name)).any(axis=1) for name in ("node", "task", "input", "output")
     }
     kinds, steps = disputes.column("kind"), np.diff(disputes.column("steps").edges())
     claims = differ["output"] | differ["input"] | (first.column("measure") != second.column("measure"))
+    most = [table.column("most") for table in (first, second)]
+    took = [np.minimum(table.column("measure"), own) for table, own in zip((first, second), most, strict=True)]
+    claims &= np.minimum(*most) >= np.maximum(*took)
     exact = (kinds == EXACT) & (((steps == 0) & claims) | ((steps == 1) & ~differ["input"]))
     near = (kinds == NEAR) & (steps == 0) & differ["output"] & ~differ["input"]
     may: NDArray[np.bool_] = differ["node"] & ~differ["task"] & (exact | near)

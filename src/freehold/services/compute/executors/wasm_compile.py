@@ -22,7 +22,8 @@ from freehold.services.compute.executors.wasm_engine import build_engine
 
 def compile_program(program: Path, folder: Path, name: str, runner: bool, kept: int) -> Answer:
     """Compile it, unless another process has done so meanwhile."""
-    with open(folder / f"{name[:2]}.lock", "wb") as lock:
+    place = folder / f"{name}.lock"
+    with open(place, "wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # goes with this process, however it ends
         found = find(folder, name)
         if found is not None:
@@ -39,7 +40,7 @@ def compile_program(program: Path, folder: Path, name: str, runner: bool, kept: 
         except MemoryError:
             return Answer(refused="compiling it takes too much memory")
         digest = hashlib.sha256(code).hexdigest()
-        draft = folder / f"{name[:2]}.draft"
+        draft = folder / f"{name}.{os.getpid()}.draft"
         with open(draft, "wb") as file:
             file.write(code)
             file.flush()
@@ -47,6 +48,7 @@ def compile_program(program: Path, folder: Path, name: str, runner: bool, kept: 
         path = get_path(folder, name, digest)
         draft.rename(path)
         prune(folder, kept, path)
+        place.unlink(missing_ok=True)  # who comes from now on finds it compiled, or compiles it a second time
         return Answer(digest=digest)
 
 

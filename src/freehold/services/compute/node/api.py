@@ -206,8 +206,14 @@ class ComputeApi:
 
     async def _stop_order(self, request: web.Request) -> web.StreamResponse:
         found = await self._find(request)
+        if request.query_string:
+            raise MalformedMessage("a request to stop an order has no query")
         if isinstance(found, Job):
-            found.stop_request = (request.raw_path, request.headers[REQUEST_HEADER], request.headers[SIGNATURE_HEADER])
+            found.stop_request = found.stop_request or (
+                request.raw_path,
+                request.headers[REQUEST_HEADER],
+                request.headers[SIGNATURE_HEADER],
+            )
             await self._desk.stop_job(found)
         return ok(await self._desk.standing(found))
 

@@ -178,4 +178,6 @@ def parse_key(text: str, what: str = "an order") -> Hash:
     """An id in a path or query. MalformedMessage."""
     if not text.startswith("0x"):
         raise MalformedMessage(f"the id of {what} is 0x and 64 hexadecimal digits")
+    if text != text.lower():
+        raise MalformedMessage(f"the id of {what} is written in lower case")  # what is signed has one spelling
     return Hash(text)

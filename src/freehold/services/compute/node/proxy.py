@@ -26,6 +26,7 @@ from freehold.net.passing import (
     IDLE_SECONDS,
     MESSAGE_LIMIT,
     Upload,
+    check_status,
     is_websocket,
     open_response,
     pass_answer,
@@ -59,7 +60,7 @@ class Proxy:
 
     def routes(self, base: str) -> list[web.RouteDef]:
         """Below `base`."""
-        return [web.route("*", f"{base}/{{lease}}/services/{{order}}/{{path:.*}}", self._pass_on)]
+        return [web.route("*", f"{base}/{{lease}}/services/{{order}}/{{path:(?s:.*)}}", self._pass_on)]
 
     async def stop(self) -> None:
         """Close all connections."""
@@ -81,7 +82,7 @@ class Proxy:
         found = await self._desk.find(parse_key(request.match_info["order"]))
         entry = found.entry if isinstance(found, Job) else found
         instance = None if entry is None else self._services.find(entry)
-        token = request.headers.get(TOKEN_HEADER, "").encode()
+        token = request.headers.get(TOKEN_HEADER, "").encode(errors="surrogateescape")
         if not (instance is not None and hmac.compare_digest(token, instance.token.encode())):
             client = standing.lease.client
             self._context.authenticate(client, request.headers, request.method, request.raw_path, ZERO_HASH)
@@ -126,6 +127,7 @@ async def _pass_request(request: web.Request, session: aiohttp.ClientSession, ta
             data=body if request.body_exists else None,
             allow_redirects=False,
         ) as answer:
+            check_status(answer.status)
             response = web.StreamResponse(
                 status=answer.status, reason=answer.reason, headers=pass_headers(answer.headers, _OWN)
             )

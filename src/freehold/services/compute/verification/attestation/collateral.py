@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import NamedTuple, TypeVar
+from typing import Annotated, NamedTuple, TypeVar
 
 import msgspec
 from cryptography import x509
@@ -34,6 +34,7 @@ from freehold.services.compute.verification.attestation.dcap import SGX, Enclave
 from freehold.services.compute.verification.attestation.platform import read_platform
 
 T = TypeVar("T")
+Zoned = Annotated[datetime, msgspec.Meta(tz=True)]
 
 COLLATERAL_LIMIT = 2**20
 SIGNER = "Intel SGX TCB Signing"  # whom TCB info and QE identity are signed by
@@ -97,8 +98,8 @@ class _Module(msgspec.Struct, frozen=True, rename="camel"):
 class _TcbInfo(msgspec.Struct, frozen=True, rename="camel"):
     id: str
     version: int
-    issue_date: datetime
-    next_update: datetime
+    issue_date: Zoned
+    next_update: Zoned
     fmspc: str
     pce_id: str
     tcb_levels: tuple[_Level, ...]
@@ -108,8 +109,8 @@ class _TcbInfo(msgspec.Struct, frozen=True, rename="camel"):
 class _Identity(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     id: str
     version: int
-    issue_date: datetime
-    next_update: datetime
+    issue_date: Zoned
+    next_update: Zoned
     miscselect: str
     miscselect_mask: str
     attributes: str
