@@ -25,6 +25,7 @@ class World:
         self.begun: list[Job] = []
         self.queue = Queue(slots, ahead, MEMORY, 100, self._start)
         self._tasks: list[asyncio.Task[None]] = []
+        self.slow: set[Address] = set()  # clients whose inputs never come
         self.queue.open()
 
     def add(self, client: Address = FIRST, memory: int = 1, processors: int = 1) -> Job:
@@ -44,6 +45,8 @@ class World:
         self._tasks.append(asyncio.create_task(self._begin(job)))
 
     async def _begin(self, job: Job) -> None:
+        if job.entry.client in self.slow:
+            await asyncio.Event().wait()
         await QueueTurn(self.queue, job).begin()
         self.begun.append(job)
 
@@ -163,3 +166,30 @@ async def test_who_gives_up_waiting_is_in_nobodys_way() -> None:
     await settled()
     assert world.begun == [running, later]
     assert ready not in world.queue.running.values()
+
+
+@in_loop
+async def test_inputs_that_never_come_keep_no_other_client_out() -> None:
+    world = World(slots=2, ahead=2)
+    world.slow = {FIRST}
+    stuck = [world.add(FIRST) for _ in range(6)]
+    others = [world.add(SECOND) for _ in range(3)]
+    await settled()
+    assert world.started == [*stuck[:4], others[0]]
+    assert world.begun == others[:1]
+    QueueTurn(world.queue, others[0]).end()
+    world.queue.release(others[0])
+    await settled()
+    assert world.begun == others[:2]
+
+
+@in_loop
+async def test_clients_that_come_late_get_so_many_places_and_no_more() -> None:
+    world = World(slots=1, ahead=1)
+    clients = [Address(bytes([number]) * 20) for number in range(1, 13)]
+    world.slow = set(clients)
+    for client in clients:
+        world.add(client)
+        world.add(client)
+    await settled()
+    assert len(world.started) == len(world.queue.ready) == 8

@@ -23,6 +23,7 @@ from freehold.services.compute.node.orders import RUNNING
 from freehold.services.compute.node.orders_live import Job
 from freehold.services.compute.tasks import memory_of
 
+LATECOMERS = 4  # times the places that orders have for getting ready, where those who have them keep slots free
 RETRY_SECONDS = 1  # after which a client may ask again whether there is room
 
 
@@ -165,9 +166,7 @@ class Queue:
             job.touch()
             if not future.done():
                 future.set_result(None)
-        while self._is_open and self._waiting and len(self.ready) < self._ahead + self.free_slots:
-            client = next((one for one in self._waiting if one != self._last), self._last)
-            assert client is not None
+        while self._is_open and (client := self._next_client()) is not None:
             job = self._waiting[client][0]
             self._take(job)
             if client in self._waiting:
@@ -175,6 +174,16 @@ class Queue:
             self._last = client
             self.ready[job.id] = job
             self._start(job)
+
+    def _next_client(self) -> Address | None:
+        """Whose order is made ready next; None while there is no place for any. Where slots stay free because all that
+        has a place is long in getting ready, clients that have none get one each: nobody's inputs keep others out."""
+        if self._waiting and len(self.ready) < self._ahead + self.free_slots:
+            return next((one for one in self._waiting if one != self._last), self._last)
+        if self._asking or not self.free_slots or len(self.ready) >= LATECOMERS * (self._ahead + self._slots):
+            return None
+        served = {job.entry.client for jobs in (self.ready, self.running) for job in jobs.values()}
+        return next((one for one in self._waiting if one not in served), None)
 
     def _fits(self, job: Job) -> bool:
         memory = sum(memory_of(other.task) for other in self.running.values())
