@@ -111,7 +111,11 @@ class Worker:
             if produced.outcome.ended == "stopped" and not job.is_stopping:
                 check_in_time(job, self._bounds.committed())
             self._bounds.release(job)
-            await self._finish(job, produced, gateway, inputs)
+            kept = await self._finish(job, produced, gateway, inputs)
+        if kept is not None:  # durable: however long its delivery takes, nothing else is held of the run
+            del produced
+            job.measure = lambda: kept.ending.measure
+            await self._hand_over(job, kept)
 
     async def fetch(self, job: Job, gateway: Gateway | None, folder: Path) -> list[tuple[str, str]]:
         """Write the task's inputs; (path, SHA-256) of each as it was read. Those from storage stay as blobs, so that
@@ -137,7 +141,8 @@ class Worker:
         produced: Produced,
         gateway: Gateway | None,
         inputs: list[tuple[str, str]],
-    ) -> None:
+    ) -> Kept | None:
+        """End the order; or, where files are to be delivered first, keep what it came to."""
         for one in produced.files:
             if one.body is None:
                 with one.open() as file:
@@ -152,15 +157,20 @@ class Worker:
             steps=produced.states(),
             read_bytes=gateway.read_bytes if gateway else 0,
         )
-        if job.task.delivery is not None and gateway is not None and produced.outcome.ended == "exited":
-            ending = await self._deliver(job, await self._deliveries.keep(job, ending, small), gateway)
         self.read_bytes += ending.read_bytes
+        if job.task.delivery is not None and gateway is not None and produced.outcome.ended == "exited":
+            return await self._deliveries.keep(job, ending, small)
         await self._closer.close(job, result, ending, small)
+        return None
 
     async def _resume(self, job: Job, kept: Kept) -> None:
         """Go on with what was being delivered when the node was ended."""
         check_in_time(job, self._bounds.committed())
         self._bounds.release(job)
+        await self._hand_over(job, kept)
+
+    async def _hand_over(self, job: Job, kept: Kept) -> None:
+        """Deliver what a run came to, and end its order."""
         access = read_access(job.entry.access)
         assert access is not None
         async with Gateway(access) as gateway:
