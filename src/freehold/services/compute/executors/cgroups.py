@@ -67,6 +67,7 @@ class Cgroups:
         self.folders = folders
         self.second = second
         self._kept: list[Group] = []  # the one that was used last is the last
+        self._most_kept = _KEPT
 
     def take(self, resources: Resources) -> Group:
         """A cgroup with these bounds, in which nothing is. OSError where the kernel has none left."""
@@ -80,11 +81,12 @@ class Cgroups:
     def keep(self, group: Group) -> None:
         """Have an empty cgroup wait for a further run; who has waited for longest goes where there are too many."""
         self._kept.append(group)
-        if len(self._kept) > _KEPT:
+        if len(self._kept) > self._most_kept:
             self._kept.pop(0).drop()
 
     def drop(self) -> None:
-        """Remove those that wait."""
+        """Remove those that wait, and those that runs give back from now on."""
+        self._most_kept = 0
         while self._kept:
             self._kept.pop().drop()
 
