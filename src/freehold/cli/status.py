@@ -152,7 +152,9 @@ async def _gateway(program: Program, connection: Connection) -> dict[str, Any] |
         return None
     facts = {"name": "gateway", "kind": "gateway", "url": url}
     try:
-        async with asyncio.timeout(ANSWER_SECONDS), connection.dial.session.get(f"{url}/-/readyz") as answer:
+        # Nothing of ours goes there, and what comes is shown alone: so any certificate will do, as one of its own does.
+        request = connection.dial.session.get(f"{url}/-/readyz", ssl=False)
+        async with asyncio.timeout(ANSWER_SECONDS), request as answer:
             data = (await answer.json())["data"]
             return facts | {"healthy": bool(data["ready"]), "why": str(data["why"])}
     except TimeoutError:
