@@ -89,13 +89,13 @@ test-contracts: dev ## contract tests only
 test-end-to-end: dev ## tests with real processes only
 	@$(PY) scripts/suites.py end-to-end
 
-test-members: dev ## end to end with members that stop, lie and come back only
+test-members: dev ## end to end with members that stop, lie and come back, and a network over https; only
 	@$(PY) scripts/suites.py members
 
 test-compute: dev ## jobs over real networks: moved, paid, lied about; only
 	@$(PY) scripts/suites.py compute
 
-test-gateway: dev ## S3 gateways over real networks, among kills and losses; and a network over https only
+test-gateway: dev ## S3 gateways over real networks, among kills and losses, only
 	@$(PY) scripts/suites.py gateway
 
 test-faults: dev ## end to end with liars, silence and a chain that misbehaves only

@@ -37,12 +37,12 @@ WALK = "contracts/test_stateful.py"
 FAULTS = tuple(
     f"end_to_end/test_{name}.py" for name in ("byzantine", "chain_faults", "disputes", "freeze", "governance")
 )
-# S3 gateways over real networks, among kills and losses; and a network over https.
-GATEWAY = tuple(f"end_to_end/test_{name}.py" for name in ("gateway", "gateway_losses", "tls", "two_devices"))
+# S3 gateways over real networks, among kills and losses.
+GATEWAY = tuple(f"end_to_end/test_{name}.py" for name in ("gateway", "gateway_losses", "two_devices"))
 # Compute over a real network: jobs that move, are paid, are lied about.
 COMPUTE = ("end_to_end/test_compute.py", "end_to_end/test_jobs_storage.py")
-# Members that come up, fall silent, lie and come back.
-MEMBERS = tuple(f"end_to_end/test_{name}.py" for name in ("members", "quorum"))
+# Members that come up, fall silent, lie and come back; and a network over https.
+MEMBERS = tuple(f"end_to_end/test_{name}.py" for name in ("members", "quorum", "tls"))
 # Clients over real nodes in one process, by real HTTP: one at a time. All other tests of clients are over memory.
 WORLDS = tuple(
     f"client/test_{name}.py"
