@@ -224,6 +224,38 @@ def test_a_move_that_was_cut_short_is_completed_by_whoever_finds_it() -> None:
         run(scenario())
 
 
+def test_who_meets_a_move_that_another_completes_goes_on() -> None:
+    met: list[bool] = []
+    for seed in range(10):
+
+        async def scenario(seed: int = seed) -> None:
+            net = Net(9, seed)
+            mover, other = net.heads(), net.heads()
+            other_: Any = other
+            head = Head(1, b"one")
+            await mover.compare_and_set(NAME, None, head)
+            assert await other.read(NAME) == head
+            opened: Any = mover._opened
+            next(n for n in net.nodes if n.address == opened.acceptors[0].node).is_registered = False
+            copy, late = other_._copy, False
+
+            async def copy_late(*what: Any) -> None:
+                nonlocal late
+                late = True
+                await moving  # by now nodes have deleted what there was to copy
+                await copy(*what)
+
+            other_._copy = copy_late
+            moving = asyncio.create_task(mover.maintain())
+            while not moving.done():
+                assert await other.read(NAME) == head
+            assert await other.read(NAME) == head
+            met.append(late)
+
+        run(scenario())
+    assert any(met)
+
+
 def test_one_of_several_that_begin_an_account_makes_its_group() -> None:
     for seed in range(10):
 

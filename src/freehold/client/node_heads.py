@@ -440,8 +440,14 @@ class NodeHeads:
         claim = Group(CLAIMED, sealed.generation + 1, sealed.next_holders)
         value = await self._control(following).settle(_first(claim), is_founding=True)
         if value is not None and Group.decode(value.base).state == CLAIMED:
-            for name, acceptors in (await self._sealed_registers(old)).items():
-                await self._copy(old, following, name, acceptors)
+            try:
+                for name, acceptors in (await self._sealed_registers(old)).items():
+                    await self._copy(old, following, name, acceptors)
+            except Unavailable:
+                # Another process may have moved everything meanwhile: nodes then have nothing of the old group left.
+                if await self._turn(following, CLAIMED) == CLAIMED:
+                    raise
+                return following
             await self._turn(following, OPEN)
         return following
 
