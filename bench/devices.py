@@ -31,6 +31,7 @@ from freehold.protocol.state import (
 from freehold.protocol.tables import Table
 from freehold.protocol.typed import Domain, keccak
 from freehold.protocol.units import ONE, ZERO_HASH, Address, Hash
+from freehold.services.compute.terms import WorkState
 from freehold.services.sensing.terms import REPORT, DeviceReport, DeviceState
 from freehold.services.storage.terms import ListState
 
@@ -158,6 +159,7 @@ def make_state(devices: np.ndarray) -> State:
         services={
             "sensing": Table.from_columns(DeviceState, columns, count).take(order),
             "storage": Table.of(ListState),
+            "compute": Table.of(WorkState),
         },
     )
 

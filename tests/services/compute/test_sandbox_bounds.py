@@ -164,7 +164,7 @@ def test_an_empty_group_is_used_again_for_the_same_bounds(first: Path) -> None:
     assert found is not None
     group = found.take(RESOURCES)
     for folder in {door.parent for door in group.doors}:
-        write(folder, {"cgroup.procs": "", "memory.usage_in_bytes": "4096"})
+        write(folder, {"cgroup.procs": "", "memory.usage_in_bytes": "4096", "pids.current": "0\n"})
     kill, refused = group._folders["memory"] / "memory.oom_control", group._folders["pids"] / "pids.events"
     kill.write_text("oom_kill_disable 0\noom_kill 2\n")
     refused.write_text("max 3\n")
@@ -179,13 +179,15 @@ def test_an_empty_group_is_used_again_for_the_same_bounds(first: Path) -> None:
     assert found.take(RESOURCES) is not group, "it is in use"
 
 
-@pytest.mark.parametrize(("name", "text"), [("memory.usage_in_bytes", str(2**30)), ("cgroup.procs", "7\n")])
+@pytest.mark.parametrize(
+    ("name", "text"), [("memory.usage_in_bytes", str(2**30)), ("cgroup.procs", "7\n"), ("pids.current", "1\n")]
+)
 def test_a_group_in_which_anything_is_left_is_not_used_again(name: str, text: str, first: Path) -> None:
     found = find_cgroups(first)
     assert found is not None
     group = found.take(RESOURCES)
     for folder in {door.parent for door in group.doors}:
-        write(folder, {"cgroup.procs": "", "memory.usage_in_bytes": "4096"})
+        write(folder, {"cgroup.procs": "", "memory.usage_in_bytes": "4096", "pids.current": "0\n"})
     asyncio.run(group.remove())
     for folder in {door.parent for door in group.doors}:
         write(folder, {name: text})

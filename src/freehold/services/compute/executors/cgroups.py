@@ -143,11 +143,12 @@ class Group(Counters):
                     (cpu / "cpu.cfs_quota_us").write_text(str(quota))
 
     def is_clean(self) -> bool:
-        """Whether it is as good as a new one."""
+        """Whether it is as good as a new one: for a moment after their end, processes are still counted."""
         name = "memory.current" if self._second else "memory.usage_in_bytes"
         try:
             used = int((self._folders["memory"] / name).read_text())
-            return used <= _CLEAN and not self._processes()
+            counted = int((self._folders["pids"] / "pids.current").read_text())
+            return used <= _CLEAN and not counted and not self._processes()
         except (OSError, ValueError):
             return False
 
