@@ -104,9 +104,9 @@ class WasmExecutor:
         try:
             return await self._run(running)
         finally:
+            shutil.rmtree(work.folder / "scratch", ignore_errors=True)
             del self._running[work.folder]
             running.finished.set()
-            shutil.rmtree(work.folder / "scratch", ignore_errors=True)
 
     def measure(self, folder: Path) -> int:
         """Fuel that the run in this folder has taken, as far as it is known: a program that only computes says
