@@ -52,6 +52,9 @@ def measure(options: Options) -> tuple[Figures, Figures, dict[str, str]]:
     sums = {name: value for name, value in found.items() if name.endswith("_sum")}
     if len(set(sums.values())) > 1:
         failed["sums"] = f"the same map came to different sums: {sums}"
+    for which in ("p50", "p99"):
+        if (name := f"warm_script_{which}_ms") in found:
+            found[f"warm_job_{which}_ms"] = found[name]
     figures = {name: round(value, 3) for name, value in found.items() if name not in sums}
     return figures, {name: round(value, 3) for name, value in (ratios | compare(found)).items()}, failed
 
@@ -59,9 +62,6 @@ def measure(options: Options) -> tuple[Figures, Figures, dict[str, str]]:
 def compare(found: Figures) -> Figures:
     """What can be said of what was found."""
     ratios: Figures = {}
-    for which in ("p50", "p99"):
-        if (name := f"warm_script_{which}_ms") in found:
-            found[f"warm_job_{which}_ms"] = found[name]
     for pool in ("dask", "ray"):
         for name in ("each", "batched"):
             if {f"map_{name}_seconds", f"{pool}_map_seconds"} <= found.keys():
