@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from freehold.services.compute.executors.bounds import Over, Watch, most_files
@@ -157,52 +155,3 @@ def test_group_that_cannot_be_made_leaves_nothing(first: Path) -> None:
     with pytest.raises(OSError):
         Group(found, "freehold-run", RESOURCES)
     assert not list(first.rglob("freehold-run"))
-
-
-def test_an_empty_group_is_used_again_for_the_same_bounds(first: Path) -> None:
-    found = find_cgroups(first)
-    assert found is not None
-    group = found.take(RESOURCES)
-    for folder in {door.parent for door in group.doors}:
-        write(folder, {"cgroup.procs": "", "memory.usage_in_bytes": "4096", "pids.current": "0\n"})
-    kill, refused = group._folders["memory"] / "memory.oom_control", group._folders["pids"] / "pids.events"
-    kill.write_text("oom_kill_disable 0\noom_kill 2\n")
-    refused.write_text("max 3\n")
-    assert (group.memory_kills(), group.refused_tasks()) == (2, 3)
-    asyncio.run(group.remove())
-    assert found.take(msgspec.structs.replace(RESOURCES, memory=2**30)) is not group
-    again = found.take(RESOURCES)
-    assert again is group
-    assert (group.memory_kills(), group.refused_tasks()) == (0, 0), "what was counted before is not this run's"
-    kill.write_text("oom_kill 3\n")
-    assert group.memory_kills() == 1
-    assert found.take(RESOURCES) is not group, "it is in use"
-
-
-@pytest.mark.parametrize(
-    ("name", "text"), [("memory.usage_in_bytes", str(2**30)), ("cgroup.procs", "7\n"), ("pids.current", "1\n")]
-)
-def test_a_group_in_which_anything_is_left_is_not_used_again(name: str, text: str, first: Path) -> None:
-    found = find_cgroups(first)
-    assert found is not None
-    group = found.take(RESOURCES)
-    for folder in {door.parent for door in group.doors}:
-        write(folder, {"cgroup.procs": "", "memory.usage_in_bytes": "4096", "pids.current": "0\n"})
-    asyncio.run(group.remove())
-    for folder in {door.parent for door in group.doors}:
-        write(folder, {name: text})
-    assert found.take(RESOURCES) is not group
-
-
-def test_few_groups_wait_and_none_is_left(first: Path) -> None:
-    found = find_cgroups(first)
-    assert found is not None
-    groups = [found.take(RESOURCES) for _ in range(20)]
-    for group in groups:
-        for file in [file for door in group.doors for file in door.parent.iterdir()]:
-            file.unlink()  # as if they were the kernel's, which go with their folder
-        found.keep(group)
-    doors = [door.parent for group in groups for door in group.doors]
-    assert sum(folder.exists() for folder in doors) == 16 * len(doors) // 20
-    found.drop()
-    assert not any(folder.exists() for folder in doors)

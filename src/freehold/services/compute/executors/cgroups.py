@@ -1,11 +1,10 @@
 """Cgroups: one for each run, in which the kernel holds it to its memory, its tasks and its processors.
 
 Version 1 and version 2 have the same bounds under other names. Where a cgroup of this process may have cgroups below is
-found out by making one. To make one and to remove it costs the kernel more than to start a program, so a few that are
-empty are kept for further runs with the same bounds.
+found out by making one. None is used twice: what a run left to be counted would be held against the next.
 
-Invariant: a run begins in a cgroup in which nothing is, and whose counters are counted from there; what a run leaves in
-its cgroup is killed. One that a killed node left behind goes when the next one looks.
+Invariant: a run begins in a cgroup in which nothing is; what a run leaves in its cgroup is killed. One that a killed
+node left behind goes when the next one looks.
 """
 
 from __future__ import annotations
@@ -26,8 +25,6 @@ _PREFIX = "freehold-"
 _OWN = "freehold.node"  # where this process goes, so that version 2 lets it have cgroups beside itself
 _PERIOD = 100_000  # microseconds of a processor's quota
 _REMOVE_TRIES = 50
-_KEPT = 16  # cgroups that wait for a further run
-_CLEAN = 2 * 2**20  # bytes: what the kernel may still count in an empty cgroup that is used again
 _FLAT_FILE = 2**16  # bytes: more than any of them has
 
 _numbers = itertools.count(1)
@@ -39,17 +36,11 @@ class Counters:
     def __init__(self, folders: dict[str, Path], second: bool) -> None:
         self._folders = folders
         self._second = second
-        self._killed = self._refused = 0  # what was counted before
-
-    def reset(self) -> None:
-        """Count from here."""
-        self._killed = self._refused = 0
-        self._killed, self._refused = self.memory_kills(), self.refused_tasks()
 
     def memory_kills(self) -> int:
         """How often the kernel killed one of its processes for memory."""
         name = "memory.events" if self._second else "memory.oom_control"
-        return _field(self._folders["memory"] / name, "oom_kill") - self._killed
+        return _field(self._folders["memory"] / name, "oom_kill")
 
     def memory_used(self) -> int:
         """Bytes of memory of its processes, without files."""
@@ -57,7 +48,7 @@ class Counters:
 
     def refused_tasks(self) -> int:
         """How often it was refused one more process or thread."""
-        return _field(self._folders["pids"] / "pids.events", "max") - self._refused
+        return _field(self._folders["pids"] / "pids.events", "max")
 
 
 class Cgroups:
@@ -66,29 +57,6 @@ class Cgroups:
     def __init__(self, folders: dict[str, Path], second: bool) -> None:
         self.folders = folders
         self.second = second
-        self._kept: list[Group] = []  # the one that was used last is the last
-        self._most_kept = _KEPT
-
-    def take(self, resources: Resources) -> Group:
-        """A cgroup with these bounds, in which nothing is. OSError where the kernel has none left."""
-        for group in reversed(self._kept):
-            if group.bounds == bounds_of(resources) and group.is_clean():
-                self._kept.remove(group)
-                group.reset()
-                return group
-        return self.make(resources)
-
-    def keep(self, group: Group) -> None:
-        """Have an empty cgroup wait for a further run; who has waited for longest goes where there are too many."""
-        self._kept.append(group)
-        if len(self._kept) > self._most_kept:
-            self._kept.pop(0).drop()
-
-    def drop(self) -> None:
-        """Remove those that wait, and those that runs give back from now on."""
-        self._most_kept = 0
-        while self._kept:
-            self._kept.pop().drop()
 
     def make(self, resources: Resources) -> Group:
         """A cgroup with these bounds. OSError where the kernel has none left."""
@@ -142,16 +110,6 @@ class Group(Counters):
                 else:
                     (cpu / "cpu.cfs_quota_us").write_text(str(quota))
 
-    def is_clean(self) -> bool:
-        """Whether it is as good as a new one: for a moment after their end, processes are still counted."""
-        name = "memory.current" if self._second else "memory.usage_in_bytes"
-        try:
-            used = int((self._folders["memory"] / name).read_text())
-            counted = int((self._folders["pids"] / "pids.current").read_text())
-            return used <= _CLEAN and not counted and not self._processes()
-        except (OSError, ValueError):
-            return False
-
     async def remove(self) -> None:
         """End what might still be in it (a start that was cut short leaves a process that waits), and give it back."""
         for _ in range(_REMOVE_TRIES):
@@ -160,7 +118,7 @@ class Group(Counters):
             except OSError:
                 return self.drop()
             if not left:
-                return self._parent.keep(self)
+                return self.drop()
             for process in left:
                 with suppress(OSError):
                     if process > 0:  # 0 is one that cannot be seen from here

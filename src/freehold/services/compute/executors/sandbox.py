@@ -72,7 +72,7 @@ class SandboxExecutor(Runs):
         group: Group | None = None
         box: Sandbox | None = None
         try:
-            group = self._cgroups.take(task.resources) if self._cgroups is not None else None
+            group = self._cgroups.make(task.resources) if self._cgroups is not None else None
             command = build_command(task, layout, group.doors if group is not None else ())
             box = Sandbox(task.resources, group, work.log, echo)
             await box.launch(command, work.stdin, build_filter(group is not None))
@@ -87,12 +87,6 @@ class SandboxExecutor(Runs):
                 raise refusal(error) from None
             raise
 
-    async def stop(self) -> None:
-        """See the seam."""
-        await super().stop()
-        if self._cgroups is not None:
-            self._cgroups.drop()
-
     async def _find(self) -> None:
         found = shutil.which("bwrap", path="/usr/local/bin:/usr/bin:/bin") or shutil.which("bwrap")
         if found is None:
@@ -102,8 +96,6 @@ class SandboxExecutor(Runs):
         said = await asyncio.create_subprocess_exec(found, "--help", stdout=asyncio.subprocess.PIPE)
         text, _ = await said.communicate()
         self._guards = ("--disable-userns",) if b"--disable-userns" in text else ()
-        if self._cgroups is not None:
-            self._cgroups.drop()
         self._cgroups = await asyncio.to_thread(find_cgroups)
         self._bubblewrap = found
 
