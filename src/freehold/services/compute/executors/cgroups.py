@@ -78,7 +78,6 @@ class Group(Counters):
     def __init__(self, parent: Cgroups, name: str, resources: Resources) -> None:
         super().__init__({controller: folder / name for controller, folder in parent.folders.items()}, parent.second)
         self.bounds = bounds_of(resources)
-        self._parent = parent
         self._unique = list(dict.fromkeys(self._folders.values()))
         self.doors = [folder / "cgroup.procs" for folder in self._unique]
         try:
